@@ -1,0 +1,53 @@
+"""Vision encoders of multimodal language models as plugins: one protocol, one registry, one YAML file.
+
+Every public name is here, imported on first use, so that ``import vita_core`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vita_core.config import load_config as load_config
+    from vita_core.errors import VitaError as VitaError
+    from vita_core.hookspecs import hookimpl as hookimpl
+    from vita_core.model import build_model as build_model
+    from vita_core.planning import make_plan as make_plan
+    from vita_core.registry import list_towers as list_towers
+    from vita_core.registry import register as register
+    from vita_core.specs import LLMSpec as LLMSpec
+    from vita_core.specs import ProjectorSpec as ProjectorSpec
+    from vita_core.specs import Shape as Shape
+    from vita_core.specs import TowerSpec as TowerSpec
+    from vita_core.tower import BaseVisionTower as BaseVisionTower
+    from vita_core.tower import VisionTower as VisionTower
+    from vita_core.tower import build_tower as build_tower
+
+_HOME = {
+    "BaseVisionTower": "tower",
+    "LLMSpec": "specs",
+    "ProjectorSpec": "specs",
+    "Shape": "specs",
+    "TowerSpec": "specs",
+    "VisionTower": "tower",
+    "VitaError": "errors",
+    "build_model": "model",
+    "build_tower": "tower",
+    "hookimpl": "hookspecs",
+    "list_towers": "registry",
+    "load_config": "config",
+    "make_plan": "planning",
+    "register": "registry",
+}
+__all__ = [*_HOME]  # noqa: PLE0604  # one table, not two
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vita_core' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"vita_core.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

@@ -1,0 +1,156 @@
+"""Strict loading with a report: every tensor of a checkpoint is loaded, skipped for a stated reason, or an error."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vita_core.errors import CheckpointError
+
+__all__ = ["KeyRules", "LoadReport", "load_into", "read_tensors"]
+
+Pattern = str
+
+
+@dataclass(frozen=True)
+class KeyRules:
+    """How a checkpoint's keys become a module's, as data.
+
+    renames: (regular expression, replacement) pairs, all applied in order.
+    splits: (regular expression on the renamed key, replacements): the tensor is cut on dim 0 into equal parts.
+    skips: (regular expression on the renamed key, reason): tensors that the module has no use for.
+    """
+
+    renames: Sequence[tuple[Pattern, str]] = ()
+    splits: Sequence[tuple[Pattern, tuple[str, ...]]] = ()
+    skips: Sequence[tuple[Pattern, str]] = ()
+
+    def renamed(self, key: str) -> str:
+        """The key after every rename."""
+        for pattern, replacement in self.renames:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
+@dataclass
+class LoadReport:
+    """What became of a checkpoint's tensors. `skipped` maps a reason to the keys it holds for."""
+
+    loaded: int = 0
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        skipped = "; ".join(f"{len(keys)} skipped ({reason})" for reason, keys in self.skipped.items())
+        return f"{self.loaded} tensors loaded" + (f"; {skipped}" if skipped else "")
+
+    def raise_if_wrong(self, where: str) -> None:
+        """CheckpointError with counts and examples unless every tensor found its place."""
+        problems = []
+        for name, keys in (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.mismatched)):
+            if keys:
+                problems.append(f"{len(keys)} {name} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+        if problems:
+            raise CheckpointError(f"{where} does not fit: {self.loaded} tensors match; {'; '.join(problems)}")
+
+
+def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """(key, function that reads the tensor) of every tensor in safetensors or torch files, memory-mapped.
+
+    Pickles are read with ``weights_only=True``: code in them is never run. Raises CheckpointError naming the file.
+    """
+    for path in files:
+        try:
+            if path.suffix == ".safetensors":
+                yield from _read_safetensors(path)
+            else:
+                yield from _read_pickle(path)
+        except pickle.UnpicklingError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{path} holds more than tensors and is not opened ({reason})") from error
+        except CheckpointError:
+            raise
+        except (OSError, RuntimeError, EOFError, ValueError) as error:
+            raise CheckpointError(f"cannot read {path}: it is truncated or no checkpoint ({error})") from error
+
+
+def _read_safetensors(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as handle:
+            for key in handle.keys():
+                yield key, lambda key=key: handle.get_tensor(key)  # type: ignore[misc]
+    except SafetensorError as error:
+        raise CheckpointError(f"cannot read {path}: it is truncated or no safetensors file ({error})") from error
+
+
+def _read_pickle(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        state = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6 cannot be mapped
+    for wrapper in ("state_dict", "model", "module"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors")
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            yield key, lambda value=value: value  # type: ignore[misc]
+
+
+def load_into(
+    module: nn.Module, files: Sequence[Path], rules: KeyRules, *, dtype: torch.dtype, device: torch.device, where: str
+) -> LoadReport:
+    """Fill `module` (its parameters may be on the meta device) from `files`, strictly, cast to `dtype` on `device`.
+
+    Tensors that already have the dtype and device stay mapped to the file: no copy, no random initialisation. Raises
+    CheckpointError when anything is missing, unexpected or of another shape; the module is then left as it was.
+    """
+    wanted = module.state_dict()
+    report, state = LoadReport(), {}
+    for key, read in read_tensors(files):
+        name = rules.renamed(key)
+        reason = next((reason for pattern, reason in rules.skips if re.search(pattern, name)), None)
+        if reason is not None:
+            report.skipped.setdefault(reason, []).append(key)
+            continue
+        for target, tensor in _split(name, read, rules):
+            if target not in wanted:
+                report.unexpected.append(key)
+            elif wanted[target].shape != tensor.shape:
+                report.mismatched.append(f"{key} {tuple(tensor.shape)} for {tuple(wanted[target].shape)}")
+            else:
+                floating = tensor.is_floating_point()
+                state[target] = tensor.to(device=device, dtype=dtype if floating else None)
+    report.loaded = len(state)
+    mismatched = {entry.split(" ", 1)[0] for entry in report.mismatched}
+    report.missing = [key for key in wanted if key not in state and key not in mismatched]
+    report.raise_if_wrong(where)
+    module.load_state_dict(state, strict=True, assign=True)
+    for buffer_owner in module.modules():  # tables that no checkpoint holds (position ids, rotary angles)
+        for name, buffer in buffer_owner.named_buffers(recurse=False):
+            setattr(buffer_owner, name, buffer.to(device))
+    return report
+
+
+def _split(name: str, read: Callable[[], Tensor], rules: KeyRules) -> Iterator[tuple[str, Tensor]]:
+    for pattern, targets in rules.splits:
+        if re.search(pattern, name):
+            # .contiguous(): a view would keep the whole fused tensor alive
+            parts = read().chunk(len(targets), dim=0)
+            for target, part in zip(targets, parts, strict=True):
+                yield re.sub(pattern, target, name), part.clone()
+            return
+    yield name, read()

@@ -1,0 +1,180 @@
+"""Discovery: entry points are read, blocked names dropped, the rest imported one by one; a failure is data.
+
+pluggy's own `load_setuptools_entrypoints` stops at the first plugin that fails and skips duplicate names silently,
+and one raising hook aborts the call for all. Each plugin therefore gets a manager of its own: what it breaks is its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+import pluggy
+
+from vita_core import hookspecs
+from vita_core.errors import PluginError
+from vita_core.hookspecs import PROJECT, VITA_API
+from vita_core.specs import LLMSpec, ProjectorSpec, TowerSpec
+
+__all__ = ["GROUP", "Owner", "Plugin", "Selection", "discover", "load_plugin"]
+
+GROUP = "vita"
+HOOKS: dict[str, type] = {"vita_towers": TowerSpec, "vita_projectors": ProjectorSpec, "vita_llms": LLMSpec}
+Status = Literal["loaded", "failed", "blocked"]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who brought a spec: the plugin's entry-point name and the distribution (with version) that installed it."""
+
+    plugin: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}" if self.version else self.distribution
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin and what became of it. `remedy` says how to mend a failure; `notes` are warnings that do not stop it."""
+
+    owner: Owner
+    module: str
+    status: Status
+    reason: str = ""
+    remedy: str = ""
+    notes: tuple[str, ...] = ()
+    specs: tuple[TowerSpec | ProjectorSpec | LLMSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which plugins to load. Names are entry-point names or ``distribution:name``; `modules` need no packaging."""
+
+    block: frozenset[str] = field(default_factory=frozenset)
+    only: frozenset[str] | None = None
+    modules: tuple[str, ...] = ()
+
+    @classmethod
+    def from_environment(cls, *, block: Iterable[str] = (), modules: Iterable[str] = ()) -> Selection:
+        """The ``VITA_PLUGINS_BLOCK``, ``VITA_PLUGINS_ONLY`` and ``VITA_PLUGINS`` variables, and what is added to them."""
+        only = _names("VITA_PLUGINS_ONLY")
+        return cls(
+            block=frozenset([*_names("VITA_PLUGINS_BLOCK"), *block]),
+            only=frozenset(only) if "VITA_PLUGINS_ONLY" in os.environ else None,
+            modules=tuple(dict.fromkeys([*_names("VITA_PLUGINS"), *modules])),
+        )
+
+    def blocked(self, owner: Owner) -> str:
+        """Why `owner` is not to be imported, or an empty string."""
+        names = {owner.plugin, f"{owner.distribution}:{owner.plugin}"}
+        if names & self.block:
+            return "named in VITA_PLUGINS_BLOCK or --no-plugin"
+        if self.only is not None and not names & self.only:
+            return "not named in VITA_PLUGINS_ONLY"
+        return ""
+
+
+def _names(variable: str) -> list[str]:
+    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+
+
+def discover(selection: Selection) -> list[Plugin]:
+    """Every plugin installed or named, in a stable order (distribution, then name), loaded, failed or blocked."""
+    found = sorted(entry_points(group=GROUP), key=lambda point: (_owner(point).distribution, point.name))
+    plugins = [_from_entry_point(point, selection) for point in dict.fromkeys(found)]
+    for module in selection.modules:
+        owner = Owner(module, module, "")
+        plugins.append(load_plugin(owner, module, lambda module=module: importlib.import_module(module)))  # type: ignore[misc]
+    return plugins
+
+
+def _owner(point: EntryPoint) -> Owner:
+    distribution = point.dist
+    if distribution is None:
+        return Owner(point.name, "unknown distribution", "")
+    return Owner(point.name, distribution.name, distribution.version)
+
+
+def _from_entry_point(point: EntryPoint, selection: Selection) -> Plugin:
+    owner = _owner(point)
+    if reason := selection.blocked(owner):
+        return Plugin(owner, point.value, "blocked", reason)
+    return load_plugin(owner, point.value, point.load)
+
+
+def load_plugin(owner: Owner, module: str, load: Callable[[], Any]) -> Plugin:
+    """Import one plugin and ask its hooks, keeping every failure (except Ctrl-C) inside the returned `Plugin`."""
+    try:
+        plugin = load()
+        notes = _check_api(plugin)
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(hookspecs)
+        manager.register(plugin, owner.plugin)
+        _check_hook_names(plugin, manager)
+        return Plugin(owner, module, "loaded", notes=notes, specs=tuple(_collect(manager)))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit(), a Rust panic or a test outcome at import is not an Exception
+        return Plugin(owner, module, "failed", _describe(error), _remedy(error, owner, module))
+
+
+def _check_api(plugin: Any) -> tuple[str, ...]:
+    stated = getattr(plugin, "vita_api", None)
+    if stated is None:
+        raise PluginError(f"states no `vita_api`; add `vita_api = {VITA_API}` to the plugin module")
+    if not isinstance(stated, int) or not VITA_API - 1 <= stated <= VITA_API or stated < 1:
+        raise PluginError(f"is written for vita_api {stated!r}; this vita-core speaks {VITA_API}")
+    if stated < VITA_API:
+        return (f"uses vita_api {stated}, which vita-core stops reading one release after {VITA_API}",)
+    return ()
+
+
+def _check_hook_names(plugin: Any, manager: pluggy.PluginManager) -> None:
+    """Misspelled hooks, marked (pluggy would stay silent until asked) or not."""
+    manager.check_pending()
+    for name in dir(plugin):
+        value = getattr(plugin, name, None)
+        if name.startswith("vita_") and callable(value) and name not in HOOKS:
+            raise PluginError(f"defines {name}, which is no hook; the hooks are {', '.join(HOOKS)}")
+        if name in HOOKS and not hasattr(value, f"{PROJECT}_impl"):
+            raise PluginError(f"defines {name} without the `@hookimpl` marker; import it from vita_core")
+
+
+def _collect(manager: pluggy.PluginManager) -> Iterable[TowerSpec | ProjectorSpec | LLMSpec]:
+    for hook, kind in HOOKS.items():
+        for result in getattr(manager.hook, hook)():
+            if not isinstance(result, Sequence):
+                raise PluginError(f"{hook} returned {type(result).__name__}; return a list of {kind.__name__}")
+            for spec in result:
+                if not isinstance(spec, kind):
+                    raise PluginError(f"{hook} returned {spec!r}; it must return {kind.__name__} objects")
+                yield spec  # type: ignore[misc]
+
+
+def _describe(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    first = text[0] if text else ""
+    return first if isinstance(error, PluginError) else f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+def _remedy(error: BaseException, owner: Owner, module: str) -> str:
+    update = f"update or uninstall {owner.distribution}, or block it with VITA_PLUGINS_BLOCK={owner.plugin}"
+    if isinstance(error, ModuleNotFoundError):
+        if error.name and module.split(":")[0].startswith(error.name):
+            return f"its module is gone: pip uninstall {owner.distribution}, or install it again"
+        return f"pip install {error.name}; or {update}"
+    return update
+
+
+def warn_notes(plugins: Iterable[Plugin]) -> None:
+    """Turn what plugins were warned about into Python warnings, once each."""
+    for plugin in plugins:
+        for note in plugin.notes:
+            warnings.warn(f"plugin {plugin.owner.plugin} of {plugin.owner} {note}", FutureWarning, stacklevel=3)

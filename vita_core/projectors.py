@@ -1,0 +1,97 @@
+"""Projectors: from the tower's width to the language model's. Sizes are told before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vita_core.builtin import mlp_widths
+from vita_core.checkpoints import KeyRules, load_into
+from vita_core.config import ProjectorConfig, _Section, validate
+from vita_core.errors import CheckpointError, ConfigError
+from vita_core.registry import Registered, import_object, registry
+from vita_core.specs import ProjectorSpec
+
+__all__ = ["MLPOptions", "build_projector", "identity", "mlp", "resolve_projector"]
+
+
+class MLPOptions(_Section):
+    """`input_norm`: LayerNorm on the tower's features first. `hidden_size`: default the language model's width."""
+
+    input_norm: bool = False
+    hidden_size: int | None = None
+
+
+def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
+    """(B, N, in) -> (B, N, out): linear layers with GELU between; keys as LLaVA's ``mm_projector`` (0, 2, ...)."""
+    widths = mlp_widths(name, in_features, out_features, options)
+    layers: list[nn.Module] = [nn.LayerNorm(in_features)] if options.get("input_norm") else []
+    for index, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+        layers += [nn.GELU()] * (index > 0) + [nn.Linear(a, b)]
+    return nn.Sequential(*layers)
+
+
+def identity(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
+    """(B, N, C) unchanged. Raises ConfigError when the widths differ."""
+    if in_features != out_features:
+        raise ConfigError(
+            f"projector.type: identity needs equal widths, but the tower gives {in_features} channels and the language "
+            f"model takes {out_features}; use `linear` or `mlp2x_gelu`"
+        )
+    return nn.Identity()
+
+
+def resolve_projector(config: ProjectorConfig) -> tuple[Registered[ProjectorSpec], dict[str, Any]]:
+    """The projector's spec and its validated options. Raises PluginError or ConfigError."""
+    found = registry().find(ProjectorSpec, config.type)
+    spec = found.spec
+    if spec.options is None:
+        if config.options:
+            raise ConfigError(f"projector.options: projector {config.type!r} takes no options, not {sorted(config.options)}")
+        return found, {}
+    model = import_object(spec.options, requires=spec.requires, owner=found.owner)
+    return found, validate(model, config.options).model_dump()
+
+
+def check_widths(config: ProjectorConfig, in_features: int, out_features: int) -> None:
+    """Compare saved projector weights (their header alone) with the tower's and language model's widths.
+
+    Raises CheckpointError with both numbers.
+    """
+    if config.weights is None:
+        if config.type == "identity":
+            identity(config.type, in_features, out_features, {})
+        return
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(config.weights)
+    if not path.is_file():
+        raise CheckpointError(f"projector.weights: no such file: {path}")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            saved = handle.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"projector.weights: {path} is truncated or no safetensors file ({error})") from error
+    for key, now, what in (("in_features", in_features, "tower gives"), ("out_features", out_features, "language model takes")):
+        if key in saved and int(saved[key]) != now:
+            raise CheckpointError(
+                f"projector.weights: {path} was trained for {key} {saved[key]}, but the {what} {now}; choose the tower "
+                "settings it was trained with, or train a new one with `vita train`"
+            )
+
+
+def build_projector(
+    config: ProjectorConfig, in_features: int, out_features: int, *, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """The projector, with its weights if the config names any, else freshly initialised."""
+    check_widths(config, in_features, out_features)
+    found, options = resolve_projector(config)
+    factory = import_object(found.spec.factory, requires=found.spec.requires, owner=found.owner)
+    module: nn.Module = factory(config.type, in_features, out_features, options)
+    if config.weights is not None:
+        load_into(module, [Path(config.weights)], KeyRules(), dtype=dtype, device=device, where=config.weights)
+    return module.to(device=device, dtype=dtype)

@@ -1,0 +1,176 @@
+"""What a plugin tells the registry: frozen data, no torch. Everything heavy is named by a string and imported on use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["LLMShape", "LLMSpec", "ProjectorSpec", "Shape", "Stage", "TowerSpec"]
+
+CheckpointConfig = Mapping[str, Any]
+"""The parsed ``config.json`` (or the like) of a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One index of ``select_layer``: 0 is the embeddings (or a CNN's stem), k the output of block (stage) k.
+
+    `parameters` and `macs` (multiply-accumulates for one picture of the configured size) are those of this step
+    alone, so that an encoder truncated behind stage k costs the sum of stages 0..k.
+    """
+
+    channels: int
+    grid: tuple[int, int]
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Geometry of an encoder, known before any weight is read.
+
+    `image_size` is (height, width) in pixels; `prefix_tokens` counts what stands before the patch tokens (CLS,
+    registers). `norm_parameters` is the size of the final norm, or None where the encoder has none to apply
+    (then ``norm: true`` is refused).
+    """
+
+    image_size: tuple[int, int]
+    stages: tuple[Stage, ...]
+    prefix_tokens: int = 0
+    norm_parameters: int | None = None
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks (transformer) or stages (CNN), the embeddings not counted."""
+        return len(self.stages) - 1
+
+    @classmethod
+    def from_stages(
+        cls,
+        image_size: tuple[int, int],
+        stages: Iterable[tuple[int, tuple[int, int], int, int]],
+        norm_parameters: int | None = None,
+        prefix_tokens: int = 0,
+    ) -> Shape:
+        """Shape of any encoder from its (channels, grid, parameters, macs) per selectable layer, the stem first."""
+        return cls(image_size, tuple(Stage(*stage) for stage in stages), prefix_tokens, norm_parameters)
+
+    @classmethod
+    def vit(
+        cls,
+        *,
+        image_size: int | tuple[int, int],
+        patch_size: int,
+        width: int,
+        layers: int,
+        mlp_width: int,
+        embedding_parameters: int,
+        block_parameters: int,
+        prefix_tokens: int = 0,
+        norm_parameters: int | None = None,
+        mlp_matrices: int = 2,
+    ) -> Shape:
+        """Shape of a plain vision transformer (arXiv 2010.11929).
+
+        One block costs, for T tokens of width C, ``T * (4 C^2 + m C M) + 2 T^2 C`` multiply-accumulates with
+        m = `mlp_matrices` (2; 3 for a gated MLP) and M = `mlp_width`; the patch embedding ``N * 3 p^2 C``.
+        """
+        height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
+        grid = (height // patch_size, width_px // patch_size)
+        patches = grid[0] * grid[1]
+        tokens = patches + prefix_tokens
+        block_macs = tokens * (4 * width * width + mlp_matrices * width * mlp_width) + 2 * tokens * tokens * width
+        stem = Stage(width, grid, embedding_parameters, patches * 3 * patch_size * patch_size * width)
+        block = Stage(width, grid, block_parameters, block_macs)
+        return cls((height, width_px), (stem, *[block] * layers), prefix_tokens, norm_parameters)
+
+
+def _never(config: CheckpointConfig) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """A vision tower that ``type: NAME`` selects.
+
+    name: what a YAML file writes after ``type:``.
+    summary: one line for ``vita towers``.
+    factory: ``"module:Class"`` of a `BaseVisionTower` subclass, imported when a tower is built.
+    shape: checkpoint config and ``tower.options`` -> `Shape`; a function, or ``"module:function"`` where it needs torch.
+    processor: checkpoint config and `Shape` -> a ``preprocessor_config.json``-style dict, for checkpoints that carry none.
+    model_types: values of ``model_type`` in ``config.json`` that this tower opens.
+    recognises: for layouts without a ``model_type``: says whether a checkpoint config is one of this tower's.
+    hub_ids: known hub ids -> their published config (geometry), so that `plan` works offline.
+    weight_files: file patterns looked for in a checkpoint directory, the first that matches is read.
+    defaults: tower keys whose default differs from the general one (``{"select_layer": -2}``).
+    options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
+    requires: what to ``pip install`` when importing the factory fails.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    shape: Callable[[CheckpointConfig, Mapping[str, Any]], Shape] | str
+    processor: Callable[[CheckpointConfig, Shape], Mapping[str, Any]] | str
+    model_types: tuple[str, ...] = ()
+    recognises: Callable[[CheckpointConfig], bool] = _never
+    hub_ids: Mapping[str, CheckpointConfig] = field(default_factory=dict)
+    weight_files: tuple[str, ...] = (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    )
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    options: str | None = None
+    requires: str | None = None
+
+    def opens(self, config: CheckpointConfig) -> bool:
+        """Whether a checkpoint with this config is one of this tower's."""
+        return config.get("model_type") in self.model_types or self.recognises(config)
+
+
+@dataclass(frozen=True)
+class ProjectorSpec:
+    """A projector that ``projector.type`` selects.
+
+    pattern: a regular expression that the whole type must match (``mlp(\\d+)x_gelu``), or None for just `name`.
+    factory: ``"module:function"``, called with ``(type, in_features, out_features, options)``, returns an ``nn.Module``.
+    parameters: the same arguments -> its number of parameters, as an integer.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    parameters: Callable[[str, int, int, Mapping[str, Any]], int]
+    pattern: str | None = None
+    options: str | None = None
+    requires: str | None = None
+
+
+@dataclass(frozen=True)
+class LLMShape:
+    """Integers of a decoder: width, parameters, multiply-accumulates per token, values its key-value cache keeps per token."""
+
+    hidden_size: int
+    parameters: int
+    macs_per_token: int
+    cache_values_per_token: int
+    context: int | None = None
+
+
+@dataclass(frozen=True)
+class LLMSpec:
+    """A language model that ``llm.type`` selects.
+
+    factory: ``"module:Class"``; see `vita_core.llm.LanguageModel` for what it offers.
+    geometry: checkpoint config -> `LLMShape`; hub_ids: known ids -> published config.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    geometry: Callable[[CheckpointConfig], LLMShape] | str
+    hub_ids: Mapping[str, CheckpointConfig] = field(default_factory=dict)
+    requires: str | None = None

@@ -1,0 +1,287 @@
+"""The tower: pixels in, tokens out. `VisionTower` is what callers rely on, `BaseVisionTower` what authors subclass."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar, Protocol, overload, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from vita_core import features
+from vita_core.checkpoints import KeyRules, LoadReport, load_into
+from vita_core.config import TowerConfig
+from vita_core.errors import VitaError
+from vita_core.geometry import Grid, shuffled_grid
+from vita_core.images import image_processor
+from vita_core.registry import import_object
+from vita_core.resolution import ResolvedTower, resolve_tower
+
+__all__ = ["BaseVisionTower", "VisionTower", "build_tower"]
+
+
+@runtime_checkable
+class VisionTower(Protocol):
+    """What every tower offers; the names are VITA's and LLaVA's, so that code written for them works.
+
+    Everything but the features is right before `load_model` is called.
+    """
+
+    def load_model(self) -> None: ...
+    def forward(self, images: Any) -> Any: ...
+    def feature_select(self, hidden_states: Any) -> Tensor: ...
+    def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor: ...
+
+    @property
+    def is_loaded(self) -> bool: ...
+    @property
+    def image_processor(self) -> Any: ...
+    @property
+    def vision_tower(self) -> nn.Module | None: ...
+    @property
+    def config(self) -> Any: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_patches(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def grid(self) -> Grid: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dummy_feature(self) -> Tensor: ...
+
+
+class BaseVisionTower(nn.Module, abc.ABC):
+    """A tower but for its encoder. A subclass says how to build one (`build_encoder`) and run it (`encode`).
+
+    Class attributes say how checkpoint keys become the encoder's, all optional (see `vita_core.checkpoints.KeyRules`):
+    `renames` (regular expression, replacement); `splits` (expression, replacements): a fused tensor cut on dim 0;
+    `skips` (expression, reason): tensors of no use here; `block_key`, an expression whose group 1 is a block's index,
+    lets blocks behind the last selected layer stay unread. For subclasses to read: `settings` (the tower's config,
+    defaults filled in), `checkpoint_config` (the checkpoint's own config file), `shape`, `blocks` (how many to build).
+    """
+
+    renames: ClassVar[Sequence[tuple[str, str]]] = ()
+    splits: ClassVar[Sequence[tuple[str, tuple[str, ...]]]] = ()
+    skips: ClassVar[Sequence[tuple[str, str]]] = ()
+    block_key: ClassVar[str | None] = None
+
+    def __init__(self, resolved: ResolvedTower, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.resolved = resolved
+        self.settings = resolved.settings
+        self.shape = resolved.shape
+        self.checkpoint_config = resolved.source.config
+        self.blocks = resolved.geometry.blocks
+        self.load_report: LoadReport | None = None
+        self.encoder: nn.Module | None = None
+        self._device = torch.device(device)
+        self._processor: Any = None
+
+    # what an author writes -------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def build_encoder(self) -> nn.Module:
+        """The encoder with `self.blocks` blocks, without weights. Parameters are on the meta device while this runs."""
+
+    @abc.abstractmethod
+    def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[Mapping[int, Tensor], Grid]:
+        """Pixels (B, 3, H, W) -> layer index -> hidden state (B, prefix + rows * cols, C), and the grid (rows, cols).
+
+        Layers count as Hugging Face's ``hidden_states``: 0 = embeddings, k = output of block k, before the final norm.
+        """
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """The encoder's final norm on (B, T, C), for ``norm: true``. Needed only where `Shape.norm_parameters` is set."""
+        raise VitaError(f"{type(self).__name__} states norm_parameters but defines no final_norm(tokens)")
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation to build with, in transformers' names (``auto`` is ``sdpa``)."""
+        return "sdpa" if self.settings.attention == "auto" else self.settings.attention
+
+    @staticmethod
+    def run_blocks(tokens: Tensor, blocks: Iterable[nn.Module], layers: Sequence[int], **kwargs: Any) -> dict[int, Tensor]:
+        """Run `blocks` one by one on (B, T, C), keeping only the hidden states that are asked for."""
+        kept = {0: tokens} if 0 in layers else {}
+        for index, block in enumerate(blocks, 1):
+            if index > max(layers):
+                break
+            tokens = block(tokens, **kwargs)
+            if index in layers:
+                kept[index] = tokens
+        return kept
+
+    # the contract ----------------------------------------------------------------------------------------------------
+
+    def load_model(self) -> None:
+        """Build the encoder and fill it from the checkpoint, strictly; a second call does nothing.
+
+        Raises CheckpointError (with counts and examples) when the weights do not fit.
+        """
+        if self.is_loaded:
+            return
+        from accelerate import init_empty_weights
+
+        source = self.resolved.source
+        files = source.files(self.resolved.spec.weight_files)
+        with torch.device("cpu"), init_empty_weights(include_buffers=False):
+            encoder = self.build_encoder()
+        device = torch.device("cpu") if self._device.type == "meta" else self._device
+        self.load_report = load_into(
+            encoder, files, self._rules(), dtype=self.dtype, device=device, where=source.weights
+        )
+        self.encoder = encoder.requires_grad_(not self.settings.freeze)
+        self.train(self.training)
+
+    def _rules(self) -> KeyRules:
+        """The class's rules, and one that skips the blocks that are not built."""
+        skips = list(self.skips)
+        behind = "|".join(str(index) for index in range(self.blocks, self.shape.layers))
+        if self.block_key is not None and behind:
+            skips.append((self.block_key.replace(r"(\d+)", f"(?:{behind})"), "blocks behind the last selected layer"))
+        return KeyRules(self.renames, self.splits, skips)
+
+    def train(self, mode: bool = True) -> BaseVisionTower:
+        """Train or eval mode; a frozen encoder stays in eval mode (its dropout and batch statistics must not move)."""
+        super().train(mode)
+        if self.encoder is not None and self.settings.freeze:
+            self.encoder.eval()
+        return self
+
+    @overload
+    def forward(self, images: Tensor) -> Tensor: ...
+    @overload
+    def forward(self, images: Sequence[Tensor]) -> list[Tensor]: ...
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """(B, 3, H, W) -> (B, N, C) in the input's dtype; a list of (3, H, W) -> a list of (1, N, C).
+
+        Raises VitaError when the tower is not loaded or a shape is wrong.
+        """
+        if self.encoder is None:
+            raise VitaError(f"tower {self.resolved.spec.name!r} is not loaded: call tower.load_model() first (delay_load is set)")
+        if isinstance(images, Tensor):
+            return self._batch(images)
+        output: list[Tensor | None] = [None] * len(images)
+        for size in dict.fromkeys(image.shape for image in images):  # pictures of one size share a batch
+            where = [index for index, image in enumerate(images) if image.shape == size]
+            batch = self._batch(torch.stack([images[index] for index in where]))
+            for index, tokens in zip(where, batch.split(1), strict=True):
+                output[index] = tokens
+        return [tokens for tokens in output if tokens is not None]
+
+    def _batch(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise VitaError(f"a tower takes pixels (B, 3, H, W) or a list of (3, H, W), not shape {tuple(images.shape)}")
+        if len(images) == 0:  # one blank picture says the shape; encoders choke on empty batches
+            return self._batch(images.new_zeros(1, *images.shape[1:]))[:0]
+        pixels = images.to(device=self.device, dtype=self.dtype)
+        if self.settings.s2 is not None:
+            tokens, grid = features.s2_features(pixels, self.settings.s2.scales, self._selected)
+        else:
+            tokens, grid = self._selected(pixels)
+        if self.settings.pixel_shuffle:
+            tokens = self.pixel_shuffle(tokens, self.settings.pixel_shuffle, grid=grid)
+            grid = shuffled_grid(grid, self.settings.pixel_shuffle)
+        if self.settings.pool is not None:
+            tokens = features.pool(tokens, grid, self.grid)
+        return tokens.to(images.dtype)
+
+    def _selected(self, pixels: Tensor) -> tuple[Tensor, Grid]:
+        states, grid = self.encode(pixels, self.resolved.geometry.layers)
+        tokens = self.feature_select(states)
+        return tokens if self.settings.feature_scale is None else tokens * self.settings.feature_scale, grid
+
+    def feature_select(self, hidden_states: Any) -> Tensor:
+        """The selected layer(s) of all hidden states (a sequence, a mapping, or an object with ``.hidden_states``),
+        concatenated on channels, normed if so configured, without the prefix tokens: (B, N, C)."""
+        states = getattr(hidden_states, "hidden_states", hidden_states)
+        chosen = [states[layer] for layer in self.resolved.geometry.layers]
+        if self.settings.norm:
+            chosen = [self.final_norm(tokens) for tokens in chosen]
+        tokens = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
+        return features.select_feature(tokens, self.settings.select_feature or "patch", self.shape.prefix_tokens)
+
+    def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
+        """Trade grid for channels; see `vita_core.features.pixel_shuffle`."""
+        return features.pixel_shuffle(x, scale_factor, grid=grid)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the encoder holds its weights."""
+        return self.encoder is not None
+
+    @property
+    def image_processor(self) -> Any:
+        """A Hugging Face image processor: ``preprocess(pictures, return_tensors="pt")["pixel_values"]``."""
+        if self._processor is None:
+            self._processor = image_processor(self.resolved.processor)
+        return self._processor
+
+    @property
+    def vision_tower(self) -> nn.Module | None:
+        """The encoder itself, None before `load_model`."""
+        return self.encoder
+
+    @property
+    def config(self) -> SimpleNamespace:
+        """The checkpoint's own config, its keys as attributes."""
+        return SimpleNamespace(**self.checkpoint_config)
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the output."""
+        return self.resolved.geometry.hidden_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of the encoder for one picture of its own size, before any reduction."""
+        rows, cols = self.resolved.geometry.patch_grid
+        return rows * cols
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the output for one picture of the configured size."""
+        return self.resolved.geometry.num_tokens
+
+    @property
+    def grid(self) -> Grid:
+        """(rows, cols) of the output for one picture of the configured size."""
+        return self.resolved.geometry.grid
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The encoder's dtype (before loading: the configured one)."""
+        parameter = None if self.encoder is None else next(self.encoder.parameters(), None)
+        return getattr(torch, self.settings.dtype) if parameter is None else parameter.dtype  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        """The encoder's device (before loading: the one it will be loaded to)."""
+        parameter = None if self.encoder is None else next(self.encoder.parameters(), None)
+        return self._device if parameter is None else parameter.device
+
+    @property
+    def dummy_feature(self) -> Tensor:
+        """Zeros (1, hidden_size), for batches without a picture."""
+        return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.dtype)
+
+
+def build_tower(config: TowerConfig | Mapping[str, Any], *, device: torch.device | str = "cpu") -> BaseVisionTower:
+    """The tower a config (the ``tower:`` section as a dict) names, loaded unless it says ``delay_load: true``.
+
+    Raises ConfigError, PluginError or CheckpointError, all VitaError.
+    """
+    resolved = resolve_tower(config)
+    factory = import_object(resolved.spec.factory, requires=resolved.spec.requires, owner=resolved.owner)
+    tower: BaseVisionTower = factory(resolved, device)
+    if not resolved.settings.delay_load:
+        tower.load_model()
+    return tower

@@ -1,0 +1,105 @@
+"""EVA-CLIP towers (arXiv 2303.15389): the original training checkpoints, and open_clip's directories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vita_core import Shape, TowerSpec, hookimpl
+
+vita_api = 1
+
+ORIGINAL_L_336 = {
+    "image_size": 336,
+    "layers": 24,
+    "width": 1024,
+    "head_width": 64,
+    "mlp_ratio": 2.6667,
+    "patch_size": 14,
+    "rope": True,
+    "pt_hw_seq_len": 16,
+    "naiveswiglu": True,
+    "subln": True,
+}
+"""EVA02-CLIP-L-14-336 as its authors publish it."""
+TIMM_NAMES = {"eva02_large_patch14_clip_336": ORIGINAL_L_336, "eva02_large_patch14_clip_224": {**ORIGINAL_L_336, "image_size": 224}}
+
+
+def recognises(config: Mapping[str, Any]) -> bool:
+    """EVA's own config names an ``eva_model_name``; open_clip's names one of timm's EVA models."""
+    vision = vision_config(config)
+    return "eva_model_name" in vision or vision.get("timm_model_name") in TIMM_NAMES
+
+
+def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The ``vision_cfg`` of EVA's own config, or of an open_clip config, in EVA's own terms."""
+    vision = config.get("model_cfg", config).get("vision_cfg", {})
+    named: Mapping[str, Any] = TIMM_NAMES.get(vision.get("timm_model_name", ""), {})
+    return {**named, **vision}
+
+
+def mlp_width(vision: Mapping[str, Any]) -> int:
+    """Width of the gated MLP."""
+    return int(vision["width"] * vision["mlp_ratio"])
+
+
+def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
+    """Geometry from an EVA config with RoPE, SwiGLU and sub-layer norms (the EVA02 generation)."""
+    vision = vision_config(config)
+    width, mlp = vision["width"], mlp_width(vision)
+    size, patch = vision["image_size"], vision["patch_size"]
+    attention = 4 * width * width + 3 * width + 2 * width  # biases of q, v and the output; inner norm
+    gated_mlp = 2 * (width * mlp + mlp) + 2 * mlp + mlp * width + width
+    return Shape.vit(
+        image_size=size,
+        patch_size=patch,
+        width=width,
+        layers=vision["layers"],
+        mlp_width=mlp,
+        mlp_matrices=3,
+        prefix_tokens=1,
+        embedding_parameters=width * (1 + 3 * patch * patch + 1 + (size // patch) ** 2 + 1),
+        block_parameters=attention + gated_mlp + 4 * width,
+        norm_parameters=2 * width,
+    )
+
+
+def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    """EVA-CLIP's preprocessing is CLIP's: shortest edge bicubic, centre crop, OpenAI's mean and deviation."""
+    side = shape.image_size[0]
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+        "resample": 3,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+
+
+@hookimpl
+def vita_towers() -> list[TowerSpec]:
+    return [
+        TowerSpec(
+            name="eva_clip",
+            summary="EVA02-CLIP ViT (VITA's EVA tower), by timm",
+            factory="vita_plugins.eva_clip.tower:EvaClipTower",
+            shape=shape,
+            processor=processor,
+            recognises=recognises,
+            hub_ids={
+                "QuanSun/EVA-CLIP": {"vision_cfg": {**ORIGINAL_L_336, "eva_model_name": "eva-clip-l-14-336"}},
+                "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k": {
+                    "model_cfg": {"vision_cfg": {"timm_model_name": "eva02_large_patch14_clip_336"}}
+                },
+            },
+            weight_files=(
+                "open_clip_model.safetensors",
+                "open_clip_pytorch_model.bin",
+                "EVA02_CLIP_L_336_psz14*.pt",
+                "*.pt",
+            ),
+            defaults={"select_layer": -2, "select_feature": "patch"},
+            requires="vita-core[eva-clip]",
+        )
+    ]

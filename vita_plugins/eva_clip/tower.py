@@ -1,0 +1,64 @@
+"""EVA-CLIP's encoder, by timm's `Eva`; its keys are renamed from the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.models.eva import Eva
+from torch import Tensor, nn
+
+from vita_core import BaseVisionTower
+from vita_plugins.eva_clip import mlp_width, vision_config
+
+
+class EvaClipTower(BaseVisionTower):
+    """timm's `Eva` run block by block, with rotary positions."""
+
+    renames = (
+        (r"^visual\.(trunk\.)?", ""),
+        (r"\.inner_attn_ln\.", ".norm."),
+        (r"\.ffn_ln\.", ".norm."),
+        (r"\.([qv])_bias$", r".\1_proj.bias"),
+        (r"\.w1\.", ".fc1_g."),
+        (r"\.w2\.", ".fc1_x."),
+        (r"\.w3\.", ".fc2."),
+    )
+    skips = (
+        (r"^(text|logit_scale|logit_bias)", "text tower"),
+        (r"(^|\.)rope\.", "rotary angles, computed"),
+        (r"^(head|fc_norm)\.", "projection head"),
+    )
+    block_key = r"^blocks\.(\d+)\."
+    encoder: Eva
+
+    def build_encoder(self) -> nn.Module:
+        vision = vision_config(self.checkpoint_config)
+        return Eva(
+            img_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            num_classes=0,
+            embed_dim=vision["width"],
+            depth=self.blocks,
+            num_heads=vision["width"] // vision["head_width"],
+            mlp_ratio=mlp_width(vision) / vision["width"],
+            qkv_fused=False,
+            swiglu_mlp=vision["naiveswiglu"],
+            scale_mlp=vision["subln"],
+            scale_attn_inner=vision["subln"],
+            use_rot_pos_emb=vision["rope"],
+            ref_feat_shape=(vision["pt_hw_seq_len"], vision["pt_hw_seq_len"]),
+            dynamic_img_size=True,
+            global_pool="token",
+            use_fc_norm=False,
+        )
+
+    def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
+        model = self.encoder
+        patches = model.patch_embed(pixels)  # (B, rows, cols, C)
+        grid = (patches.shape[1], patches.shape[2])
+        tokens, rope = model._pos_embed(patches)
+        return self.run_blocks(model.norm_pre(tokens), model.blocks, layers, rope=rope), grid
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        normed: Tensor = self.encoder.norm(tokens)
+        return normed

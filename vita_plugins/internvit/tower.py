@@ -1,0 +1,56 @@
+"""InternViT's encoder: transformers' native class, filled from the keys of the published (remote code) checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import InternVLVisionConfig, InternVLVisionModel
+
+from vita_core import BaseVisionTower
+from vita_plugins.internvit import is_rms, vision_config
+
+
+class InternVitTower(BaseVisionTower):
+    """`InternVLVisionModel` run block by block."""
+
+    renames = (
+        (r"^vision_model\.", ""),
+        (r"^embeddings\.class_embedding$", "embeddings.cls_token"),
+        (r"^embeddings\.position_embedding$", "embeddings.position_embeddings"),
+        (r"^embeddings\.patch_embedding\.", "embeddings.patch_embeddings.projection."),
+        (r"^encoder\.layers\.", "encoder.layer."),
+        (r"\.attn\.proj\.", ".attention.projection_layer."),
+        (r"\.attn\.(?=[qk]_norm\.|qkv\.)", ".attention."),
+        (r"\.norm1\.", ".layernorm_before."),
+        (r"\.norm2\.", ".layernorm_after."),
+        (r"\.ls([12])$", r".lambda_\1"),
+    )
+    splits = ((r"\.qkv\.", (".q_proj.", ".k_proj.", ".v_proj.")),)
+    skips = ((r"^(language_model|mlp1)\.", "language model and projector"),)
+    block_key = r"^encoder\.layer\.(\d+)\."
+    encoder: InternVLVisionModel
+
+    def build_encoder(self) -> nn.Module:
+        vision = vision_config(self.checkpoint_config)
+        config = InternVLVisionConfig(
+            hidden_size=vision["hidden_size"],
+            intermediate_size=vision["intermediate_size"],
+            num_hidden_layers=self.blocks,
+            num_attention_heads=vision["num_attention_heads"],
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            hidden_act=vision.get("hidden_act", "gelu"),
+            layer_norm_eps=vision.get("layer_norm_eps", 1e-6),
+            norm_type="rms_norm" if is_rms(vision) else "layer_norm",
+            use_qk_norm=vision.get("qk_normalization", False),
+            attention_bias=vision.get("qkv_bias", True),
+        )
+        config._attn_implementation = self.attention
+        return InternVLVisionModel(config)
+
+    def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
+        model = self.encoder
+        patch_rows, patch_cols = model.config.patch_size
+        grid = (pixels.shape[-2] // patch_rows, pixels.shape[-1] // patch_cols)
+        return self.run_blocks(model.embeddings(pixels), model.encoder.layer, layers), grid

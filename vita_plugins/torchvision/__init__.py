@@ -1,0 +1,40 @@
+"""torchvision's convolutional classification backbones: the quickstart's MobileNetV2, ResNet, EfficientNet, ConvNeXt, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vita_core import Shape, TowerSpec, hookimpl
+
+vita_api = 1
+
+
+def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    """torchvision's classification preset: shortest edge to 8/7 of the crop, bilinear, centre crop, ImageNet statistics."""
+    side = shape.image_size[0]
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": side * 8 // 7},
+        "crop_size": {"height": side, "width": side},
+        "resample": 2,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+
+
+@hookimpl
+def vita_towers() -> list[TowerSpec]:
+    return [
+        TowerSpec(
+            name="torchvision",
+            summary="any convolutional classification backbone of torchvision; layers are its resolutions",
+            factory="vita_plugins.torchvision.tower:TorchvisionTower",
+            shape="vita_plugins.torchvision.backbone:shape",  # needs torch: built on the meta device
+            processor=processor,
+            model_types=("torchvision",),
+            weight_files=("model.safetensors", "*.pth"),
+            defaults={"select_layer": -1, "select_feature": "patch"},
+            options="vita_plugins.torchvision.options:Options",
+        )
+    ]

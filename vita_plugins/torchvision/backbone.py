@@ -1,0 +1,85 @@
+"""A torchvision classifier as a chain of steps, and the stages its resolutions make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vita_core import Shape, VitaError
+
+HEADS = ("classifier", "fc")
+BEHIND = ("avgpool", "dropout", "flatten", *HEADS)
+Steps = list[tuple[str, nn.Module]]
+
+
+def architecture(config: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """torchvision's name of the model. Raises VitaError when neither the options nor the config say it."""
+    name = options.get("architecture") or config.get("architecture")
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise VitaError(
+            f"tower.options.architecture: {name!r} is no torchvision classification model; give one of "
+            "torchvision.models.list_models(module=torchvision.models), such as mobilenet_v2 or resnet50"
+        )
+    return str(name)
+
+
+def steps(model: nn.Module) -> Steps:
+    """The backbone as (key prefix, module) in the order they run, the classifier left out."""
+    chain: Steps = []
+    for name, module in model.named_children():
+        if name in BEHIND:
+            break
+        whole = name not in ("features", "trunk_output")
+        chain += [(name, module)] if whole else [(f"{name}.{key}", child) for key, child in module.named_children()]
+    return chain
+
+
+def head(model: nn.Module) -> nn.Linear:
+    """The classifier's one linear layer. Raises VitaError for a classifier that is more than that."""
+    found = next(getattr(model, name) for name in HEADS if hasattr(model, name))
+    layers = [layer for layer in found.modules() if not isinstance(layer, nn.Sequential | nn.Dropout)]
+    if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
+        raise VitaError("tower.options.class_scores: this architecture's classifier is more than one linear layer")
+    return layers[0]
+
+
+def measure(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Shape, list[int]]:
+    """The shape, and the index of the last step of each stage, by running the model on the meta device."""
+    name = architecture(config, options)
+    side = options.get("image_size") or config.get("image_size") or 224
+    stages: list[tuple[int, tuple[int, int], int, int]] = []
+    ends: list[int] = []
+    with torch.device("meta"), torch.no_grad():
+        model = torchvision.models.get_model(name, weights=None).eval()
+        x = torch.empty(1, 3, side, side)
+        for index, (_, module) in enumerate(steps(model)):
+            with FlopCounterMode(display=False) as counter:
+                try:
+                    x = module(x)
+                except RuntimeError as error:
+                    raise VitaError(f"torchvision's {name} is no chain of convolutions; use `type: timm`") from error
+            if x.ndim != 4:
+                raise VitaError(f"torchvision's {name} gives no feature maps; use `type: timm`")
+            grid = (int(x.shape[2]), int(x.shape[3]))
+            parameters, macs = sum(p.numel() for p in module.parameters()), counter.get_total_flops() // 2
+            if stages and stages[-1][1] == grid:  # same resolution: same stage
+                _, _, before, macs_before = stages.pop()
+                ends.pop()
+                parameters, macs = parameters + before, macs + macs_before
+            stages.append((int(x.shape[1]), grid, parameters, macs))
+            ends.append(index)
+        if options.get("class_scores"):
+            linear = head(model)
+            size = linear.in_features * linear.out_features
+            stages.append((linear.out_features, grid, size + linear.out_features, grid[0] * grid[1] * size))
+    return Shape.from_stages((side, side), stages), ends
+
+
+def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
+    """One stage per resolution, and one of class scores where asked for."""
+    return measure(config, options)[0]
