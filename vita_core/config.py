@@ -121,17 +121,29 @@ class GenerationConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """Projector alignment (``vita train``). See docs/train.md for what each key does."""
+    """Projector alignment (``vita train``); tower and language model stay frozen.
+
+    `variants`: how many altered copies (cropped, rescaled, sharpened, blurred, re-compressed) of each photo are encoded
+    beside the photo itself. `moment_jitter`: the chance that a sample's channel means and deviations are moved towards
+    those of another group of the training features. `warm_start_steps`: steps, of `warm_start_batch` photos, that
+    regress the projected tokens onto the embeddings of the caption's words before the language model is run at all.
+    `held_out`: the share of photos kept for the score.
+    """
 
     steps: PositiveInt = 800
     batch_size: PositiveInt = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 20
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    seed: int = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warm_start_steps: Annotated[int, Field(ge=0)] = 400
+    warm_start_batch: PositiveInt = 256
+    warm_start_learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    variants: Annotated[int, Field(ge=0)] = 3
+    moment_jitter: Annotated[float, Field(ge=0, le=1)] = 0.5
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    eval_steps: PositiveInt = 200
-    save_steps: PositiveInt = 100
+    seed: int = 0
+    eval_steps: PositiveInt = 100
+    save_steps: PositiveInt = 50
 
 
 class Config(_Section):

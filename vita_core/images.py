@@ -21,8 +21,8 @@ from vita_core.tiling import tile_grid
 __all__ = ["MAX_PIXELS", "arrange", "cut_tiles", "image_processor", "open_picture", "pad_to_square", "processor_config"]
 
 MAX_PIXELS = 100_000_000
-"""Largest picture that is decoded: 400 MB as RGB in memory (PIL spends 4 bytes a pixel), 2.5 times the largest common
-camera. A few kilobytes of PNG can claim far more than that, so the size is read from the header and checked first."""
+"""Largest picture that is decoded: 400 MB as RGB in memory (PIL spends 4 bytes a pixel), twice what a common good
+camera gives. A few bytes of PNG can claim far more than that, so the size is read from the header and checked first."""
 
 _MAX_ASPECT = 200
 _strict_lock = threading.Lock()

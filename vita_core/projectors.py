@@ -20,9 +20,11 @@ __all__ = ["MLPOptions", "build_projector", "identity", "mlp", "resolve_projecto
 
 
 class MLPOptions(_Section):
-    """`input_norm`: LayerNorm on the tower's features first. `hidden_size`: default the language model's width."""
+    """`input_norm`, `input_gelu`: LayerNorm, then GELU on the tower's features first (GELU keeps of class scores only
+    those that stand out). `hidden_size`: of the layers between, by default the language model's width."""
 
     input_norm: bool = False
+    input_gelu: bool = False
     hidden_size: int | None = None
 
 
@@ -30,6 +32,7 @@ def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, An
     """(B, N, in) -> (B, N, out): linear layers with GELU between; keys as LLaVA's ``mm_projector`` (0, 2, ...)."""
     widths = mlp_widths(name, in_features, out_features, options)
     layers: list[nn.Module] = [nn.LayerNorm(in_features)] if options.get("input_norm") else []
+    layers += [nn.GELU()] if options.get("input_gelu") else []
     for index, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
         layers += [nn.GELU()] * (index > 0) + [nn.Linear(a, b)]
     return nn.Sequential(*layers)

@@ -18,6 +18,7 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         "size": {"shortest_edge": side * 8 // 7},
         "crop_size": {"height": side, "width": side},
         "resample": 2,
+        "crop_offset": "round",  # torchvision rounds the crop corner, Hugging Face floors it
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
     }

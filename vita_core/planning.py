@@ -1,0 +1,136 @@
+"""The same path as the model's, on integers: shapes, tokens, parameters, memory and cost of a config. No torch of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vita_core.config import Config, load_config, validate
+from vita_core.errors import CheckpointError
+from vita_core.registry import Registered, import_object, registry
+from vita_core.resolution import ResolvedTower, resolve_tower
+from vita_core.sources import locate
+from vita_core.specs import LLMShape, LLMSpec, ProjectorSpec
+
+__all__ = ["Plan", "PlannedStage", "make_plan"]
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage for one picture: output shape, parameters, bytes of weights, FLOPs (two per multiply-accumulate)."""
+
+    stage: str
+    what: str
+    shape: tuple[int, ...]
+    parameters: int
+    weight_bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config comes to. `rule` says why its tower was chosen; `crops` pictures go through the encoder per tile
+    (S2), and up to `tiles` tiles are cut from one picture. `cache_bytes` is the key-value cache of the visual tokens."""
+
+    rule: str
+    tower: str
+    owner: str
+    weights: str
+    layers: tuple[int, ...]
+    grid: tuple[int, int]
+    tokens: int
+    tiles: int
+    crops: int
+    stages: tuple[PlannedStage, ...]
+    parameters: int
+    weight_bytes: int
+    cache_bytes: int
+    flops: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``vita plan --json`` prints it."""
+        return asdict(self)
+
+
+def make_plan(config: Config | Mapping[str, Any] | str | os.PathLike[str]) -> Plan:
+    """Plan a config without reading a weight; known hub ids need no network.
+
+    Costs are for one picture cut into the most tiles the config allows, and the prompt's visual tokens alone.
+    Raises ConfigError, PluginError or CheckpointError.
+    """
+    if isinstance(config, str | os.PathLike):
+        config = load_config(config)
+    settings = config if isinstance(config, Config) else validate(Config, config)
+    resolved = resolve_tower(settings.tower, offline=True)
+    geometry, tiling = resolved.geometry, settings.images.tiles
+    tiles = 1 if tiling is None else tiling.max + int(tiling.thumbnail and tiling.max > 1)
+    tokens = tiles * geometry.num_tokens
+    llm = plan_llm(settings)
+    height, width = geometry.input_size
+    stages = (
+        PlannedStage("picture", "pixels", (tiles, 3, height, width), 0, 0, 0),
+        _tower_stage(resolved, tiles),
+        _projector_stage(settings, geometry.hidden_size, llm.hidden_size, tiles, geometry.num_tokens),
+        _llm_stage(settings, llm, tokens),
+    )
+    return Plan(
+        rule=resolved.rule,
+        tower=resolved.spec.name,
+        owner=str(resolved.owner),
+        weights=settings.tower.weights,
+        layers=geometry.layers,
+        grid=geometry.grid,
+        tokens=tokens,
+        tiles=tiles,
+        crops=geometry.crops,
+        stages=stages,
+        parameters=sum(stage.parameters for stage in stages),
+        weight_bytes=sum(stage.weight_bytes for stage in stages),
+        cache_bytes=llm.cache_values_per_token * tokens * BYTES[settings.llm.dtype],
+        flops=sum(stage.flops for stage in stages),
+    )
+
+
+def _tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
+    geometry, shape, settings = resolved.geometry, resolved.shape, resolved.settings
+    built = shape.stages[: geometry.blocks + 1]
+    parameters = sum(stage.parameters for stage in built) + (shape.norm_parameters or 0)
+    run = shape.stages[: max(geometry.layers) + 1]  # with `layers: all` the blocks behind are built but not run
+    flops = 2 * tiles * geometry.crops * sum(stage.macs for stage in run)
+    output = (tiles, geometry.num_tokens, geometry.hidden_size)
+    return PlannedStage("tower", resolved.spec.name, output, parameters, parameters * BYTES[settings.dtype], flops)
+
+
+def _projector_stage(settings: Config, width: int, out: int, tiles: int, tokens: int) -> PlannedStage:
+    found: Registered[ProjectorSpec] = registry().find(ProjectorSpec, settings.projector.type)
+    parameters = found.spec.parameters(settings.projector.type, width, out, settings.projector.options)
+    size = parameters * BYTES[settings.llm.dtype]
+    return PlannedStage(
+        "projector", settings.projector.type, (tiles, tokens, out), parameters, size, 2 * parameters * tiles * tokens
+    )
+
+
+def plan_llm(settings: Config) -> LLMShape:
+    """The language model's integers, from its own config or published geometry. Raises CheckpointError without one."""
+    found = registry().find(LLMSpec, settings.llm.type)
+    source = locate(settings.llm.weights, settings.llm.revision, found.spec.hub_ids)
+    geometry: Callable[[Mapping[str, Any]], LLMShape] | str = found.spec.geometry
+    if isinstance(geometry, str):
+        geometry = import_object(geometry, requires=found.spec.requires, owner=found.owner)
+    try:
+        return geometry(source.config)
+    except KeyError as error:
+        raise CheckpointError(
+            f"llm.weights: {settings.llm.weights} has no {error} in its config.json; it is no causal language model that "
+            "`vita plan` can size"
+        ) from error
+
+
+def _llm_stage(settings: Config, llm: LLMShape, tokens: int) -> PlannedStage:
+    size = llm.parameters * BYTES[settings.llm.dtype]
+    name = settings.llm.weights.rstrip("/").rpartition("/")[2]
+    return PlannedStage("llm", name, (tokens, llm.hidden_size), llm.parameters, size, 2 * llm.macs_per_token * tokens)

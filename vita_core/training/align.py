@@ -1,0 +1,208 @@
+"""Projector alignment: two short trainings of the projector alone, both looped by transformers' Trainer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset, WeightedRandomSampler
+from transformers import Trainer, TrainingArguments
+
+from vita_core.config import TrainingConfig
+from vita_core.llm import PICTURE_ID
+from vita_core.model import VisionLanguageModel
+from vita_core.training.feature_cache import FeatureCache
+
+__all__ = ["CachedSamples", "run_alignment", "run_warm_start"]
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which samples a phase sees, and the group (data set) each belongs to."""
+
+    indices: list[int]
+    groups: list[int]
+
+
+class CachedSamples(Dataset[dict[str, Tensor]]):
+    """Features of a random variant of a sample, its moments jittered, with the ids of its answer."""
+
+    def __init__(self, cache: FeatureCache, rows: Rows, answers: Sequence[Tensor], jitter: float) -> None:
+        self.cache, self.rows, self.answers, self.jitter = cache, rows, answers, jitter
+        self.copies = cache.copies if jitter > 0 else 1
+        self.group_place = {group: place for place, group in enumerate(sorted(set(rows.groups)))}
+        pairs = list(zip(rows.indices, rows.groups, strict=True))
+        by_group = [[index for index, of in pairs if of == group] for group in self.group_place]
+        moments = [cache.moments(indices) for indices in by_group] if jitter > 0 else []
+        self.mean = torch.stack([m for m, _ in moments]) if moments else None  # (groups, copies, C)
+        self.deviation = torch.stack([d for _, d in moments]) if moments else None
+
+    def __len__(self) -> int:
+        return len(self.rows.indices)
+
+    def __getitem__(self, item: int) -> dict[str, Tensor]:
+        index = self.rows.indices[item]
+        copy = int(torch.randint(self.copies, ()))
+        features = torch.from_numpy(self.cache.array[copy, index].astype("float32"))  # (N, C)
+        if self.mean is not None and self.deviation is not None and torch.rand(()) < self.jitter:
+            own = self.group_place[self.rows.groups[item]]
+            mean, deviation = self.mean[own, copy], self.deviation[own, copy]
+            other = int(torch.randint(self.mean[..., 0].numel(), ()))
+            to_mean, to_deviation = self.mean.flatten(0, 1)[other], self.deviation.flatten(0, 1)[other]
+            share = torch.rand(())
+            scale = deviation + share * (to_deviation - deviation)
+            features = (features - mean) / deviation * scale + mean + share * (to_mean - mean)
+        return {"features": features, "answer_ids": self.answers[index]}
+
+
+def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Features (B, N, C) and answer ids (B, A), padded with -100."""
+    answers = nn.utils.rnn.pad_sequence([row["answer_ids"] for row in rows], batch_first=True, padding_value=IGNORE)
+    return {"features": torch.stack([row["features"] for row in rows]), "answer_ids": answers}
+
+
+class _ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
+    """A Trainer whose model is the projector alone: nothing else is saved, moved or optimised."""
+
+    def __init__(self, vlm: VisionLanguageModel, train: CachedSamples, held_out: CachedSamples | None, **arguments: Any) -> None:
+        self.vlm = vlm
+        settings = vlm.settings.training
+        args = TrainingArguments(
+            seed=settings.seed,
+            data_seed=settings.seed,
+            lr_scheduler_type="cosine",
+            weight_decay=settings.weight_decay,
+            remove_unused_columns=False,
+            label_names=["answer_ids"],
+            report_to=[],
+            logging_steps=25,
+            use_cpu=vlm.llm.device.type == "cpu",
+            dataloader_pin_memory=vlm.llm.device.type != "cpu",
+            **arguments,
+        )
+        super().__init__(vlm.projector, args, collate, train, held_out)
+
+    def _get_train_sampler(self, *_: Any) -> WeightedRandomSampler:
+        """Every data set equally often, whatever its size."""
+        groups = self.train_dataset.rows.groups
+        weights = _balanced(groups)
+        generator = torch.Generator().manual_seed(self.args.seed)
+        return WeightedRandomSampler(weights, self.args.max_steps * self.args.train_batch_size, generator=generator)
+
+
+def _balanced(groups: Sequence[int]) -> list[float]:
+    counts = {group: groups.count(group) for group in set(groups)}
+    return [1 / counts[group] for group in groups]
+
+
+class WarmStart(_ProjectorTrainer):
+    """Projected tokens, on average, become the mean embedding of the caption's words, and closest to it of all captions."""
+
+    def __init__(self, *args: Any, targets: Tensor, target_of: dict[tuple[int, ...], int], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.targets, self.target_of = targets, target_of
+        self.centre, self.variance = targets.mean(0), targets.var()
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
+        """Squared error of every token over the targets' variance, plus a softmax over all captions' directions."""
+        keys = [tuple(int(i) for i in row if i != IGNORE) for row in inputs["answer_ids"]]
+        wanted = torch.tensor([self.target_of[key] for key in keys], device=self.targets.device)
+        tokens = model(inputs["features"])  # (B, N, D)
+        error = (tokens - self.targets[wanted, None]).pow(2).mean() / self.variance
+        direction = F.normalize(tokens.mean(1) - self.centre, dim=-1)
+        similarity = direction @ F.normalize(self.targets - self.centre, dim=-1).T
+        loss = error + F.cross_entropy(20 * similarity, wanted)
+        return (loss, {}) if return_outputs else loss
+
+
+class Alignment(_ProjectorTrainer):
+    """The frozen language model reads prompt, projected tokens and answer; the loss is on the answer's tokens alone."""
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
+        """Mean cross-entropy of the answer's tokens; the head runs on their positions only."""
+        llm, settings = self.vlm.llm, self.vlm.settings.prompt
+        answers, features = inputs["answer_ids"], inputs["features"]
+        prompt = llm.prompt(settings, settings.question, 1)
+        place = prompt.index(PICTURE_ID)
+        before, after = (llm.embed(torch.tensor(part, dtype=torch.long)) for part in (prompt[:place], prompt[place + 1 :]))
+        size = len(features)
+        embeds = torch.cat(
+            [
+                before.expand(size, -1, -1),
+                model(features).to(llm.dtype),
+                after.expand(size, -1, -1),
+                llm.embed(answers.clamp(min=0)),
+            ],
+            dim=1,
+        )
+        # padding stands only behind the answers, where causal attention does not look: no mask is needed
+        hidden = llm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        counted = answers != IGNORE
+        logits = llm.model.get_output_embeddings()(hidden[:, -answers.shape[1] - 1 : -1][counted])
+        loss = F.cross_entropy(logits.float(), answers[counted])
+        return (loss, {}) if return_outputs else loss
+
+
+def words(caption: str) -> str:
+    """A caption without its article and full stop: the words whose embeddings a warm start aims at."""
+    return " " + re.sub(r"^(an?|the)\s+", "", caption.rstrip(". "), flags=re.IGNORECASE)
+
+
+def run_warm_start(
+    vlm: VisionLanguageModel, train: CachedSamples, captions: Sequence[str], folder: Path, settings: TrainingConfig
+) -> None:
+    """Regress the projector onto word embeddings; see `WarmStart`. `captions` are those of the samples in `train`."""
+    ids = {caption: train.answers[index] for caption, index in zip(captions, train.rows.indices, strict=True)}
+    tokenizer, targets = vlm.llm.tokenizer, []
+    for caption in ids:
+        tokens = tokenizer(words(caption), add_special_tokens=False).input_ids
+        targets.append(vlm.llm.embed(torch.tensor(tokens)).mean(0).float())
+    trainer = WarmStart(
+        vlm,
+        train,
+        None,
+        targets=torch.stack(targets).detach(),
+        target_of={tuple(answer.tolist()): place for place, answer in enumerate(ids.values())},
+        output_dir=str(folder),
+        max_steps=settings.warm_start_steps,
+        per_device_train_batch_size=settings.warm_start_batch,
+        learning_rate=settings.warm_start_learning_rate,
+        warmup_steps=settings.warm_start_steps // 10,
+        save_strategy="no",
+    )
+    trainer.train()
+
+
+def run_alignment(
+    vlm: VisionLanguageModel, train: CachedSamples, held_out: CachedSamples | None, folder: Path, settings: TrainingConfig
+) -> dict[str, Any]:
+    """Train on the language model's loss, resuming from the last checkpoint in `folder`. Returns the losses."""
+    trainer = Alignment(
+        vlm,
+        train,
+        held_out,
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        eval_strategy="steps" if held_out is not None else "no",
+        eval_steps=settings.eval_steps,
+    )
+    checkpoints = sorted(folder.glob("checkpoint-*")) if folder.is_dir() else []
+    result = trainer.train(resume_from_checkpoint=bool(checkpoints))
+    scores = {"train_loss": round(result.training_loss, 4), "steps": result.global_step}
+    if held_out is not None:
+        scores["held_out_loss"] = round(trainer.evaluate()["eval_loss"], 4)
+    return scores

@@ -1,0 +1,105 @@
+"""The frozen tower's features of every training picture and its variants, on disk: encoded once, not once per epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from vita_core.config import Config
+from vita_core.images import MAX_PIXELS, open_picture
+from vita_core.model import picture_pixels
+from vita_core.tower import BaseVisionTower
+from vita_core.training.data import Sample
+from vita_core.training.variants import varied
+
+__all__ = ["FeatureCache"]
+
+BATCH = 32
+
+
+class FeatureCache:
+    """Features as a memory-mapped float16 array (variants + 1, samples, N, C), filled in order and resumable.
+
+    Row 0 holds the pictures themselves. `fill` does what is missing; another tower, data set or seed starts anew.
+    """
+
+    def __init__(self, folder: Path, config: Config, tower: BaseVisionTower, samples: Sequence[Sample]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # alignment shows one picture as one tile: every sample then has the same number of tokens
+        self.config = config.model_copy(update={"images": config.images.model_copy(update={"tiles": None})})
+        self.tower, self.samples = tower, samples
+        self.copies = config.training.variants + 1
+        self.shape = (self.copies, len(samples), tower.num_tokens, tower.hidden_size)
+        self._progress = folder / "features.json"
+        self._file = folder / "features.npy"
+        self._key = self._identity()
+        fresh = not self._file.is_file() or self._read_progress() is None
+        if fresh:
+            self._progress.unlink(missing_ok=True)
+        self.array: NDArray[np.float16] = np.lib.format.open_memmap(
+            self._file, mode="w+" if fresh else "r+", dtype=np.float16, shape=self.shape if fresh else None
+        )
+
+    def _identity(self) -> str:
+        tower = self.config.tower.model_dump_json() + self.config.images.model_dump_json()
+        pictures = "".join(f"{s.image}{s.image.stat().st_size}{s.image.stat().st_mtime_ns}" for s in self.samples)
+        parts = f"{tower}{self.tower.resolved.spec.name}{self.config.training.seed}{self.shape}{pictures}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+    def _read_progress(self) -> int | None:
+        if not self._progress.is_file():
+            return None
+        saved = json.loads(self._progress.read_text())
+        return int(saved["done"]) if saved["key"] == self._key else None
+
+    @torch.inference_mode()
+    def fill(self) -> None:
+        """Encode what is not there yet, decoding the next pictures while the tower runs."""
+        total, done = self.copies * len(self.samples), self._read_progress() or 0
+        flat = self.array.reshape(total, *self.shape[2:])
+        bar = tqdm(total=total, initial=done, unit="picture", desc="features", disable=None)
+        with ThreadPoolExecutor(2) as pool, bar:
+            batches = self._batches(done, total)
+            waiting = [[pool.submit(self._pixels, item) for item in batch] for batch in islice(batches, 2)]
+            while waiting:
+                pixels = torch.cat([future.result() for future in waiting.pop(0)])
+                waiting += [[pool.submit(self._pixels, item) for item in batch] for batch in islice(batches, 1)]
+                flat[done : done + len(pixels)] = self.tower(pixels).to(torch.float16).cpu().numpy()
+                done += len(pixels)
+                bar.update(len(pixels))
+                if not waiting or done // BATCH % 20 == 0:
+                    self.array.flush()
+                    self._progress.write_text(json.dumps({"key": self._key, "done": done}))
+
+    @staticmethod
+    def _batches(done: int, total: int) -> Iterator[range]:
+        return (range(start, min(start + BATCH, total)) for start in range(done, total, BATCH))
+
+    def _pixels(self, item: int) -> Tensor:
+        """Pixels (1, 3, H, W) of one picture or variant; which variant depends on the seed and item alone."""
+        copy, index = divmod(item, len(self.samples))
+        picture = open_picture(self.samples[index].image, max_pixels=self.config.images.max_pixels or MAX_PIXELS)
+        if copy:
+            side = self.tower.resolved.geometry.input_size[0]
+            picture = varied(picture, random.Random(f"{self.config.training.seed}-{item}"), side)
+        return picture_pixels(self.tower, self.config.images, picture)
+
+    def moments(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Channel means and deviations (copies, C) over the samples `rows`, for moment jitter."""
+        mean, deviation = [], []
+        for copy in range(self.copies):
+            part = torch.from_numpy(self.array[copy, list(rows)]).float().flatten(0, 1)
+            mean.append(part.mean(0))
+            deviation.append(part.std(0) + 1e-3)
+        return torch.stack(mean), torch.stack(deviation)

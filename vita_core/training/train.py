@@ -1,0 +1,135 @@
+"""``vita train``: features once, a warm start, the alignment, and a directory that ``vita run`` opens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from vita_core.assets import ASSET_PREFIX, provenance
+from vita_core.config import Config
+from vita_core.errors import ConfigError
+from vita_core.model import VisionLanguageModel, build_model
+from vita_core.training.align import CachedSamples, Rows, run_alignment, run_warm_start
+from vita_core.training.data import Sample, read_samples
+from vita_core.training.feature_cache import FeatureCache
+
+__all__ = ["train"]
+
+
+def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[str] = ()) -> dict[str, Any]:
+    """Align a projector on captioned pictures and write `out`: projector.safetensors, config.yaml, provenance.json.
+
+    An interrupted run goes on where it stopped when called again with the same arguments; features and checkpoints live
+    in ``out/work``. `licences` are texts, one for each of `data`, for the provenance. Returns the scores. Raises VitaError.
+    """
+    sets = [read_samples(path) for path in data]
+    samples = [sample for group in sets for sample in group]
+    groups = [number for number, group in enumerate(sets) for _ in group]
+    settings = config.training
+    work = out / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    _check_same(config, samples, work)
+    torch.manual_seed(settings.seed)
+    vlm = build_model(config)
+    cache = FeatureCache(work, config, vlm.tower, samples)
+    cache.fill()
+    kept, held = _split(len(samples), settings.held_out, settings.seed)
+    answers = [_answer_ids(vlm, sample.caption) for sample in samples]
+    training = CachedSamples(cache, Rows(kept, [groups[i] for i in kept]), answers, settings.moment_jitter)
+    held_out = CachedSamples(cache, Rows(held, [groups[i] for i in held]), answers, 0.0) if held else None
+    vlm.projector.requires_grad_(True)
+    _warm_start(vlm, training, [samples[i].caption for i in kept], work)
+    scores = run_alignment(vlm, training, held_out, work / "alignment", settings)
+    scores |= {"samples": len(kept), "held_out": len(held)}
+    _write(vlm, config, out, scores, _sources(config, data, sets, licences))
+    (out / "held_out.jsonl").write_text("".join(_row(samples[i]) for i in held), encoding="utf-8")
+    return scores
+
+
+def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: list[str], work: Path) -> None:
+    """The warm start, or its result from an earlier, interrupted call."""
+    settings, done = vlm.settings.training, work / "warm_start.safetensors"
+    if settings.warm_start_steps == 0 or vlm.settings.projector.weights is not None:
+        return
+    if not done.is_file():
+        run_warm_start(vlm, training, captions, work, settings)
+        save_file(vlm.projector.state_dict(), work / "warm_start.partial")
+        (work / "warm_start.partial").rename(done)
+    vlm.projector.load_state_dict(load_file(done))
+
+
+def _check_same(config: Config, samples: Sequence[Sample], work: Path) -> None:
+    """Refuse to go on with another config or data set than the run in `work` was started with."""
+    text = config.model_dump_json() + json.dumps([[str(s.image), s.caption] for s in samples])
+    key, file = hashlib.sha256(text.encode()).hexdigest(), work / "run.json"
+    if file.is_file() and json.loads(file.read_text())["key"] != key:
+        raise ConfigError(
+            f"{work.parent} holds a run with another config or other data; give another --out, or delete {work} to start anew"
+        )
+    file.write_text(json.dumps({"key": key}))
+
+
+def _split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    held = round(count * share)
+    return sorted(order[held:]), sorted(order[:held])
+
+
+def _answer_ids(vlm: VisionLanguageModel, caption: str) -> torch.Tensor:
+    ids = vlm.llm.tokenizer(caption, add_special_tokens=False).input_ids
+    return torch.tensor([*ids, vlm.llm.stop_id])
+
+
+def _row(sample: Sample) -> str:
+    row = {"image": str(sample.image.absolute()), "caption": sample.caption, "names": list(sample.names)}
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _sources(config: Config, data: Sequence[Path], sets: Sequence[Sequence[Sample]], licences: Sequence[str]) -> dict[str, Any]:
+    described = []
+    for index, (path, samples) in enumerate(zip(data, sets, strict=True)):
+        digest = hashlib.sha256("".join(f"{s.image.name}\0{s.caption}\n" for s in samples).encode()).hexdigest()
+        licence = licences[index] if index < len(licences) else "not stated"
+        described.append({"name": path.stem if path.is_dir() else path.parent.name, "samples": len(samples), "sha256_of_names_and_captions": digest, "licence": licence})
+    weights = {}
+    for part, name in (("tower", config.tower.weights), ("llm", config.llm.weights)):
+        weights[part] = provenance(name.removeprefix(ASSET_PREFIX)) if name.startswith(ASSET_PREFIX) else {"weights": name}
+    return {"data": described, "weights": weights}
+
+
+def _write(vlm: VisionLanguageModel, config: Config, out: Path, scores: dict[str, Any], sources: dict[str, Any]) -> None:
+    """The three files, each by rename, the projector in float16."""
+    state = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in vlm.projector.state_dict().items()}
+    widths = {"in_features": str(vlm.tower.hidden_size), "out_features": str(vlm.llm.hidden_size), "type": config.projector.type}
+    partial = out / "projector.partial"
+    save_file(state, partial, metadata=widths)
+    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    partial.rename(out / "projector.safetensors")
+    resolved = config.model_dump(mode="json", exclude_none=True)
+    resolved["projector"]["weights"] = "./projector.safetensors"
+    _write_text(out / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+    owner = vlm.tower.resolved.owner
+    record = {
+        "made_by": {"vita-core": version("vita-core"), "tower_plugin": owner.distribution, "tower_plugin_version": owner.version},
+        "projector_sha256": digest,
+        "scores": scores,
+        **sources,
+    }
+    _write_text(out / "provenance.json", json.dumps(record, indent=2, ensure_ascii=False))
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    shutil.move(partial, path)
