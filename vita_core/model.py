@@ -114,7 +114,12 @@ class VisionLanguageModel(nn.Module):
 
         generated = self._generate(embeds, mask, limit, piece if len(rows) == 1 else None)
         end = time.perf_counter()
-        timings = {"pictures": opened - start, "tower": encoded - opened, "generate": end - encoded, "total": end - start}
+        timings = {
+            "pictures": opened - start,
+            "tower": encoded - opened,
+            "generate": end - encoded,
+            "total": end - start,
+        }
         if first:
             timings["first_token"] = first[0] - start
         return [self._finished(out, t, m, timings) for out, t, m in zip(generated, tokens, mask, strict=True)]
@@ -136,7 +141,9 @@ class VisionLanguageModel(nn.Module):
                 f"context of {context}; use fewer pictures or tiles (images.tiles.max), or a lower --max-new-tokens"
             )
 
-    def _generate(self, embeds: Tensor, mask: Tensor, limit: int, on_text: Callable[[str], None] | None) -> list[list[int]]:
+    def _generate(
+        self, embeds: Tensor, mask: Tensor, limit: int, on_text: Callable[[str], None] | None
+    ) -> list[list[int]]:
         settings, tokenizer = self.settings.generation, self.llm.tokenizer
         sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.llm.stop_id
@@ -146,7 +153,11 @@ class VisionLanguageModel(nn.Module):
             max_new_tokens=limit,
             pad_token_id=pad,
             streamer=self.llm.streamer(on_text) if on_text is not None else None,
-            **(sampling if settings.temperature > 0 else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}),
+            **(
+                sampling
+                if settings.temperature > 0
+                else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+            ),
         )
         stops = self.llm.model.generation_config.eos_token_id
         stop_ids = set(stops if isinstance(stops, list) else [self.llm.stop_id])

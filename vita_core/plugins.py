@@ -167,7 +167,7 @@ def _describe(error: BaseException) -> str:
 def _remedy(error: BaseException, owner: Owner, module: str) -> str:
     update = f"update or uninstall {owner.distribution}, or block it with VITA_PLUGINS_BLOCK={owner.plugin}"
     if isinstance(error, ModuleNotFoundError):
-        if error.name and module.split(":")[0].startswith(error.name):
+        if error.name and module.split(":", maxsplit=1)[0].startswith(error.name):
             return f"its module is gone: pip uninstall {owner.distribution}, or install it again"
         return f"pip install {error.name}; or {update}"
     return update

@@ -54,7 +54,9 @@ def resolve_projector(config: ProjectorConfig) -> tuple[Registered[ProjectorSpec
     spec = found.spec
     if spec.options is None:
         if config.options:
-            raise ConfigError(f"projector.options: projector {config.type!r} takes no options, not {sorted(config.options)}")
+            raise ConfigError(
+                f"projector.options: projector {config.type!r} takes no options, not {sorted(config.options)}"
+            )
         return found, {}
     model = import_object(spec.options, requires=spec.requires, owner=found.owner)
     return found, validate(model, config.options).model_dump()
@@ -79,7 +81,10 @@ def check_widths(config: ProjectorConfig, in_features: int, out_features: int) -
             saved = handle.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(f"projector.weights: {path} is truncated or no safetensors file ({error})") from error
-    for key, now, what in (("in_features", in_features, "tower gives"), ("out_features", out_features, "language model takes")):
+    for key, now, what in (
+        ("in_features", in_features, "tower gives"),
+        ("out_features", out_features, "language model takes"),
+    ):
         if key in saved and int(saved[key]) != now:
             raise CheckpointError(
                 f"projector.weights: {path} was trained for {key} {saved[key]}, but the {what} {now}; choose the tower "

@@ -52,7 +52,9 @@ class Registry:
         """Register one spec for this process; the same name registered again replaces the earlier one."""
         if type(spec) not in KINDS:
             raise PluginError(f"register() takes a TowerSpec, ProjectorSpec or LLMSpec, not {type(spec).__name__}")
-        same = [r for r in self._specs if r.owner == SESSION and type(r.spec) is type(spec) and r.spec.name == spec.name]
+        same = [
+            r for r in self._specs if r.owner == SESSION and type(r.spec) is type(spec) and r.spec.name == spec.name
+        ]
         self._specs = [r for r in self._specs if r not in same] + [Registered(spec, SESSION)]
 
     def all(self, kind: type[Spec]) -> list[Registered[Spec]]:

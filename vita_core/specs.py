@@ -32,13 +32,14 @@ class Shape:
 
     `image_size` is (height, width) in pixels; `prefix_tokens` counts what stands before the patch tokens (CLS,
     registers). `norm_parameters` is the size of the final norm, or None where the encoder has none to apply
-    (then ``norm: true`` is refused).
+    (then ``norm: true`` is refused). `first_layer` is 1 where the embeddings cannot be tapped.
     """
 
     image_size: tuple[int, int]
     stages: tuple[Stage, ...]
     prefix_tokens: int = 0
     norm_parameters: int | None = None
+    first_layer: int = 0
 
     @property
     def layers(self) -> int:
@@ -52,9 +53,10 @@ class Shape:
         stages: Iterable[tuple[int, tuple[int, int], int, int]],
         norm_parameters: int | None = None,
         prefix_tokens: int = 0,
+        first_layer: int = 0,
     ) -> Shape:
         """Shape of any encoder from its (channels, grid, parameters, macs) per selectable layer, the stem first."""
-        return cls(image_size, tuple(Stage(*stage) for stage in stages), prefix_tokens, norm_parameters)
+        return cls(image_size, tuple(Stage(*stage) for stage in stages), prefix_tokens, norm_parameters, first_layer)
 
     @classmethod
     def vit(

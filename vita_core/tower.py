@@ -108,7 +108,9 @@ class BaseVisionTower(nn.Module, abc.ABC):
         return "sdpa" if self.settings.attention == "auto" else self.settings.attention
 
     @staticmethod
-    def run_blocks(tokens: Tensor, blocks: Iterable[nn.Module], layers: Sequence[int], **kwargs: Any) -> dict[int, Tensor]:
+    def run_blocks(
+        tokens: Tensor, blocks: Iterable[nn.Module], layers: Sequence[int], **kwargs: Any
+    ) -> dict[int, Tensor]:
         """Run `blocks` one by one on (B, T, C), keeping only the hidden states that are asked for."""
         kept = {0: tokens} if 0 in layers else {}
         for index, block in enumerate(blocks, 1):
@@ -166,7 +168,9 @@ class BaseVisionTower(nn.Module, abc.ABC):
         Raises VitaError when the tower is not loaded or a shape is wrong.
         """
         if self.encoder is None:
-            raise VitaError(f"tower {self.resolved.spec.name!r} is not loaded: call tower.load_model() first (delay_load is set)")
+            raise VitaError(
+                f"tower {self.resolved.spec.name!r} is not loaded: call tower.load_model() first (delay_load is set)"
+            )
         if isinstance(images, Tensor):
             return self._batch(images)
         output: list[Tensor | None] = [None] * len(images)
@@ -179,7 +183,9 @@ class BaseVisionTower(nn.Module, abc.ABC):
 
     def _batch(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
-            raise VitaError(f"a tower takes pixels (B, 3, H, W) or a list of (3, H, W), not shape {tuple(images.shape)}")
+            raise VitaError(
+                f"a tower takes pixels (B, 3, H, W) or a list of (3, H, W), not shape {tuple(images.shape)}"
+            )
         if len(images) == 0:  # one blank picture says the shape; encoders choke on empty batches
             return self._batch(images.new_zeros(1, *images.shape[1:]))[:0]
         pixels = images.to(device=self.device, dtype=self.dtype)

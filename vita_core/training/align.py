@@ -72,7 +72,9 @@ def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 class _ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     """A Trainer whose model is the projector alone: nothing else is saved, moved or optimised."""
 
-    def __init__(self, vlm: VisionLanguageModel, train: CachedSamples, held_out: CachedSamples | None, **arguments: Any) -> None:
+    def __init__(
+        self, vlm: VisionLanguageModel, train: CachedSamples, held_out: CachedSamples | None, **arguments: Any
+    ) -> None:
         self.vlm = vlm
         settings = vlm.settings.training
         args = TrainingArguments(
@@ -132,7 +134,9 @@ class Alignment(_ProjectorTrainer):
         answers, features = inputs["answer_ids"], inputs["features"]
         prompt = llm.prompt(settings, settings.question, 1)
         place = prompt.index(PICTURE_ID)
-        before, after = (llm.embed(torch.tensor(part, dtype=torch.long)) for part in (prompt[:place], prompt[place + 1 :]))
+        before, after = (
+            llm.embed(torch.tensor(part, dtype=torch.long)) for part in (prompt[:place], prompt[place + 1 :])
+        )
         size = len(features)
         embeds = torch.cat(
             [
@@ -182,7 +186,11 @@ def run_warm_start(
 
 
 def run_alignment(
-    vlm: VisionLanguageModel, train: CachedSamples, held_out: CachedSamples | None, folder: Path, settings: TrainingConfig
+    vlm: VisionLanguageModel,
+    train: CachedSamples,
+    held_out: CachedSamples | None,
+    folder: Path,
+    settings: TrainingConfig,
 ) -> dict[str, Any]:
     """Train on the language model's loss, resuming from the last checkpoint in `folder`. Returns the losses."""
     trainer = Alignment(

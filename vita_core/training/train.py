@@ -96,22 +96,41 @@ def _row(sample: Sample) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _sources(config: Config, data: Sequence[Path], sets: Sequence[Sequence[Sample]], licences: Sequence[str]) -> dict[str, Any]:
+def _sources(
+    config: Config, data: Sequence[Path], sets: Sequence[Sequence[Sample]], licences: Sequence[str]
+) -> dict[str, Any]:
     described = []
     for index, (path, samples) in enumerate(zip(data, sets, strict=True)):
         digest = hashlib.sha256("".join(f"{s.image.name}\0{s.caption}\n" for s in samples).encode()).hexdigest()
         licence = licences[index] if index < len(licences) else "not stated"
-        described.append({"name": path.stem if path.is_dir() else path.parent.name, "samples": len(samples), "sha256_of_names_and_captions": digest, "licence": licence})
+        described.append(
+            {
+                "name": path.stem if path.is_dir() else path.parent.name,
+                "samples": len(samples),
+                "sha256_of_names_and_captions": digest,
+                "licence": licence,
+            }
+        )
     weights = {}
     for part, name in (("tower", config.tower.weights), ("llm", config.llm.weights)):
-        weights[part] = provenance(name.removeprefix(ASSET_PREFIX)) if name.startswith(ASSET_PREFIX) else {"weights": name}
+        weights[part] = (
+            provenance(name.removeprefix(ASSET_PREFIX)) if name.startswith(ASSET_PREFIX) else {"weights": name}
+        )
     return {"data": described, "weights": weights}
 
 
-def _write(vlm: VisionLanguageModel, config: Config, out: Path, scores: dict[str, Any], sources: dict[str, Any]) -> None:
+def _write(
+    vlm: VisionLanguageModel, config: Config, out: Path, scores: dict[str, Any], sources: dict[str, Any]
+) -> None:
     """The three files, each by rename, the projector in float16."""
-    state = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in vlm.projector.state_dict().items()}
-    widths = {"in_features": str(vlm.tower.hidden_size), "out_features": str(vlm.llm.hidden_size), "type": config.projector.type}
+    state = {
+        key: value.detach().to("cpu", torch.float16).contiguous() for key, value in vlm.projector.state_dict().items()
+    }
+    widths = {
+        "in_features": str(vlm.tower.hidden_size),
+        "out_features": str(vlm.llm.hidden_size),
+        "type": config.projector.type,
+    }
     partial = out / "projector.partial"
     save_file(state, partial, metadata=widths)
     digest = hashlib.sha256(partial.read_bytes()).hexdigest()
@@ -121,7 +140,11 @@ def _write(vlm: VisionLanguageModel, config: Config, out: Path, scores: dict[str
     _write_text(out / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
     owner = vlm.tower.resolved.owner
     record = {
-        "made_by": {"vita-core": version("vita-core"), "tower_plugin": owner.distribution, "tower_plugin_version": owner.version},
+        "made_by": {
+            "vita-core": version("vita-core"),
+            "tower_plugin": owner.distribution,
+            "tower_plugin_version": owner.version,
+        },
         "projector_sha256": digest,
         "scores": scores,
         **sources,

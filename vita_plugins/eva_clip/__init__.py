@@ -22,7 +22,10 @@ ORIGINAL_L_336 = {
     "subln": True,
 }
 """EVA02-CLIP-L-14-336 as its authors publish it."""
-TIMM_NAMES = {"eva02_large_patch14_clip_336": ORIGINAL_L_336, "eva02_large_patch14_clip_224": {**ORIGINAL_L_336, "image_size": 224}}
+TIMM_NAMES = {
+    "eva02_large_patch14_clip_336": ORIGINAL_L_336,
+    "eva02_large_patch14_clip_224": {**ORIGINAL_L_336, "image_size": 224},
+}
 
 
 def recognises(config: Mapping[str, Any]) -> bool:

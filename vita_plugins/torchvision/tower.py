@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torchvision
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ class TorchvisionTower(BaseVisionTower):
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
         assert self.encoder is not None
         kept: dict[int, Tensor] = {}
-        x = pixels
+        x = pixels.contiguous(memory_format=torch.channels_last)  # what oneDNN's and cuDNN's convolutions work in
         for index, (_, module) in enumerate(steps(self.encoder)):
             x = module(x)
             if index in self.ends and self.ends.index(index) in layers:

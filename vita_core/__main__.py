@@ -1,0 +1,5 @@
+"""``python -m vita_core`` is ``vita``."""
+
+from vita_core.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""What the subcommands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["ConfigArgument", "JsonOption", "SetOption", "open_model", "print_json", "print_table", "write_whole"]
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, a shipped config's name, or a trained directory.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as tower.select_layer=-1.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def print_json(data: Any) -> None:
+    """Plain data as indented JSON on stdout."""
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A rich table on stdout; wide when piped, so that nothing is cut."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)
+
+
+def open_model(config: str, overrides: list[str] | None) -> Any:
+    """The model of a config, opened without the libraries' progress bars."""
+    from vita_core.config import load_config
+
+    settings = load_config(config, overrides or ())
+    from transformers.utils import logging
+
+    from vita_core.model import build_model
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    return build_model(settings)
+
+
+def write_whole(path: Path, write: Any) -> None:
+    """Call ``write(temporary path)`` and rename: a file is there whole or not at all. Raises VitaError."""
+    from vita_core.errors import VitaError
+
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise VitaError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)

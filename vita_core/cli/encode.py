@@ -1,0 +1,87 @@
+"""``vita encode``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, print_json, write_whole
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+
+def encode(
+    config: ConfigArgument,
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Pictures to encode.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    picture_map: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="A PCA picture of the tokens beside the input.")
+    ] = None,
+    overrides: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """The tower's tokens (tiles, N, C) of each picture, keyed by its path as typed. Needs no language model."""
+    from vita_core.config import load_config
+    from vita_core.errors import ConfigError
+
+    settings = load_config(config, overrides or ())
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"--out {out}: must end in .safetensors")
+    import torch
+    from safetensors.torch import save_file
+
+    from vita_core.images import open_picture
+    from vita_core.model import pick_device, picture_pixels
+    from vita_core.tower import build_tower
+
+    opened = {str(path): open_picture(path) for path in pictures}
+    tower = build_tower(settings.tower.model_copy(update={"delay_load": False}), device=pick_device(settings.device))
+    with torch.inference_mode():
+        features = {
+            name: tower(picture_pixels(tower, settings.images, picture)).cpu().contiguous()
+            for name, picture in opened.items()
+        }
+    metadata = {
+        "tower": tower.resolved.spec.name,
+        "weights": settings.tower.weights,
+        "grid": "x".join(map(str, tower.grid)),
+    }
+    write_whole(out, lambda path: save_file(features, path, metadata=metadata))
+    if picture_map is not None:
+        drawn = draw_map(list(opened.values()), [tokens[-1] for tokens in features.values()], tower.grid)
+        write_whole(picture_map, lambda path: drawn.save(path, format="PNG"))
+    rows: list[dict[str, Any]] = [{"picture": name, "shape": list(tokens.shape)} for name, tokens in features.items()]
+    if json:
+        print_json({"out": str(out), "picture_map": picture_map, **metadata, "pictures": rows})
+        return
+    for row in rows:
+        typer.echo(f"{row['picture']}: {' x '.join(map(str, row['shape']))}")
+    typer.echo(f"wrote {out}")
+
+
+def draw_map(pictures: list[Image.Image], tokens: list[Tensor], grid: tuple[int, int], side: int = 336) -> Image.Image:
+    """Each picture beside its tokens (N, C): their first three principal components over all pictures as red, green, blue.
+
+    The picture is shown squashed to the square; with tiles, the last one (the thumbnail) is drawn.
+    """
+    import torch
+    from PIL import Image
+
+    flat = torch.cat(tokens).float()
+    centred = flat - flat.mean(0)
+    count = min(3, *centred.shape)
+    _, _, directions = torch.pca_lowrank(centred, q=count, center=False)
+    colours = torch.zeros(len(flat), 3)
+    colours[:, :count] = centred @ directions[:, :count]
+    low, high = colours.amin(0), colours.amax(0)
+    levels = ((colours - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
+    sheet = Image.new("RGB", (2 * side, side * len(pictures)), (255, 255, 255))
+    for index, (picture, part) in enumerate(zip(pictures, levels.split([len(t) for t in tokens]), strict=True)):
+        sheet.paste(picture.resize((side, side)), (0, index * side))
+        drawn = Image.fromarray(part.reshape(*grid, 3).numpy())
+        sheet.paste(drawn.resize((side, side), Image.Resampling.NEAREST), (side, index * side))
+    return sheet

@@ -1,0 +1,37 @@
+"""``vita eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, open_model, print_json
+
+
+def evaluate(
+    config: ConfigArgument,
+    data: Annotated[
+        Path, typer.Option(help="Captioned pictures, as for `vita train`; a JSONL row may hold further `names`.")
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    overrides: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """The share of pictures that the answers name, beside the same score with the captions shuffled among them."""
+    from vita_core.training.data import read_samples
+
+    samples = read_samples(data)[:limit]
+    model = open_model(config, overrides)
+    from vita_core.training.evaluate import evaluate as score
+
+    result = score(model, samples)
+    if json:
+        print_json(result)
+        return
+    for row in result["answers"]:
+        typer.echo(f"{'named ' if row['named'] else 'missed'}  {row['caption']:<28} {row['answer']}")
+    typer.echo(
+        f"{result['n']} pictures: {result['named']:.1%} named; {result['shuffled']:.1%} with the captions shuffled"
+    )

@@ -1,0 +1,34 @@
+"""``vita plugins``."""
+
+from __future__ import annotations
+
+from vita_core.cli.common import JsonOption, print_json, print_table
+
+
+def plugins(json: JsonOption = False) -> None:
+    """What was loaded, what failed and why (with how to mend it), what is blocked."""
+    from vita_core.registry import registry
+
+    rows = [
+        {
+            "name": plugin.owner.plugin,
+            "distribution": plugin.owner.distribution,
+            "version": plugin.owner.version,
+            "module": plugin.module,
+            "status": plugin.status,
+            "brings": [spec.name for spec in plugin.specs],
+            "reason": plugin.reason,
+            "remedy": plugin.remedy,
+            "notes": list(plugin.notes),
+        }
+        for plugin in registry().plugins
+    ]
+    if json:
+        print_json(rows)
+        return
+    cells = []
+    for row in rows:
+        told = "; ".join(part for part in (row["reason"], row["remedy"], *row["notes"]) if part)
+        owner = f"{row['distribution']} {row['version']}".strip()
+        cells.append((row["name"], row["status"], ", ".join(row["brings"]), owner, told))
+    print_table("Plugins", ["name", "status", "brings", "from", "why, and what to do"], cells)

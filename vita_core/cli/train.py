@@ -1,0 +1,45 @@
+"""``vita train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, print_json
+
+
+def train(
+    config: ConfigArgument,
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            help="A folder of picture + .txt, a JSONL of {image, caption}, or a LLaVA JSON. Repeat it for more sets; each is drawn from equally often."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The directory to write; `vita run DIR` opens it.")],
+    licence: Annotated[
+        list[str] | None, typer.Option(help="Source and licence of each --data, for the provenance.")
+    ] = None,
+    overrides: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train the projector on captioned pictures, tower and language model frozen. Call it again to resume."""
+    from vita_core.config import load_config
+    from vita_core.training.data import read_samples
+
+    settings = load_config(config, overrides or ())
+    for path in data:  # told before torch is imported
+        read_samples(path)
+    from transformers.utils import logging
+
+    from vita_core.training.train import train as run_training
+
+    logging.disable_progress_bar()
+    scores = run_training(settings, data, out, licence or ())
+    if json:
+        print_json({"out": str(out), **scores})
+    else:
+        typer.echo(f"wrote {out}/projector.safetensors, config.yaml and provenance.json: {scores}")
+        typer.echo(f'next: vita run {out} --image PICTURE --question "{settings.prompt.question}"')

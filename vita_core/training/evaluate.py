@@ -1,0 +1,62 @@
+"""How many answers name the picture, beside the same answers held against other pictures' captions."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from vita_core.model import VisionLanguageModel
+from vita_core.training.data import Sample
+
+__all__ = ["evaluate", "names_it"]
+
+WORDS = 8
+
+
+def names_it(answer: str, caption: str, names: Sequence[str] = ()) -> bool:
+    """Whether one of the answer's first eight words is the caption's last (or a further name is among them), whole words,
+    whatever their case."""
+    said = " ".join(_words(answer)[:WORDS])
+    wanted = [_words(caption)[-1:], *(_words(name) for name in names)]
+    return any(re.search(rf"(?<!\S){re.escape(' '.join(name))}(?!\S)", said) for name in wanted if name)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip(".,;:!?\"'()") for part in text.casefold().split()) if word]
+
+
+def evaluate(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    *,
+    question: str | None = None,
+    batch: int = 16,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Ask about every picture and score the answers.
+
+    Returns ``{"n", "named", "shuffled", "answers"}``: `named` and `shuffled` are shares from 0 to 1, the latter the score
+    of the same answers when the captions are shuffled among the pictures.
+    """
+    texts: list[str] = []
+    starts = range(0, len(samples), batch)
+    for start in tqdm(starts, desc="eval", unit="batch", disable=None):
+        rows = model.ask_each([sample.image for sample in samples[start : start + batch]], question)
+        texts += [row.text for row in rows]
+    named = [names_it(text, sample.caption, sample.names) for text, sample in zip(texts, samples, strict=True)]
+    order = list(range(len(samples)))
+    random.Random(seed).shuffle(order)
+    shuffled = [names_it(text, samples[i].caption, samples[i].names) for text, i in zip(texts, order, strict=True)]
+    return {
+        "n": len(samples),
+        "named": sum(named) / len(samples),
+        "shuffled": sum(shuffled) / len(samples),
+        "answers": [
+            {"image": str(sample.image), "caption": sample.caption, "answer": text, "named": hit}
+            for sample, text, hit in zip(samples, texts, named, strict=True)
+        ],
+    }

@@ -1,0 +1,65 @@
+"""Any encoder of timm: DINOv2/v3, PE, AIMv2, ConvNeXt, and hundreds more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vita_core import Shape, TowerSpec, hookimpl
+
+vita_api = 1
+
+RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
+
+
+def recognises(config: Mapping[str, Any]) -> bool:
+    """timm's own config.json names an ``architecture`` beside its ``pretrained_cfg``."""
+    return "architecture" in config and "pretrained_cfg" in config
+
+
+def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    """timm's evaluation transform: shortest edge to size / crop_pct, centre crop; ``crop_mode: squash`` squashes."""
+    data = config.get("pretrained_cfg", {})
+    side, squash = shape.image_size[0], data.get("crop_mode") == "squash"
+    common = {
+        "resample": RESAMPLE[data.get("interpolation", "bicubic")],
+        "image_mean": list(data.get("mean", (0.485, 0.456, 0.406))),
+        "image_std": list(data.get("std", (0.229, 0.224, 0.225))),
+        "crop_offset": "round",  # timm crops with torchvision, which rounds the corner
+    }
+    if squash:
+        return {"image_processor_type": "SiglipImageProcessor", "size": {"height": side, "width": side}, **common}
+    edge = int(side / data.get("crop_pct", 1.0))
+    crop = {"height": side, "width": side}
+    return {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": edge}, "crop_size": crop, **common}
+
+
+def published(architecture: str, size: int, **pretrained: Any) -> dict[str, Any]:
+    """A hub checkpoint's config, as published."""
+    return {"architecture": architecture, "pretrained_cfg": {"input_size": [3, size, size], **pretrained}}
+
+
+@hookimpl
+def vita_towers() -> list[TowerSpec]:
+    return [
+        TowerSpec(
+            name="timm",
+            summary="any timm encoder, ViT or CNN: DINOv2/v3, PE, AIMv2, ConvNeXt, ...",
+            factory="vita_plugins.timm.tower:TimmTower",
+            shape="vita_plugins.timm.geometry:shape",  # needs torch: built on the meta device
+            processor=processor,
+            recognises=recognises,
+            hub_ids={
+                "timm/vit_small_patch14_dinov2.lvd142m": published(
+                    "vit_small_patch14_dinov2", 518, interpolation="bicubic", crop_pct=1.0
+                ),
+                "timm/vit_large_patch14_dinov2.lvd142m": published(
+                    "vit_large_patch14_dinov2", 518, interpolation="bicubic", crop_pct=1.0
+                ),
+            },
+            weight_files=("model.safetensors", "pytorch_model.bin", "*.pth"),
+            defaults={"select_layer": -1, "select_feature": "patch"},
+            options="vita_plugins.timm.options:Options",
+            requires="vita-core[timm]",
+        )
+    ]

@@ -1,0 +1,54 @@
+"""timm's encoders, through their common ``forward_intermediates``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vita_core import BaseVisionTower
+from vita_plugins.timm.geometry import build
+
+
+class TimmTower(BaseVisionTower):
+    """An encoder cut behind the selected layer by timm's own ``prune_intermediate_layers``."""
+
+    skips = (
+        (r"^(head|fc|classifier|fc_norm|attn_pool)\.", "classification head"),
+        (r"^mask_token$", "mask token of pretraining"),
+    )
+
+    def build_encoder(self) -> nn.Module:
+        model = build(self.checkpoint_config, self.settings.options)
+        whole = set(model.state_dict())
+        if self.blocks < self.shape.layers or not self.settings.norm:
+            model.prune_intermediate_layers([self.blocks - 1], prune_norm=not self.settings.norm, prune_head=True)
+        cut = sorted(key.replace(".", r"\.") for key in whole - set(model.state_dict()))
+        if cut:
+            self.skips = [*type(self).skips, (f"^(?:{'|'.join(cut)})$", "layers and norm behind the selected one")]
+        return model
+
+    def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
+        assert self.encoder is not None
+        prefix = {"return_prefix_tokens": True} if self.shape.prefix_tokens else {}
+        maps = self.encoder.forward_intermediates(
+            pixels,
+            indices=[layer - 1 for layer in layers],
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NCHW",
+            **prefix,
+        )
+        kept, grid = {}, (0, 0)
+        for layer, tapped in zip(sorted(layers), maps, strict=True):
+            spatial, first = tapped if prefix else (tapped, None)
+            grid = (spatial.shape[2], spatial.shape[3])
+            tokens = spatial.flatten(2).transpose(1, 2)  # (B, rows * cols, C)
+            kept[layer] = tokens if first is None else torch.cat([first, tokens], dim=1)
+        return kept, grid
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        assert self.encoder is not None
+        normed: Tensor = self.encoder.norm(tokens)
+        return normed
