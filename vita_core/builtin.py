@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from vita_core.hookspecs import VITA_API, hookimpl
@@ -25,7 +26,7 @@ def mlp_parameters(name: str, in_features: int, out_features: int, options: Mapp
     """Weights and biases of the layers, and of the LayerNorm before them where asked for."""
     widths = mlp_widths(name, in_features, out_features, options)
     norm = 2 * in_features if options.get("input_norm") else 0
-    return norm + sum(a * b + b for a, b in zip(widths, widths[1:], strict=False))
+    return norm + sum(a * b + b for a, b in pairwise(widths))
 
 
 def decoder_shape(config: Mapping[str, Any]) -> LLMShape:

@@ -91,7 +91,7 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
 
     try:
         with safe_open(path, framework="pt") as handle:
-            for key in handle.keys():
+            for key in handle.keys():  # noqa: SIM118  # the handle is no mapping
                 yield key, lambda key=key: handle.get_tensor(key)  # type: ignore[misc]
     except SafetensorError as error:
         raise CheckpointError(f"cannot read {path}: it is truncated or no safetensors file ({error})") from error

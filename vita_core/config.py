@@ -168,7 +168,7 @@ class Config(_Section):
     device: str = "auto"
 
 
-PATH_KEYS: tuple[Key, ...] = (("tower", "weights"), ("projector", "weights"), ("llm", "weights"))
+PATH_KEYS: tuple[tuple[str, str], ...] = (("tower", "weights"), ("projector", "weights"), ("llm", "weights"))
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
@@ -226,7 +226,7 @@ def validate(
 
 def _read(file: Path, chain: tuple[Path, ...]) -> Document:
     """One file merged over what it ``extends:``, its paths made absolute."""
-    file = Path(os.path.abspath(file))
+    file = Path(os.path.abspath(file))  # noqa: PTH100  # resolve() would follow links, and `extends:` is relative to the link
     if file in chain:
         raise ConfigError(f"{file}:1:1: `extends:` goes in a circle: {' -> '.join(map(str, [*chain, file]))}")
     document = read_yaml(file)
@@ -279,10 +279,7 @@ def _problem(model: type[pydantic.BaseModel], problem: Any, marks: Mapping[Key, 
     known = loc
     while marks is not None and known and known not in marks:
         known = known[:-1]
-    if marks is None:
-        prefix = ""
-    else:
-        prefix = f"{marks.get(known, Mark(file))}: "
+    prefix = "" if marks is None else f"{marks.get(known, Mark(file))}: "
     names = ".".join(map(str, known if marks is not None and known else loc))
     kind, message = problem["type"], str(problem["msg"])
     if kind == "extra_forbidden":

@@ -118,9 +118,10 @@ def plan_llm(settings: Config) -> LLMShape:
     """The language model's integers, from its own config or published geometry. Raises CheckpointError without one."""
     found = registry().find(LLMSpec, settings.llm.type)
     source = locate(settings.llm.weights, settings.llm.revision, found.spec.hub_ids)
-    geometry: Callable[[Mapping[str, Any]], LLMShape] | str = found.spec.geometry
-    if isinstance(geometry, str):
-        geometry = import_object(geometry, requires=found.spec.requires, owner=found.owner)
+    stated = found.spec.geometry
+    geometry: Callable[[Mapping[str, Any]], LLMShape] = (
+        import_object(stated, requires=found.spec.requires, owner=found.owner) if isinstance(stated, str) else stated
+    )
     try:
         return geometry(source.config)
     except KeyError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, An
     widths = mlp_widths(name, in_features, out_features, options)
     layers: list[nn.Module] = [nn.LayerNorm(in_features)] if options.get("input_norm") else []
     layers += [nn.GELU()] if options.get("input_gelu") else []
-    for index, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (a, b) in enumerate(pairwise(widths)):
         layers += [nn.GELU()] * (index > 0) + [nn.Linear(a, b)]
     return nn.Sequential(*layers)
 

@@ -46,7 +46,8 @@ class Registry:
         self.plugins = list(plugins)
         self._specs: list[Registered[Any]] = []
         for plugin in [core, *self.plugins]:
-            self._specs += [Registered(spec, plugin.owner) for spec in plugin.specs]
+            specs: Iterable[Any] = plugin.specs
+            self._specs += [Registered(spec, plugin.owner) for spec in specs]
 
     def add(self, spec: TowerSpec | ProjectorSpec | LLMSpec) -> None:
         """Register one spec for this process; the same name registered again replaces the earlier one."""
@@ -55,7 +56,8 @@ class Registry:
         same = [
             r for r in self._specs if r.owner == SESSION and type(r.spec) is type(spec) and r.spec.name == spec.name
         ]
-        self._specs = [r for r in self._specs if r not in same] + [Registered(spec, SESSION)]
+        added: Any = spec
+        self._specs = [r for r in self._specs if r not in same] + [Registered(added, SESSION)]
 
     def all(self, kind: type[Spec]) -> list[Registered[Spec]]:
         """Every registered spec of one kind, sorted by name."""

@@ -165,4 +165,4 @@ def expand(weights: str, base: Path) -> str:
     """`weights` as written in a file of directory `base`: a path made absolute, anything else unchanged."""
     if not is_path(weights, base):
         return weights
-    return os.path.abspath(base / Path(weights).expanduser())
+    return os.path.abspath(base / Path(weights).expanduser())  # noqa: PTH100  # links are kept as the user wrote them

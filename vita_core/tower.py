@@ -266,7 +266,7 @@ class BaseVisionTower(nn.Module, abc.ABC):
     def dtype(self) -> torch.dtype:
         """The encoder's dtype (before loading: the configured one)."""
         parameter = None if self.encoder is None else next(self.encoder.parameters(), None)
-        return getattr(torch, self.settings.dtype) if parameter is None else parameter.dtype  # type: ignore[no-any-return]
+        return getattr(torch, self.settings.dtype) if parameter is None else parameter.dtype
 
     @property
     def device(self) -> torch.device:

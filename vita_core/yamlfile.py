@@ -103,10 +103,10 @@ def _convert(loader: _Loader, node: yaml.Node, key: Key, file: str, marks: dict[
     if isinstance(node, yaml.SequenceNode):
         return [_convert(loader, child, (*key, i), file, marks) for i, child in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node)
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        name = str(loader.construct_object(key_node))  # type: ignore[no-untyped-call]
+        name = str(loader.construct_object(key_node))
         mark = Mark(file, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
         if name in result:
             raise ConfigError(f"{mark}: duplicate key {name!r}; it stands first at {marks[(*key, name)]}")

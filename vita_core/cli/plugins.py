@@ -27,8 +27,9 @@ def plugins(json: JsonOption = False) -> None:
         print_json(rows)
         return
     cells = []
-    for row in rows:
-        told = "; ".join(part for part in (row["reason"], row["remedy"], *row["notes"]) if part)
-        owner = f"{row['distribution']} {row['version']}".strip()
-        cells.append((row["name"], row["status"], ", ".join(row["brings"]), owner, told))
+    for row, plugin in zip(rows, registry().plugins, strict=True):
+        told = "; ".join(part for part in (plugin.reason, plugin.remedy, *plugin.notes) if part)
+        cells.append(
+            (row["name"], row["status"], ", ".join(spec.name for spec in plugin.specs), str(plugin.owner), told)
+        )
     print_table("Plugins", ["name", "status", "brings", "from", "why, and what to do"], cells)

@@ -15,7 +15,7 @@ def train(
     data: Annotated[
         list[Path],
         typer.Option(
-            help="A folder of picture + .txt, a JSONL of {image, caption}, or a LLaVA JSON. Repeat it for more sets; each is drawn from equally often."
+            help="A folder of picture + .txt, a JSONL of {image, caption}, or a LLaVA JSON; more than one share the draws."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The directory to write; `vita run DIR` opens it.")],

@@ -1,0 +1,1 @@
+"""Projector alignment and its score."""

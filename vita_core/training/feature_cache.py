@@ -67,6 +67,7 @@ class FeatureCache:
     def fill(self) -> None:
         """Encode what is not there yet, decoding the next pictures while the tower runs."""
         total, done = self.copies * len(self.samples), self._read_progress() or 0
+        assert self.tower.image_processor  # made before the threads start: transformers' lazy imports race
         flat = self.array.reshape(total, *self.shape[2:])
         bar = tqdm(total=total, initial=done, unit="picture", desc="features", disable=None)
         with ThreadPoolExecutor(2) as pool, bar:
@@ -79,7 +80,7 @@ class FeatureCache:
                 done += len(pixels)
                 bar.update(len(pixels))
                 if not waiting or done // BATCH % 20 == 0:
-                    self.array.flush()
+                    self.array.flush()  # type: ignore[attr-defined]  # a numpy.memmap
                     self._progress.write_text(json.dumps({"key": self._key, "done": done}))
 
     @staticmethod

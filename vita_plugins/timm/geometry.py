@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,10 +22,13 @@ def build(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
             f"tower.options.architecture: timm {timm.__version__} has no model {name!r}; see timm.list_models()"
         )
     arguments = dict(config.get("model_args", {}))
-    fixed = timm.create_model(name, pretrained=False, num_classes=0, device="meta", **arguments)
-    if options.get("image_size") and hasattr(fixed, "patch_embed"):
+    if options.get("image_size"):
         arguments["img_size"] = options["image_size"]
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    except TypeError:  # a convolutional network takes any size and has no such argument
+        arguments.pop("img_size", None)
+        model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise VitaError(f"timm's {name} has no forward_intermediates; pick another encoder")
     return model
@@ -38,8 +42,9 @@ def image_size(config: Mapping[str, Any], options: Mapping[str, Any], model: nn.
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
     """One stage per entry of timm's ``feature_info``; timm's index k is layer k + 1, and layer 0 cannot be tapped."""
-    with torch.device("meta"), torch.no_grad():
+    with init_empty_weights(include_buffers=True):
         model = build(config, options).eval()
+    with torch.device("meta"), torch.no_grad():
         side = image_size(config, options, model)
         modules = [info["module"] for info in model.feature_info]
         with FlopCounterMode(display=False) as counter:

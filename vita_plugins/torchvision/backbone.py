@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torchvision
+from accelerate import init_empty_weights
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,8 +55,9 @@ def measure(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Shap
     side = options.get("image_size") or config.get("image_size") or 224
     stages: list[tuple[int, tuple[int, int], int, int]] = []
     ends: list[int] = []
-    with torch.device("meta"), torch.no_grad():
+    with init_empty_weights(include_buffers=True):
         model = torchvision.models.get_model(name, weights=None).eval()
+    with torch.device("meta"), torch.no_grad():
         x = torch.empty(1, 3, side, side)
         for index, (_, module) in enumerate(steps(model)):
             with FlopCounterMode(display=False) as counter:

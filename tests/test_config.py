@@ -1,0 +1,129 @@
+"""Every config mistake is told with its place; every shipped config validates and plans without weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vita_core import load_config, make_plan
+from vita_core.config import shipped_configs
+from vita_core.errors import ConfigError, VitaError
+
+GOOD = "tower: {weights: ./w}\nllm: {weights: owner/name}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r":1:1: the file is empty"),
+        ("- a\n", r":1:1: expected a mapping"),
+        ("tower: {weights: ./w}\n", r"required key 'llm' is missing"),
+        (GOOD + "tower: {weights: ./x}\n", r":3:1: duplicate key 'tower'; it stands first at .*:1:1"),
+        (
+            "tower:\n  weights: ./w\n  selct_layer: 1\nllm: {weights: a/b}\n",
+            r":3:3: unknown key 'selct_layer' in 'tower'. Did you mean 'select_layer'",
+        ),
+        (
+            "tower:\n  weights: ./w\n  select_layer: one\nllm: {weights: a/b}\n",
+            r":3:3: tower.select_layer: .* not 'one'",
+        ),
+        ("tower:\n  weights: ./w\n  compile: true\nllm: {weights: a/b}\n", r"is not built yet"),
+        (GOOD + "device: [\n", r":4:1: not valid YAML"),
+        (GOOD + "extends: nowhere.yaml\n", r":3:1: extends: no such file 'nowhere.yaml'"),
+    ],
+)
+def test_mistakes_have_a_place(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(file)
+    assert str(error.value).startswith(str(file))
+
+
+def test_numbers_and_words_are_yaml_1_2(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(GOOD + "training: {learning_rate: 1e-4}\nprompt: {question: on}\n")
+    config = load_config(file)
+    assert config.training.learning_rate == 1e-4
+    assert config.prompt.question == "on"
+
+
+def test_extends_and_paths_are_relative_to_their_own_file(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "base.yaml").write_text(
+        "tower: {weights: ./tower, select_layer: -2}\nllm: {weights: owner/name}\n"
+    )
+    (tmp_path / "c.yaml").write_text("extends: deep/base.yaml\ntower: {select_layer: -1}\n")
+    config = load_config(tmp_path / "c.yaml")
+    assert config.tower.weights == str(tmp_path / "deep" / "tower")
+    assert config.tower.select_layer == -1
+    assert config.llm.weights == "owner/name"
+
+
+def test_extends_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(ConfigError, match="circle"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_set_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.yaml").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    config = load_config("c.yaml", ["tower.select_layer=[1, 2]", "tower.weights=./other", "images.tiles.max=4"])
+    assert config.tower.select_layer == [1, 2]
+    assert config.tower.weights == str(tmp_path / "other")
+    assert config.images.tiles is not None
+    assert config.images.tiles.max == 4
+    with pytest.raises(ConfigError, match=r"--set tower.selct:1:1: unknown key 'selct'"):
+        load_config("c.yaml", ["tower.selct=1"])
+    with pytest.raises(ConfigError, match=r"key.key=value"):
+        load_config("c.yaml", ["tower"])
+
+
+def test_unknown_config_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'quickstart'"):
+        load_config("quickstrat")
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name != "quickstart"])
+def test_shipped_configs_plan_without_weights_or_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    plan = make_plan(load_config(name))
+    assert plan.tokens == plan.tiles * plan.stages[1].shape[1]
+    assert plan.parameters == sum(stage.parameters for stage in plan.stages)
+    assert all(stage.flops > 0 for stage in plan.stages[1:])
+
+
+# tokens and widths as VITA, LLaVA and the S2 paper publish them
+@pytest.mark.parametrize(
+    ("name", "tokens", "width"),
+    [
+        ("internvit-qwen2.5-7b", 13 * 256, 4096),
+        ("siglip-s2-qwen2.5-7b", 729, 3456),
+        ("clip-vicuna-7b", 576, 1024),
+        ("eva-clip-mistral-7b", 576, 1024),
+    ],
+)
+def test_published_sizes(name: str, tokens: int, width: int) -> None:
+    plan = make_plan(load_config(name))
+    assert (plan.tokens, plan.stages[1].shape[2]) == (tokens, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("clip-vicuna-7b", 6.738), ("eva-clip-mistral-7b", 7.242), ("siglip-s2-qwen2.5-7b", 7.616)]
+)
+def test_language_models_have_their_published_size(name: str, billions: float) -> None:
+    assert make_plan(load_config(name)).stages[3].parameters / 1e9 == pytest.approx(billions, abs=0.001)
+
+
+def test_plan_says_which_rule_chose_the_tower(tiny_config: Path) -> None:
+    plan = make_plan(tiny_config)
+    assert plan.rule == "model_type 'clip_vision_model' in its config.json"
+    assert make_plan(load_config(tiny_config, ["tower.type=clip"])).rule == "explicit `type: clip`"
+
+
+def test_a_misspelled_tower_is_told_with_the_nearest(tiny_config: Path) -> None:
+    with pytest.raises(VitaError, match=r"unknown tower 'clp'. Did you mean 'clip'\? Registered: clip, eva_clip"):
+        make_plan(load_config(tiny_config, ["tower.type=clp"]))
