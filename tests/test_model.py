@@ -100,7 +100,7 @@ def test_no_chat_template_says_what_to_do(tiny_config: Path, tiny_llm: Path, tmp
     shutil.copytree(tiny_llm, bare)
     (bare / "chat_template.jinja").unlink()
     model = build_model(load_config(tiny_config, [f"llm.weights={bare}"]))
-    with pytest.raises(ConfigError, match="prompt.template: plain"):
+    with pytest.raises(ConfigError, match=r"prompt\.template: plain"):
         model.ask(golden / "pictures" / "wide.png", "what is this ?")
 
 

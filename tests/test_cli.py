@@ -1,0 +1,155 @@
+"""The real command in real processes: every subcommand, every mistake with exit code 2 and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, vita
+from PIL import Image
+from safetensors.torch import load_file
+
+COMMANDS = ["towers", "plugins", "plan", "encode", "run", "train", "eval", "assets"]
+HEAVY = ("torch", "transformers", "timm", "open_clip", "torchvision")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(command: str) -> None:
+    done = vita(command, "--help")
+    assert done.returncode == 0
+    assert "--json" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["towers"], ["plugins"], ["plan", "clip-vicuna-7b"]])
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print('HEAVY', [m for m in {HEAVY} if m in sys.modules], file=sys.stderr))\n"
+        f"sys.argv = ['vita', *{arguments!r}]\nfrom vita_core.cli import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stderr
+
+
+def test_help_imports_no_plugin() -> None:
+    code = (
+        "import sys\nsys.argv = ['vita', '--help']\nfrom vita_core.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert not [m for m in sys.modules if m.startswith('vita_plugins')]\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_towers_and_plugins() -> None:
+    rows = json.loads(vita("towers", "--json").stdout)
+    assert {"clip", "siglip", "eva_clip", "internvit", "timm", "torchvision"} <= {row["name"] for row in rows}
+    assert {row["distribution"] for row in rows} == {"vita-core"}
+    states = {row["name"]: row["status"] for row in json.loads(vita("--no-plugin", "clip", "plugins", "--json").stdout)}
+    assert states["clip"] == "blocked"
+    assert states["siglip"] == "loaded"
+
+
+def test_a_failed_plugin_is_told_and_strict_exits(tmp_path: Path) -> None:
+    (tmp_path / "vita_broken.py").write_text("raise RuntimeError('broken on purpose')\n")
+    told = vita("-p", "vita_broken", "plugins", PYTHONPATH=str(tmp_path))
+    assert told.returncode == 0
+    assert "broken on purpose" in told.stdout
+    assert vita("-p", "vita_broken", "towers", PYTHONPATH=str(tmp_path)).returncode == 0
+    for arguments, environment in ((["--strict-plugins"], {}), ([], {"VITA_STRICT_PLUGINS": "1"})):
+        done = vita("-p", "vita_broken", *arguments, "towers", PYTHONPATH=str(tmp_path), **environment)
+        assert done.returncode == 2
+        assert "broken on purpose" in done.stderr
+
+
+def test_encode_writes_features_and_a_map(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
+    picture, out, drawn = golden / "pictures" / "wide.png", tmp_path / "f.safetensors", tmp_path / "map.png"
+    done = vita("encode", tiny_config, picture, "--out", out, "--picture-map", drawn, "--json")
+    assert done.returncode == 0, done.stderr
+    expected = load_file(golden / "clip" / "expected.safetensors")["features.wide"]
+    assert (load_file(out)[str(picture)] - expected).abs().max() < 1e-5
+    with Image.open(drawn) as sheet:
+        assert sheet.size == (672, 336)
+        right = sheet.crop((336, 0, 672, 336))
+        assert len(set(right.getdata())) > 4
+    assert json.loads(done.stdout)["pictures"][0]["shape"] == [1, 16, 32]
+
+
+def test_run_streams(tiny_config: Path, golden: Path) -> None:
+    done = vita("run", tiny_config, "--image", golden / "pictures" / "wide.png", "--question", "what is this ?")
+    assert done.returncode == 0, done.stderr
+
+
+def bad_pictures(folder: Path) -> dict[str, Path]:
+    """One file of each kind that must be refused."""
+    good = folder / "good.png"
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(good)
+    files = {"missing": folder / "none.png", "truncated": folder / "cut.png", "empty": folder / "empty.png"}
+    noise = Image.effect_noise((128, 128), 90)
+    noise.save(files["truncated"])
+    files["truncated"].write_bytes(files["truncated"].read_bytes()[:2000])
+    files["empty"].write_bytes(b"")
+    files["text"] = folder / "text.jpg"
+    files["text"].write_text("not a picture")
+    files["1x1"] = folder / "dot.png"
+    Image.new("RGB", (1, 1)).save(files["1x1"])
+    files["huge"] = folder / "huge.png"
+    Image.new("1", (20000, 6000)).save(files["huge"])
+    return files
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "text", "1x1", "huge"])
+def test_bad_pictures(kind: str, tiny_config: Path, tmp_path: Path) -> None:
+    picture, out = bad_pictures(tmp_path)[kind], tmp_path / "out.safetensors"
+    done = vita("encode", tiny_config, picture, "--out", out)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert picture.name in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "P", "CMYK", "LA", "L"])
+def test_every_mode_is_opened(mode: str, tiny_config: Path, tmp_path: Path) -> None:
+    file = tmp_path / ("p.tif" if mode == "CMYK" else "p.png")
+    Image.new(mode, (32, 48)).save(file)
+    assert vita("encode", tiny_config, file, "--out", tmp_path / "o.safetensors").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "quickstrat"], "Did you mean 'quickstart'"),
+        (["plan", "TINY", "--set", "tower.type=clpi"], "Did you mean 'clip'"),
+        (["plan", "TINY", "--set", "tower.select_layer=7"], "-5..-1 or 0..4"),
+        (["plan", "TINY", "--set", "tower.slect_layer=7"], "Did you mean 'select_layer'"),
+        (["plan", "TINY", "--set", "tower.weights=./nowhere"], "no such file or directory"),
+        (["assets", "mobilnet"], "Did you mean 'mobilenet-v2'"),
+        (["encode", "TINY", "PICTURE", "--out", "x.txt"], "must end in .safetensors"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str, tiny_config: Path, golden: Path) -> None:
+    places = {"TINY": str(tiny_config), "PICTURE": str(golden / "pictures" / "wide.png")}
+    done = vita(*[places.get(argument, argument) for argument in arguments])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_quickstart_without_its_assets_says_what_to_do(tmp_path: Path) -> None:
+    done = vita("plan", "quickstart", VITA_CACHE=str(tmp_path))
+    assert done.returncode == 2
+    assert "run `vita assets`" in done.stderr
+
+
+def test_docs_are_generated_from_the_code() -> None:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "docs" / "generate.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,131 @@
+"""Training data, the trained directory, resuming, and the score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import vita
+from safetensors.torch import load_file
+
+from vita_core import build_model, load_config
+from vita_core.errors import ConfigError
+from vita_core.training.data import read_samples
+from vita_core.training.evaluate import evaluate, names_it
+from vita_core.training.train import train
+
+QUICK = [
+    "training={steps: 4, batch_size: 4, warm_start_steps: 2, warm_start_batch: 4, variants: 1, held_out: 0.25, "
+    "eval_steps: 2, save_steps: 2}"
+]
+
+
+def test_three_layouts(captioned: Path, tmp_path: Path) -> None:
+    rows = read_samples(captioned)
+    assert len(rows) == 12
+    assert rows[0].image == captioned.parent / "wide.png"
+    (captioned.parent / "wide.txt").write_text("a cat .\n")
+    assert [(s.image.name, s.caption) for s in read_samples(captioned.parent)] == [("wide.png", "a cat .")]
+    turns = [{"from": "human", "value": "<image>\nwhat is it ?"}, {"from": "gpt", "value": "a dog ."}]
+    llava = captioned.parent / "llava.json"
+    llava.write_text(json.dumps([{"id": "1", "image": "tall.png", "conversations": turns}]))
+    assert read_samples(llava)[0].caption == "a dog ."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"image": "x.png"}\n', r":1:1: needs a non-empty text 'caption'"),
+        ('{"image": "x.png", "caption": "a"\n', r":1:\d+: not valid JSON"),
+        ('{"image": "x.png", "caption": "a"}\n', r"1 of 1 pictures are missing"),
+        ("\n", "holds no captioned picture"),
+    ],
+)
+def test_bad_data(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_samples(file)
+
+
+def test_train_writes_what_run_opens(tiny_config: Path, captioned: Path, tmp_path: Path, golden: Path) -> None:
+    out = tmp_path / "out"
+    scores = train(load_config(tiny_config, QUICK), [captioned], out, ["made up, CC0"])
+    assert {"train_loss", "held_out_loss", "steps", "samples", "held_out"} <= set(scores)
+    assert (scores["samples"], scores["held_out"], scores["steps"]) == (9, 3, 4)
+    record = json.loads((out / "provenance.json").read_text())
+    assert record["data"][0]["licence"] == "made up, CC0"
+    assert record["made_by"]["tower_plugin"] == "vita-core"
+    assert yaml.safe_load((out / "config.yaml").read_text())["projector"]["weights"] == "./projector.safetensors"
+    trained = load_file(out / "projector.safetensors")
+    model = build_model(out)
+    for key, value in model.projector.state_dict().items():
+        assert (value - trained[key].float()).abs().max() == 0
+    assert model.ask(golden / "pictures" / "wide.png").tower == "clip"
+    with pytest.raises(ConfigError, match="another config or other data"):
+        train(load_config(tiny_config, [*QUICK, "training.seed=1"]), [captioned], out)
+
+
+def test_an_interrupted_run_ends_as_an_unbroken_one(
+    tiny_config: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vita_core.training.align import Alignment
+
+    config = load_config(tiny_config, QUICK)
+    train(config, [captioned], tmp_path / "whole")
+    original, calls = Alignment.compute_loss, []
+
+    def interrupt_fourth(self: Alignment, model: object, inputs: object, *args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 6:  # after the checkpoint of step 2 and its evaluation
+            raise KeyboardInterrupt
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(Alignment, "compute_loss", interrupt_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, [captioned], tmp_path / "broken")
+    monkeypatch.setattr(Alignment, "compute_loss", original)
+    assert not (tmp_path / "broken" / "projector.safetensors").exists()
+    assert (tmp_path / "broken" / "work" / "alignment" / "checkpoint-2").is_dir()
+    train(config, [captioned], tmp_path / "broken")
+    whole, broken = (load_file(tmp_path / name / "projector.safetensors") for name in ("whole", "broken"))
+    assert all((whole[key] == broken[key]).all() for key in whole)
+
+
+@pytest.mark.parametrize(
+    ("answer", "caption", "names", "expected"),
+    [
+        ("A grand piano.", "A grand piano.", (), True),
+        ("It is a PIANO, I think", "A grand piano.", (), True),
+        ("A pianola.", "A grand piano.", (), False),
+        ("one two three four five six seven eight piano", "A piano.", (), False),
+        ("A tabby cat.", "A tabby.", ("cat",), True),
+        ("A German shepherd dog", "An animal.", ("German shepherd",), True),
+        ("", "A cat.", (), False),
+    ],
+)
+def test_named(answer: str, caption: str, names: tuple[str, ...], expected: bool) -> None:
+    assert names_it(answer, caption, names) is expected
+
+
+def test_evaluate_counts_and_shuffles(tiny_config: Path, captioned: Path) -> None:
+    result = evaluate(build_model(tiny_config), read_samples(captioned), batch=5)
+    assert result["n"] == len(result["answers"]) == 12
+    assert result["named"] == sum(row["named"] for row in result["answers"]) / 12
+    assert set(result["answers"][0]) == {"image", "caption", "answer", "named"}
+
+
+def test_the_commands(tiny_config: Path, captioned: Path, tmp_path: Path, golden: Path) -> None:
+    out = tmp_path / "trained"
+    done = vita("train", tiny_config, "--data", captioned, "--out", out, "--set", QUICK[0], "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 4
+    scored = vita("eval", out, "--data", captioned, "--json")
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads(scored.stdout)["n"] == 12
+    answered = vita("run", out, "--image", golden / "pictures" / "wide.png", "--question", "what is this ?", "--json")
+    assert answered.returncode == 0, answered.stderr
+    keys = {"text", "token_ids", "tower", "llm", "tiles", "visual_tokens", "prompt_tokens", "timings"}
+    assert set(json.loads(answered.stdout)) == keys
