@@ -47,27 +47,22 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
     with torch.device("meta"), torch.no_grad():
         side = image_size(config, options, model)
         modules = [info["module"] for info in model.feature_info]
+        spent: list[int] = []  # FLOPs when each tapped module ends
         with FlopCounterMode(display=False) as counter:
-            maps = model.forward_intermediates(
-                torch.empty(1, 3, side, side), intermediates_only=True, output_fmt="NCHW"
-            )
-    costs = {name.partition(".")[2]: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
-    behind = [key for key, _ in model.named_parameters()]
-    ends = [
-        max((i for i, key in enumerate(behind) if key.startswith(f"{module}.")), default=-1) + 1 for module in modules
-    ]
-    sizes = [parameter.numel() for parameter in model.parameters()]
-    first = min((i for i, key in enumerate(behind) if key.startswith(f"{modules[0]}.")), default=0)
-    stem = (
-        int(maps[0].shape[1]),
-        tuple(maps[0].shape[2:]),
-        sum(sizes[:first]),
-        costs.get("patch_embed", costs.get("stem", 0)),
-    )
-    stages, start = [stem], first
-    for tapped, module, end in zip(maps, modules, ends, strict=True):
-        stages.append((int(tapped.shape[1]), tuple(tapped.shape[2:]), sum(sizes[start:end]), costs.get(module, 0)))
-        start = max(start, end)
+            for module in modules:
+                model.get_submodule(module).register_forward_hook(lambda *_: spent.append(counter.get_total_flops()))
+            pixels = torch.empty(1, 3, side, side)
+            maps = model.forward_intermediates(pixels, intermediates_only=True, output_fmt="NCHW")
+    keys, sizes = zip(*[(key, parameter.numel()) for key, parameter in model.named_parameters()], strict=True)
+    inside = [[index for index, key in enumerate(keys) if key.startswith(f"{module}.")] for module in modules]
+    # parameters stand in the order they run; what stands before the first tapped module is the stem
+    start = inside[0][0] if inside[0] else 0
+    stages = [(int(maps[0].shape[1]), tuple(maps[0].shape[2:]), sum(sizes[:start]), 0)]
+    before = 0
+    for tapped, indices, total in zip(maps, inside, spent, strict=True):
+        end = indices[-1] + 1 if indices else start
+        stages.append((int(tapped.shape[1]), tuple(tapped.shape[2:]), sum(sizes[start:end]), (total - before) // 2))
+        start, before = max(start, end), total
     norm = (
         sum(p.numel() for p in model.norm.parameters()) if isinstance(getattr(model, "norm", None), nn.Module) else None
     )
