@@ -42,8 +42,8 @@ def image_size(config: Mapping[str, Any], options: Mapping[str, Any], model: nn.
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
     """One stage per entry of timm's ``feature_info``; timm's index k is layer k + 1, and layer 0 cannot be tapped."""
-    with init_empty_weights(include_buffers=True):
-        model = build(config, options).eval()
+    with init_empty_weights(include_buffers=False):
+        model = build(config, options).eval().to("meta")
     with torch.device("meta"), torch.no_grad():
         side = image_size(config, options, model)
         modules = [info["module"] for info in model.feature_info]

@@ -55,8 +55,8 @@ def measure(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Shap
     side = options.get("image_size") or config.get("image_size") or 224
     stages: list[tuple[int, tuple[int, int], int, int]] = []
     ends: list[int] = []
-    with init_empty_weights(include_buffers=True):
-        model = torchvision.models.get_model(name, weights=None).eval()
+    with init_empty_weights(include_buffers=False):
+        model = torchvision.models.get_model(name, weights=None).eval().to("meta")
     with torch.device("meta"), torch.no_grad():
         x = torch.empty(1, 3, side, side)
         for index, (_, module) in enumerate(steps(model)):
