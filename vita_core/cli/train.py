@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +39,8 @@ def train(
     from vita_core.training.train import train as run_training
 
     logging.disable_progress_bar()
-    scores = run_training(settings, data, out, licence or ())
+    with contextlib.redirect_stdout(sys.stderr):  # transformers logs its losses on stdout
+        scores = run_training(settings, data, out, licence or ())
     if json:
         print_json({"out": str(out), **scores})
     else:
