@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset, WeightedRandomSampler
+from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from vita_core.config import TrainingConfig
@@ -33,34 +34,45 @@ class Rows:
 
 
 class CachedSamples(Dataset[dict[str, Tensor]]):
-    """Features of a random variant of a sample, its moments jittered, with the ids of its answer."""
+    """Features of a sample with the ids of its answer.
 
-    def __init__(self, cache: FeatureCache, rows: Rows, answers: Sequence[Tensor], jitter: float) -> None:
-        self.cache, self.rows, self.answers, self.jitter = cache, rows, answers, jitter
-        self.copies = cache.copies if jitter > 0 else 1
-        self.group_place = {group: place for place, group in enumerate(sorted(set(rows.groups)))}
+    `draws` items are drawn, each data set equally often, each a random variant with jittered moments; an item depends on
+    the seed and its number alone, so that a resumed run sees what an unbroken one would. With `draws` None (held-out
+    samples) every sample comes once, as it is.
+    """
+
+    def __init__(self, cache: FeatureCache, rows: Rows, answers: Sequence[Tensor], draws: int | None = None) -> None:
+        self.cache, self.rows, self.answers, self.draws = cache, rows, answers, draws
         pairs = list(zip(rows.indices, rows.groups, strict=True))
-        by_group = [[index for index, of in pairs if of == group] for group in self.group_place]
-        moments = [cache.moments(indices) for indices in by_group] if jitter > 0 else []
-        self.mean = torch.stack([m for m, _ in moments]) if moments else None  # (groups, copies, C)
-        self.deviation = torch.stack([d for _, d in moments]) if moments else None
+        self.groups = [[index for index, of in pairs if of == group] for group in sorted(set(rows.groups))]
+        moments = [cache.moments(indices) for indices in self.groups] if draws is not None else []
+        self.moments = [
+            torch.stack(part) for part in zip(*moments, strict=True)
+        ]  # mean, deviation: (groups, copies, C)
 
     def __len__(self) -> int:
-        return len(self.rows.indices)
+        return len(self.rows.indices) if self.draws is None else self.draws
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
-        index = self.rows.indices[item]
-        copy = int(torch.randint(self.copies, ()))
-        features = torch.from_numpy(self.cache.array[copy, index].astype("float32"))  # (N, C)
-        if self.mean is not None and self.deviation is not None and torch.rand(()) < self.jitter:
-            own = self.group_place[self.rows.groups[item]]
-            mean, deviation = self.mean[own, copy], self.deviation[own, copy]
-            other = int(torch.randint(self.mean[..., 0].numel(), ()))
-            to_mean, to_deviation = self.mean.flatten(0, 1)[other], self.deviation.flatten(0, 1)[other]
-            share = torch.rand(())
+        if self.draws is None:
+            index = self.rows.indices[item]
+            return {"features": self._features(0, index), "answer_ids": self.answers[index]}
+        settings = self.cache.config.training
+        rng = random.Random(f"{settings.seed}-{self.draws}-{item}")
+        group = rng.randrange(len(self.groups))
+        index, copy = rng.choice(self.groups[group]), rng.randrange(self.cache.copies)
+        features = self._features(copy, index)
+        if rng.random() < settings.moment_jitter:
+            mean, deviation = (moment[group, copy] for moment in self.moments)
+            other = rng.randrange(len(self.groups)), rng.randrange(self.cache.copies)
+            to_mean, to_deviation = (moment[other] for moment in self.moments)
+            share = rng.random()
             scale = deviation + share * (to_deviation - deviation)
             features = (features - mean) / deviation * scale + mean + share * (to_mean - mean)
         return {"features": features, "answer_ids": self.answers[index]}
+
+    def _features(self, copy: int, index: int) -> Tensor:
+        return torch.from_numpy(self.cache.array[copy, index].astype("float32"))  # (N, C)
 
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -92,17 +104,9 @@ class _ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
         )
         super().__init__(vlm.projector, args, collate, train, held_out)
 
-    def _get_train_sampler(self, *_: Any) -> WeightedRandomSampler:
-        """Every data set equally often, whatever its size."""
-        groups = self.train_dataset.rows.groups
-        weights = _balanced(groups)
-        generator = torch.Generator().manual_seed(self.args.seed)
-        return WeightedRandomSampler(weights, self.args.max_steps * self.args.train_batch_size, generator=generator)
-
-
-def _balanced(groups: Sequence[int]) -> list[float]:
-    counts = {group: groups.count(group) for group in set(groups)}
-    return [1 / counts[group] for group in groups]
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        """In order: the items are random themselves."""
+        return SequentialSampler(self.train_dataset)
 
 
 class WarmStart(_ProjectorTrainer):
@@ -163,7 +167,7 @@ def words(caption: str) -> str:
 def run_warm_start(
     vlm: VisionLanguageModel, train: CachedSamples, captions: Sequence[str], folder: Path, settings: TrainingConfig
 ) -> None:
-    """Regress the projector onto word embeddings; see `WarmStart`. `captions` are those of the samples in `train`."""
+    """Regress the projector onto word embeddings; see `WarmStart`. `captions` are those of `train.rows`."""
     ids = {caption: train.answers[index] for caption, index in zip(captions, train.rows.indices, strict=True)}
     tokenizer, targets = vlm.llm.tokenizer, []
     for caption in ids:

@@ -45,10 +45,12 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
     cache.fill()
     kept, held = _split(len(samples), settings.held_out, settings.seed)
     answers = [_answer_ids(vlm, sample.caption) for sample in samples]
-    training = CachedSamples(cache, Rows(kept, [groups[i] for i in kept]), answers, settings.moment_jitter)
-    held_out = CachedSamples(cache, Rows(held, [groups[i] for i in held]), answers, 0.0) if held else None
+    rows = Rows(kept, [groups[i] for i in kept])
+    held_out = CachedSamples(cache, Rows(held, [groups[i] for i in held]), answers) if held else None
     vlm.projector.requires_grad_(True)
-    _warm_start(vlm, training, [samples[i].caption for i in kept], work)
+    warming = CachedSamples(cache, rows, answers, settings.warm_start_steps * settings.warm_start_batch)
+    _warm_start(vlm, warming, [samples[i].caption for i in kept], work)
+    training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
     scores = run_alignment(vlm, training, held_out, work / "alignment", settings)
     scores |= {"samples": len(kept), "held_out": len(held)}
     _write(vlm, config, out, scores, _sources(config, data, sets, licences))
