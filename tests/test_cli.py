@@ -153,3 +153,14 @@ def test_docs_are_generated_from_the_code() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_pixel_limit_is_the_configs(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
+    picture = golden / "pictures" / "wide.png"
+    limited = ["--set", "images.max_pixels=100"]
+    for done in (
+        vita("run", tiny_config, "--image", picture, *limited),
+        vita("encode", tiny_config, picture, "--out", tmp_path / "o.safetensors", *limited),
+    ):
+        assert done.returncode == 2
+        assert "more than 100 pixels" in done.stderr

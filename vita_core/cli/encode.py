@@ -34,11 +34,11 @@ def encode(
     import torch
     from safetensors.torch import save_file
 
-    from vita_core.images import open_picture
+    from vita_core.images import MAX_PIXELS, open_picture
     from vita_core.model import pick_device, picture_pixels
     from vita_core.tower import build_tower
 
-    opened = {str(path): open_picture(path) for path in pictures}
+    opened = {str(path): open_picture(path, max_pixels=settings.images.max_pixels or MAX_PIXELS) for path in pictures}
     tower = build_tower(settings.tower.model_copy(update={"delay_load": False}), device=pick_device(settings.device))
     with torch.inference_mode():
         features = {

@@ -22,10 +22,12 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Answer a question about one picture or more; the answer streams as it is made."""
-    from vita_core.images import open_picture
+    from vita_core.config import load_config
+    from vita_core.images import MAX_PIXELS, open_picture
 
+    limit = load_config(config, overrides or ()).images.max_pixels or MAX_PIXELS
     for path in image:  # a picture that cannot be opened is told before any weight is read
-        open_picture(path)
+        open_picture(path, max_pixels=limit)
     model = open_model(config, overrides)
 
     def show(text: str) -> None:
