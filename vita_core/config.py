@@ -133,10 +133,9 @@ class TrainingConfig(_Section):
     """Projector alignment (``vita train``); tower and language model stay frozen.
 
     `variants`: how many altered copies (cropped, rescaled, sharpened, blurred, re-compressed) of each photo are encoded
-    beside the photo itself. `moment_jitter`: the chance that a sample's channel means and deviations are moved towards
-    those of another group of the training features. `warm_start_steps`: steps, of `warm_start_batch` photos, that
-    regress the projected tokens onto the embeddings of the caption's words before the language model is run at all.
-    `held_out`: the share of photos kept for the score.
+    beside the photo itself. `warm_start_steps`: steps, of `warm_start_batch` photos, that regress the projected tokens
+    onto the embeddings of the caption's words before the language model is run at all. `held_out`: the share of photos
+    kept for the score.
     """
 
     steps: PositiveInt = 800
@@ -148,7 +147,6 @@ class TrainingConfig(_Section):
     warm_start_batch: PositiveInt = 256
     warm_start_learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     variants: Annotated[int, Field(ge=0)] = 3
-    moment_jitter: Annotated[float, Field(ge=0, le=1)] = 0.5
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
     seed: int = 0
     eval_steps: PositiveInt = 100

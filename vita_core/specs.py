@@ -138,7 +138,9 @@ class ProjectorSpec:
     """A projector that ``projector.type`` selects.
 
     pattern: a regular expression that the whole type must match (``mlp(\\d+)x_gelu``), or None for just `name`.
-    factory: ``"module:function"``, called with ``(type, in_features, out_features, options)``, returns an ``nn.Module``.
+    factory: ``"module:function"``, called with ``(type, in_features, out_features, options)``, returns an ``nn.Module``
+    that maps (B, N, in_features) to (B, N, out_features). A module that defines ``start_from_words(embed)`` is given, before
+    its training, a function from a text to the mean embedding (out_features) of its words.
     parameters: the same arguments -> its number of parameters, as an integer.
     """
 

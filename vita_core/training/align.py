@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import random
 import re
 from collections.abc import Sequence
@@ -36,19 +38,15 @@ class Rows:
 class CachedSamples(Dataset[dict[str, Tensor]]):
     """Features of a sample with the ids of its answer.
 
-    `draws` items are drawn, each data set equally often, each a random variant with jittered moments; an item depends on
-    the seed and its number alone, so that a resumed run sees what an unbroken one would. With `draws` None (held-out
-    samples) every sample comes once, as it is.
+    `draws` items are drawn, each data set equally often, each a random variant; an item depends on the seed and its number
+    alone, so that a resumed run sees what an unbroken one would. With `draws` None (held-out samples) every sample comes
+    once, as it is.
     """
 
     def __init__(self, cache: FeatureCache, rows: Rows, answers: Sequence[Tensor], draws: int | None = None) -> None:
         self.cache, self.rows, self.answers, self.draws = cache, rows, answers, draws
         pairs = list(zip(rows.indices, rows.groups, strict=True))
         self.groups = [[index for index, of in pairs if of == group] for group in sorted(set(rows.groups))]
-        moments = [cache.moments(indices) for indices in self.groups] if draws is not None else []
-        self.moments = [
-            torch.stack(part) for part in zip(*moments, strict=True)
-        ]  # mean, deviation: (groups, copies, C)
 
     def __len__(self) -> int:
         return len(self.rows.indices) if self.draws is None else self.draws
@@ -59,17 +57,8 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
             return {"features": self._features(0, index), "answer_ids": self.answers[index]}
         settings = self.cache.config.training
         rng = random.Random(f"{settings.seed}-{self.draws}-{item}")
-        group = rng.randrange(len(self.groups))
-        index, copy = rng.choice(self.groups[group]), rng.randrange(self.cache.copies)
-        features = self._features(copy, index)
-        if rng.random() < settings.moment_jitter:
-            mean, deviation = (moment[group, copy] for moment in self.moments)
-            other = rng.randrange(len(self.groups)), rng.randrange(self.cache.copies)
-            to_mean, to_deviation = (moment[other] for moment in self.moments)
-            share = rng.random()
-            scale = deviation + share * (to_deviation - deviation)
-            features = (features - mean) / deviation * scale + mean + share * (to_mean - mean)
-        return {"features": features, "answer_ids": self.answers[index]}
+        index, copy = rng.choice(rng.choice(self.groups)), rng.randrange(self.cache.copies)
+        return {"features": self._features(copy, index), "answer_ids": self.answers[index]}
 
     def _features(self, copy: int, index: int) -> Tensor:
         return torch.from_numpy(self.cache.array[copy, index].astype("float32"))  # (N, C)
@@ -132,27 +121,32 @@ class WarmStart(_ProjectorTrainer):
 class Alignment(_ProjectorTrainer):
     """The frozen language model reads prompt, projected tokens and answer; the loss is on the answer's tokens alone."""
 
+    @functools.cached_property
+    def prompt(self) -> tuple[Any, Tensor]:
+        """Keys and values of what stands before the picture (None for nothing), read once, and embeddings of what stands
+        behind it (T, D)."""
+        llm, settings = self.vlm.llm, self.vlm.settings.prompt
+        ids = llm.prompt(settings, settings.question, 1)
+        place = ids.index(PICTURE_ID)
+        before, after = (
+            torch.tensor(part, dtype=torch.long, device=llm.device) for part in (ids[:place], ids[place + 1 :])
+        )
+        with torch.no_grad():
+            read = llm.model.base_model(input_ids=before[None], use_cache=True) if place else None
+            return read and read.past_key_values, llm.embed(after)
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         """Mean cross-entropy of the answer's tokens; the head runs on their positions only."""
-        llm, settings = self.vlm.llm, self.vlm.settings.prompt
-        answers, features = inputs["answer_ids"], inputs["features"]
-        prompt = llm.prompt(settings, settings.question, 1)
-        place = prompt.index(PICTURE_ID)
-        before, after = (
-            llm.embed(torch.tensor(part, dtype=torch.long)) for part in (prompt[:place], prompt[place + 1 :])
-        )
-        size = len(features)
-        embeds = torch.cat(
-            [
-                before.expand(size, -1, -1),
-                model(features).to(llm.dtype),
-                after.expand(size, -1, -1),
-                llm.embed(answers.clamp(min=0)),
-            ],
-            dim=1,
-        )
+        llm, (prefix, after) = self.vlm.llm, self.prompt
+        answers, size = inputs["answer_ids"], len(inputs["features"])
+        tokens = model(inputs["features"]).to(llm.dtype)
+        embeds = torch.cat([tokens, after.expand(size, -1, -1), llm.embed(answers.clamp(min=0))], dim=1)
+        cache = copy.deepcopy(prefix)
+        if cache is not None:
+            cache.batch_repeat_interleave(size)
         # padding stands only behind the answers, where causal attention does not look: no mask is needed
-        hidden = llm.model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        read = llm.model.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
+        hidden = read.last_hidden_state
         counted = answers != IGNORE
         logits = llm.model.get_output_embeddings()(hidden[:, -answers.shape[1] - 1 : -1][counted])
         loss = F.cross_entropy(logits.float(), answers[counted])
@@ -161,7 +155,7 @@ class Alignment(_ProjectorTrainer):
 
 def words(caption: str) -> str:
     """A caption without its article and full stop: the words whose embeddings a warm start aims at."""
-    return " " + re.sub(r"^(an?|the)\s+", "", caption.rstrip(". "), flags=re.IGNORECASE)
+    return re.sub(r"^(an?|the)\s+", "", caption.rstrip(". "), flags=re.IGNORECASE)
 
 
 def run_warm_start(
@@ -169,15 +163,18 @@ def run_warm_start(
 ) -> None:
     """Regress the projector onto word embeddings; see `WarmStart`. `captions` are those of `train.rows`."""
     ids = {caption: train.answers[index] for caption, index in zip(captions, train.rows.indices, strict=True)}
-    tokenizer, targets = vlm.llm.tokenizer, []
-    for caption in ids:
-        tokens = tokenizer(words(caption), add_special_tokens=False).input_ids
-        targets.append(vlm.llm.embed(torch.tensor(tokens)).mean(0).float())
+
+    def embed(text: str) -> Tensor:
+        tokens = vlm.llm.tokenizer(" " + text, add_special_tokens=False).input_ids
+        return vlm.llm.embed(torch.tensor(tokens)).mean(0).float()
+
+    if hasattr(vlm.projector, "start_from_words"):
+        vlm.projector.start_from_words(embed)
     trainer = WarmStart(
         vlm,
         train,
         None,
-        targets=torch.stack(targets).detach(),
+        targets=torch.stack([embed(words(caption)) for caption in ids]).detach(),
         target_of={tuple(answer.tolist()): place for place, answer in enumerate(ids.values())},
         output_dir=str(folder),
         max_steps=settings.warm_start_steps,

@@ -95,12 +95,3 @@ class FeatureCache:
             side = self.tower.resolved.geometry.input_size[0]
             picture = varied(picture, random.Random(f"{self.config.training.seed}-{item}"), side)
         return picture_pixels(self.tower, self.config.images, picture)
-
-    def moments(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Channel means and deviations (copies, C) over the samples `rows`, for moment jitter."""
-        mean, deviation = [], []
-        for copy in range(self.copies):
-            part = torch.from_numpy(self.array[copy, list(rows)]).float().flatten(0, 1)
-            mean.append(part.mean(0))
-            deviation.append(part.std(0) + 1e-3)
-        return torch.stack(mean), torch.stack(deviation)

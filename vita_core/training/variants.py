@@ -9,23 +9,29 @@ from PIL import Image, ImageFilter
 
 __all__ = ["varied"]
 
+SMALL = 64
+"""Pixels a side of the smallest thumbnails."""
+
 
 def varied(picture: Image.Image, rng: random.Random, side: int) -> Image.Image:
-    """`picture` cropped, perhaps shrunk and re-compressed, brought to `side` pixels, perhaps sharpened or blurred."""
+    """`picture` cropped, perhaps shrunk and re-compressed, brought to `side` pixels, rarely sharpened or blurred.
+
+    Shrinking is what carries names over from small photos to sharp ones; much sharpening hurts.
+    """
     width, height = picture.size
     scale, stretch = rng.uniform(0.5, 1.0) ** 0.5, rng.uniform(0.87, 1.15)
     crop_width, crop_height = min(width, width * scale * stretch), min(height, height * scale / stretch)
     left, top = rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height)
     box = (left, top, left + crop_width, top + crop_height)
-    if min(width, height) > 64 and rng.random() < 0.6:  # what a thumbnail of it would show
-        small = rng.randint(64, max(65, min(176, width, height)))
+    if min(width, height) > SMALL and rng.random() < 0.7:  # what a thumbnail of it would show
+        small = SMALL if rng.random() < 0.5 else rng.randint(SMALL, max(SMALL, min(176, width, height)))
         picture = _compressed(picture.resize((small, small), Image.Resampling.BILINEAR, box=box), rng.randint(40, 95))
         box = (0, 0, small, small)
     picture = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
     fate = rng.random()
-    if fate < 0.55:
+    if fate < 0.2:
         picture = picture.filter(ImageFilter.UnsharpMask(rng.uniform(1.5, 4), rng.randint(60, 250), 0))
-    elif fate < 0.65:
+    elif fate < 0.35:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.5)))
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else picture
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vita_core import Shape, TowerSpec, hookimpl
+from vita_core import ProjectorSpec, Shape, TowerSpec, hookimpl
 
 vita_api = 1
 
@@ -22,6 +22,26 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
     }
+
+
+def projector_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
+    """Weights and biases of both branches, and of the LayerNorm."""
+    classes, hidden = options.get("classes", 1000), options.get("hidden_size", 512)
+    features = in_features - classes
+    return (classes + 1) * out_features + 2 * features + (features + 1) * hidden + (hidden + 1) * out_features
+
+
+@hookimpl
+def vita_projectors() -> list[ProjectorSpec]:
+    return [
+        ProjectorSpec(
+            name="class_scores_mlp",
+            summary="class probabilities as words, plus an MLP on the features beside them",
+            factory="vita_plugins.torchvision.projector:class_scores_mlp",
+            parameters=projector_parameters,
+            options="vita_plugins.torchvision.projector:ProjectorOptions",
+        )
+    ]
 
 
 @hookimpl
