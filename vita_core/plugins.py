@@ -6,12 +6,13 @@ and one raising hook aborts the call for all. Each plugin therefore gets a manag
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any, Literal
 
 import pluggy
@@ -96,10 +97,14 @@ def discover(selection: Selection) -> list[Plugin]:
 
 
 def _owner(point: EntryPoint) -> Owner:
-    distribution = point.dist
-    if distribution is None:
-        return Owner(point.name, "unknown distribution", "")
-    return Owner(point.name, distribution.name, distribution.version)
+    return Owner(point.name, *(_named(point.dist) if point.dist is not None else ("unknown distribution", "")))
+
+
+@functools.cache
+def _named(distribution: Distribution) -> tuple[str, str]:
+    """Name and version; each look at them parses the distribution's metadata file."""
+    metadata = distribution.metadata
+    return metadata["Name"], metadata["Version"]
 
 
 def _from_entry_point(point: EntryPoint, selection: Selection) -> Plugin:

@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Vision towers of multimodal language models, as plugins. CONFIG is a YAML file, the name of a shipped one "
     "(such as quickstart), or a directory that `vita train` wrote.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # importing rich to print help would double the start-up
     add_completion=False,
     pretty_exceptions_enable=False,
 )

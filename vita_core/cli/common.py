@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,13 @@ def print_json(data: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A rich table on stdout; wide when piped, so that nothing is cut."""
+    """A rich table on a terminal; plain columns, two spaces apart, when piped."""
+    if not sys.stdout.isatty():
+        lines = [columns, *[[str(cell) for cell in row] for row in rows]]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -36,8 +43,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    Console().print(table)
 
 
 def open_model(config: str, overrides: list[str] | None) -> Any:

@@ -1,0 +1,70 @@
+"""What the benchmarks share: sides timed in turn, ratios with their spread, a JSON of the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+Times = dict[str, list[float]]
+
+
+def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int) -> Times:
+    """Seconds of every side, `rounds` times in turn, each round in the other's reverse order; one round before warms up."""
+    times: Times = {name: [] for name in sides}
+    for number in range(-1, rounds):
+        for name in list(sides)[:: 1 if number % 2 else -1]:
+            start = time.perf_counter()
+            sides[name]()
+            if number >= 0:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: Times, side: str, beside: str) -> dict[str, float]:
+    """`side` over `beside`, round by round: median, lowest and highest."""
+    ratios = [a / b for a, b in zip(times[side], times[beside], strict=True)]
+    return {
+        "median": round(statistics.median(ratios), 3),
+        "low": round(min(ratios), 3),
+        "high": round(max(ratios), 3),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def report(name: str, claim: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
+    """Print the rows and write ``results/NAME.json``."""
+    table = Table(title=claim, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    Console().print(table)
+    RESULTS.mkdir(exist_ok=True)
+    record = {"claim": claim, "machine": machine(), **more, "rows": list(rows)}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['median']} ({value['low']}-{value['high']})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,161 @@
+"""Encoders of full size with random weights: saved by the library's own class, run bare, run as LLaVA and VITA do, and as a
+tower of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """`tower` is the config of ours; `best` builds the library's model with the needed layers alone, `original` the whole
+    model with every hidden state kept; both give the patch tokens (B, N, C) of `layer`."""
+
+    name: str
+    side: int
+    tower: dict[str, Any]
+    save: Callable[[Path], None]
+    best: Callable[[Path], Forward]
+    original: Callable[[Path], Forward]
+
+
+def _transformers(model: Any, config: Any, layer: int, prefix: int, last: str = "num_hidden_layers") -> dict[str, Any]:
+    """The three callables of a transformers vision model; `layer` counts from the end as ``hidden_states`` does."""
+
+    def save(folder: Path) -> None:
+        torch.manual_seed(0)
+        model(config).save_pretrained(folder)
+
+    def opened(folder: Path, **changes: Any) -> nn.Module:
+        return model.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **changes).eval()  # type: ignore[no-any-return]
+
+    def best(folder: Path) -> Forward:
+        truncated = {last: getattr(config, last) + 1 + layer}
+        encoder = opened(folder, attn_implementation="sdpa", **truncated)
+        return lambda pixels: encoder(pixels, output_hidden_states=True).hidden_states[-1][:, prefix:]
+
+    def original(folder: Path) -> Forward:
+        encoder = opened(folder)
+        return lambda pixels: encoder(pixels, output_hidden_states=True).hidden_states[layer][:, prefix:]
+
+    return {"save": save, "best": best, "original": original}
+
+
+def clip() -> Family:
+    """CLIP-L/14-336."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        image_size=336,
+        patch_size=14,
+    )
+    return Family("CLIP-L/14-336", 336, {"type": "clip"}, **_transformers(CLIPVisionModel, config, -2, 1))
+
+
+def siglip() -> Family:
+    """SigLIP-so400m-384."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    config = SiglipVisionConfig(
+        hidden_size=1152,
+        num_hidden_layers=27,
+        num_attention_heads=16,
+        intermediate_size=4304,
+        image_size=384,
+        patch_size=14,
+    )
+    return Family("SigLIP-so400m-384", 384, {"type": "siglip"}, **_transformers(SiglipVisionModel, config, -2, 0))
+
+
+def internvit() -> Family:
+    """InternViT-300M-448, its features neither halved nor shuffled here."""
+    from transformers import InternVLVisionConfig, InternVLVisionModel
+
+    from vita_plugins.internvit import published
+
+    config = InternVLVisionConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, image_size=[448, 448],
+        patch_size=[14, 14], norm_type="layer_norm", attention_bias=True,
+    )  # fmt: skip
+    sides = _transformers(InternVLVisionModel, config, -1, 1)
+
+    def save(folder: Path) -> None:
+        torch.manual_seed(0)
+        save_file(InternVLVisionModel(config).state_dict(), folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(published(1024, 24, 16, 4096, rms=False)))
+
+    def opened(folder: Path, attention: str) -> nn.Module:
+        from safetensors.torch import load_file
+
+        config._attn_implementation = attention
+        model = InternVLVisionModel(config).eval()
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model
+
+    def best(folder: Path) -> Forward:
+        encoder = opened(folder, "sdpa")
+        return lambda pixels: encoder(pixels).last_hidden_state[:, 1:]
+
+    def original(folder: Path) -> Forward:
+        encoder = opened(folder, "eager")  # its published code multiplies queries and keys itself
+        return lambda pixels: encoder(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+
+    plain = {"type": "internvit", "feature_scale": 1.0, "pixel_shuffle": False}
+    return Family("InternViT-300M-448", 448, plain, **{**sides, "save": save, "best": best, "original": original})
+
+
+def eva() -> Family:
+    """EVA02-CLIP-L-336, as open_clip saves it."""
+    import timm
+
+    name = "eva02_large_patch14_clip_336"
+
+    def save(folder: Path) -> None:
+        torch.manual_seed(0)
+        state = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
+        save_file(
+            {f"visual.trunk.{key}": value for key, value in state.items()}, folder / "open_clip_model.safetensors"
+        )
+        (folder / "open_clip_config.json").write_text(
+            json.dumps({"model_cfg": {"vision_cfg": {"timm_model_name": name}}})
+        )
+
+    def opened(folder: Path) -> nn.Module:
+        from safetensors.torch import load_file
+
+        model = timm.create_model(name, pretrained=False, num_classes=0).eval()
+        state = load_file(folder / "open_clip_model.safetensors")
+        model.load_state_dict({key.removeprefix("visual.trunk."): value for key, value in state.items()})
+        return model
+
+    def forward(folder: Path, **how: Any) -> Forward:
+        encoder = opened(folder)
+        if how["stop_early"]:
+            encoder.prune_intermediate_layers([22], prune_norm=True, prune_head=True)
+        every = {"indices": [22] if how["stop_early"] else None, **how}
+        at = 0 if how["stop_early"] else 22
+        return lambda pixels: encoder.forward_intermediates(pixels, intermediates_only=True, output_fmt="NLC", **every)[
+            at
+        ]
+
+    return Family(
+        "EVA02-CLIP-L-336", 336, {"type": "eva_clip"}, save,
+        lambda folder: forward(folder, stop_early=True), lambda folder: forward(folder, stop_early=False),
+    )  # fmt: skip
+
+
+FAMILIES: dict[str, Callable[[], Family]] = {"clip": clip, "siglip": siglip, "eva_clip": eva, "internvit": internvit}
