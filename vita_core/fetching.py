@@ -76,14 +76,14 @@ def _alone(asset: Asset, report: Report) -> Iterator[Path]:
     except Timeout:
         report(f"{asset.name}: waiting for another `vita assets`")
         lock.acquire()
+    work = cache_dir() / "work"
     try:
-        work = cache_dir() / "work"
         shutil.rmtree(work, ignore_errors=True)  # the pip of a killed run may still write; it has its own folder
         work.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=work) as scratch:
             yield Path(scratch)
-        shutil.rmtree(work, ignore_errors=True)
     finally:
+        shutil.rmtree(work, ignore_errors=True)
         lock.release()
 
 
@@ -184,10 +184,9 @@ def _check(path: Path, expected: str, advice: str) -> None:
 
 
 def _no_room(asset: Asset, why: str) -> AssetError:
-    free = shutil.disk_usage(cache_dir()).free
     return AssetError(
         f"no disk space for asset {asset.name!r} in {cache_dir()}: it needs {math.ceil(_needed(asset) / MB)} MB, and "
-        f"{free // MB} MB are free{why}; free some, or set VITA_CACHE to a folder on another disk"
+        f"{_free() // MB} MB are free{why}; free some, or set VITA_CACHE to a folder on another disk"
     )
 
 
@@ -196,8 +195,14 @@ def _needed(asset: Asset) -> int:
     return asset.member_bytes + asset.made_bytes + (0 if _wheels(asset) else asset.wheel_bytes)
 
 
+def _free() -> int:
+    """Bytes free where the cache is, or will be."""
+    place = cache_dir().absolute()
+    return shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
+
+
 def _check_room(asset: Asset) -> None:
-    if shutil.disk_usage(cache_dir()).free < _needed(asset):
+    if _free() < _needed(asset):
         raise _no_room(asset, "")
 
 
