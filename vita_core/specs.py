@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vita_core.errors import PluginError
+
 __all__ = ["LLMShape", "LLMSpec", "ProjectorSpec", "Shape", "Stage", "TowerSpec"]
 
 CheckpointConfig = Mapping[str, Any]
@@ -127,6 +129,11 @@ class TowerSpec:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: str | None = None
     requires: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("model_types", "weight_files"):  # a string is a sequence too, and `in` would look for a substring
+            if isinstance(getattr(self, key), str):
+                raise PluginError(f"TowerSpec {self.name!r}: {key} must be a tuple, not {getattr(self, key)!r}")
 
     def opens(self, config: CheckpointConfig) -> bool:
         """Whether a checkpoint with this config is one of this tower's."""
