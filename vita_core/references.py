@@ -8,8 +8,16 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from vita_core.errors import nearest
+from vita_core.specs import LLMSpec, ProjectorSpec, TowerSpec
 
-__all__ = ["unresolved"]
+__all__ = ["dangling", "unresolved"]
+
+
+def dangling(spec: TowerSpec | ProjectorSpec | LLMSpec) -> list[str]:
+    """What is wrong with the strings of a spec, a line each. A factory must be one; the rest may be."""
+    fields = {key: getattr(spec, key, None) for key in ("options", "shape", "processor", "geometry")}
+    stated = {"factory": spec.factory, **{key: value for key, value in fields.items() if isinstance(value, str)}}
+    return [f"the {key} {value!r} {reason}" for key, value in stated.items() if (reason := unresolved(value))]
 
 
 def unresolved(reference: object) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from vita_core import builtin
 from vita_core.errors import PluginError, nearest
 from vita_core.plugins import Owner, Plugin, Selection, describe, discover, load_plugin, remedy, warn_notes
-from vita_core.references import unresolved
+from vita_core.references import dangling
 from vita_core.specs import LLMSpec, ProjectorSpec, TowerSpec
 
 __all__ = [
@@ -131,10 +131,9 @@ class Registry:
                 for rival in self._rivals(spec)
             ]
             found += [
-                f"the {key} of its {kind} {spec.name!r}, {value!r}, {reason}; update or uninstall "
-                f"{plugin.owner.distribution}, or {block}{plugin.owner.selector}"
-                for key, value in _references(spec).items()
-                if (reason := unresolved(value))
+                f"{reason} (of its {kind} {spec.name!r}); update or uninstall {plugin.owner.distribution}, or "
+                f"{block}{plugin.owner.selector}"
+                for reason in dangling(spec)
             ]
         return found
 
@@ -164,13 +163,6 @@ class Registry:
 
     def _names(self, kind: type[Spec]) -> str:
         return ", ".join(dict.fromkeys(r.spec.name for r in self.all(kind)))
-
-
-def _references(spec: AnySpec) -> dict[str, object]:
-    """The ``"module:name"`` strings of a spec by their field; only a factory must be one."""
-    optional = ("options", "shape", "processor", "geometry")
-    stated = {key: value for key in optional if isinstance(value := getattr(spec, key, None), str)}
-    return {"factory": spec.factory, **stated}
 
 
 def _matches(spec: AnySpec, name: str) -> bool:
