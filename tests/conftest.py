@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from distributions import Environment
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 REPOSITORY = Path(__file__).parent.parent
@@ -81,6 +82,12 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """A second environment, for the distributions that one module's tests install."""
+    return Environment(tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture

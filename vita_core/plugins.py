@@ -132,11 +132,9 @@ def load_plugin(owner: Owner, module: str, load: Callable[[], Any]) -> Plugin:
     try:
         plugin = load()
         notes = _check_api(plugin)
-        manager = pluggy.PluginManager(PROJECT)
-        manager.add_hookspecs(hookspecs)
-        manager.register(plugin, owner.plugin)
-        _check_hook_names(plugin, manager)
-        return Plugin(owner, module, "loaded", notes=notes, specs=tuple(_collect(manager)))
+        _check_hook_names(plugin)
+        specs = tuple(_collect(_managed(plugin, owner.plugin)))
+        return Plugin(owner, module, "loaded", notes=notes, specs=specs)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit(), a Rust panic or a test outcome at import is not an Exception
@@ -157,15 +155,26 @@ def _check_api(plugin: Any) -> tuple[str, ...]:
     return ()
 
 
-def _check_hook_names(plugin: Any, manager: pluggy.PluginManager) -> None:
-    """Misspelled hooks, marked (pluggy would stay silent until asked) or not."""
-    manager.check_pending()
+def _check_hook_names(plugin: Any) -> None:
+    """Misspelled hooks, marked or not, and unmarked ones; pluggy would pass all of them over."""
     for name in dir(plugin):
         value = getattr(plugin, name, None)
         if name.startswith("vita_") and callable(value) and name not in HOOKS:
             raise PluginError(f"defines {name}, which is no hook; the hooks are {', '.join(HOOKS)}")
         if name in HOOKS and not hasattr(value, f"{PROJECT}_impl"):
             raise PluginError(f"defines {name} without the `@hookimpl` marker; import it from vita_core")
+
+
+def _managed(plugin: Any, name: str) -> pluggy.PluginManager:
+    """A manager of this plugin alone. Raises PluginError for a hook of another signature, or of no known name."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(plugin, name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(" ".join(str(error).split())) from error
+    return manager
 
 
 def _collect(manager: pluggy.PluginManager) -> Iterable[TowerSpec | ProjectorSpec | LLMSpec]:
