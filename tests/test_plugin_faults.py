@@ -36,7 +36,11 @@ FAULTS = {
     "twice_a": (tower("twice", more="model_types=('twice',)"), "by plugin twice_b of vita-fault-twice-b 1.0", "block"),
     "twice_b": (tower("twice", more="model_types=('twice',)"), "by plugin twice_a of vita-fault-twice-a 1.0", "block"),
     "no_module": (tower("lost", "fault_no_module.tower:T"), "not there: fault_no_module.tower", "update or uninstall"),
-    "no_class": (tower("astray", "vita_plugins.clip.tower:ClipTwer"), "Did you mean 'ClipTower'", "update or uninstall"),
+    "no_class": (
+        tower("astray", "vita_plugins.clip.tower:ClipTwer"),
+        "Did you mean 'ClipTower'",
+        "update or uninstall",
+    ),
     "left_behind": ("", "ModuleNotFoundError", "its module is gone: pip uninstall vita-fault-left-behind"),
     "cannot_say": (tower("dumb", more="recognises=lambda config: config['missing']"), "", ""),
 }
@@ -166,4 +170,6 @@ def test_a_failing_command(faulty: Environment, fault: str) -> None:
     assert name in faulty.vita("--help").stdout
     done = faulty.vita(name)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: command {name!r}, plugin {name} of vita-fault-{fault.replace('_', '-')} 1.0: ")
+    assert done.stderr.startswith(
+        f"error: command {name!r}, plugin {name} of vita-fault-{fault.replace('_', '-')} 1.0: "
+    )

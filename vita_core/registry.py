@@ -32,6 +32,7 @@ Spec = TypeVar("Spec", TowerSpec, ProjectorSpec, LLMSpec)
 AnySpec = TowerSpec | ProjectorSpec | LLMSpec
 KINDS: dict[type, str] = {TowerSpec: "tower", ProjectorSpec: "projector", LLMSpec: "language model"}
 CORE = Owner("core", "vita-core", "")
+MORE = "Others come with plugins: pip install the one that brings it; `vita plugins` lists those here."
 SESSION = Owner("session", "vita_core.register", "")
 
 
@@ -118,7 +119,8 @@ class Registry:
         if claimants:
             raise PluginError(f"{weights}: {_types(claimants)} all open it ({rule}); say which with `type:`")
         said = f" (its config.json says model_type {config['model_type']!r})" if config.get("model_type") else ""
-        raise PluginError(f"no tower claims {weights}{said}; set `type:` to one of: {self._names(TowerSpec)}")
+        names = self._names(TowerSpec)
+        raise PluginError(f"no tower claims {weights}{said}; set `type:` to one of: {names}. {MORE}")
 
     def problems(self, plugin: Plugin) -> list[str]:
         """What is wrong with what a loaded plugin brings: names that others claim too, strings that do not resolve."""
@@ -159,7 +161,7 @@ class Registry:
         blocked = [p.owner.plugin for p in self.plugins if p.status == "blocked"]
         if blocked:
             message += f" Blocked: {', '.join(blocked)}."
-        return message
+        return f"{message} {MORE}"
 
     def _names(self, kind: type[Spec]) -> str:
         return ", ".join(dict.fromkeys(r.spec.name for r in self.all(kind)))

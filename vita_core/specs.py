@@ -173,7 +173,7 @@ class LLMShape:
 class LLMSpec:
     """A language model that ``llm.type`` selects.
 
-    factory: ``"module:Class"``; see `vita_core.llm.LanguageModel` for what it offers.
+    factory: ``"module:Class"`` of a `LanguageModel` subclass, called with the ``llm:`` section and a ``torch.device``.
     geometry: checkpoint config -> `LLMShape`; hub_ids: known ids -> published config.
     """
 
