@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def dinov2_config(tmp_path: Path, tiny_llm: Path) -> Path:
     file = tmp_path / "dinov2.yaml"
     file.write_text(f"tower: {{weights: ./dinov2, select_layer: -2}}\nllm: {{weights: {tiny_llm}}}\ndevice: cpu\n")
     return file
+
+
+def test_our_own_wheel_holds_what_is_not_python(tmp_path: Path) -> None:
+    with zipfile.ZipFile(build_wheel(REPOSITORY, tmp_path)) as wheel:
+        packed = set(wheel.namelist())
+    templates = (REPOSITORY / "vita_core" / "templates").rglob("*.template")
+    configs = (REPOSITORY / "configs").glob("*.yaml")
+    assert {str(path.relative_to(REPOSITORY)) for path in templates} <= packed
+    assert {f"vita_core/configs/{path.name}" for path in configs} <= packed
 
 
 def test_the_example_is_built_installed_used_and_removed(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from vita_core import TowerSpec, list_towers, register
@@ -34,54 +31,6 @@ def clean_registry() -> object:
 def test_the_six_are_there() -> None:
     assert {tower.name for tower in list_towers()} >= BUILTIN
     assert {plugin.status for plugin in registry().plugins} == {"loaded"}
-
-
-MODULES = {
-    "import_error": ("import nothing_of_this_name\n", "ModuleNotFoundError", "pip install nothing_of_this_name"),
-    "syntax_error": ("def broken(:\n", "SyntaxError", "uninstall"),
-    "exits": ("import sys\nsys.exit('no')\n", "SystemExit: no", "uninstall"),
-    "no_api": ("x = 1\n", "vita_api = 1", "update"),
-    "wrong_api": ("vita_api = 99\n", "vita_api 99; this vita-core speaks 1", "update"),
-    "misspelled": (
-        "from vita_core import hookimpl\nvita_api = 1\n@hookimpl\ndef vita_tower():\n    return []\n",
-        "vita_tower",
-        "update",
-    ),
-    "signature": (
-        "from vita_core import hookimpl\nvita_api = 1\n@hookimpl\ndef vita_towers(callback):\n    return []\n",
-        "vita_towers",
-        "update",
-    ),
-    "unmarked": ("vita_api = 1\ndef vita_towers():\n    return []\n", "@hookimpl", "update"),
-    "raises": (
-        "from vita_core import hookimpl\nvita_api = 1\n@hookimpl\ndef vita_towers():\n    raise OSError('disk')\n",
-        "OSError: disk",
-        "update",
-    ),
-    "wrong_spec": (
-        "from vita_core import hookimpl\nvita_api = 1\n@hookimpl\ndef vita_towers():\n    return ['clip']\n",
-        "must return TowerSpec",
-        "update",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", MODULES)
-def test_a_broken_plugin_breaks_nothing_else(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: object
-) -> None:
-    text, reason, remedy = MODULES[fault]
-    (tmp_path / f"plugin_{fault}.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    use_plugins(modules=[f"plugin_{fault}"])
-    assert {tower.name for tower in list_towers()} >= BUILTIN
-    failed = [plugin for plugin in registry().plugins if plugin.status == "failed"]
-    assert [plugin.module for plugin in failed] == [f"plugin_{fault}"]
-    assert reason in failed[0].reason
-    assert remedy in failed[0].remedy
-    with pytest.raises(PluginError, match=f"plugin_{fault}"):
-        registry().find(TowerSpec, "missing")
-    sys.modules.pop(f"plugin_{fault}", None)
 
 
 def test_ctrl_c_is_not_swallowed() -> None:
