@@ -112,6 +112,9 @@ def test_all_of_them_together(faulty: Environment, clip_config: Path) -> None:
     assert faulty.vita("plan", clip_config).returncode == 0
     strict = faulty.vita("--strict-plugins", "towers").stderr
     assert all(f"error: plugin {fault} of " in strict for fault in STRICT)
+    asked = faulty.vita("plan", clip_config, "--set", "tower.type=nowhere")
+    assert asked.returncode == 2
+    assert "exits of vita-fault-exits 1.0 (SystemExit: no)" in asked.stderr
     table = faulty.vita("plugins").stdout
     assert "vita-fault-exits" in table
     assert "SystemExit: no" in table

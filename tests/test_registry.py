@@ -7,6 +7,7 @@ import pytest
 from vita_core import TowerSpec, list_towers, register
 from vita_core.errors import PluginError
 from vita_core.plugins import Owner, Plugin, Selection, load_plugin
+from vita_core.references import unresolved
 from vita_core.registry import Registry, registry, use_plugins
 from vita_plugins.clip import processor, shape
 
@@ -59,6 +60,12 @@ def test_two_distributions_of_one_name() -> None:
     assert both.find(TowerSpec, "vita-b/same").owner.distribution == "vita-b"
 
 
+def test_one_distribution_that_brings_a_name_twice() -> None:
+    both = Registry([loaded("vita-a", spec("same"), spec("same"))])
+    with pytest.raises(PluginError, match=r"block one with VITA_PLUGINS_BLOCK=vita-a:p"):
+        both.find(TowerSpec, "same")
+
+
 def test_resolution_never_reads_the_path() -> None:
     found = Registry([loaded("d", spec("clip", model_types=("clip_vision_model",)), spec("eva", hub_ids={"o/n": {}}))])
     assert found.choose(None, {"model_type": "clip_vision_model"}, None, "/eval/sig/eva-clip").tower.spec.name == "clip"
@@ -76,3 +83,23 @@ def test_register_in_a_program(clean_registry: object) -> None:
     assert [tower.name for tower in list_towers()].count("mine") == 1
     with pytest.raises(PluginError, match="takes a TowerSpec"):
         register("mine")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("vita_plugins.clip.tower:ClipTower", ""),
+        ("vita_plugins.clip.tower:ClipTower.build_encoder", ""),
+        ("vita_core:build_tower", ""),  # made by __getattr__
+        ("_ssl:SSLError", ""),  # compiled: only importing it would tell
+        ("vita_plugins.clip.tower:ClipTwer", "Did you mean 'ClipTower'"),
+        ("vita_plugins.clip.twoer:ClipTower", "not there: vita_plugins.clip.twoer"),
+        ("no_such_package.tower:T", "not there: no_such_package.tower"),
+        ("vita_plugins.clip.tower", "'module:name'"),
+        ("vita_plugins.clip.tower:", "'module:name'"),
+        (TowerSpec, "'module:name'"),
+    ],
+)
+def test_references_are_looked_up_without_importing(reference: object, reason: str) -> None:
+    assert reason in unresolved(reference)
+    assert bool(reason) == bool(unresolved(reference))
