@@ -89,7 +89,7 @@ def write_package(directory: Path, values: dict[str, str]) -> None:
     templates = importlib.resources.files("vita_core") / "templates" / "tower"
     partial = directory.with_name(f".{directory.name}.partial")
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)  # one may be left of a killed run
         for template, target in FILES.items():
             text = (templates / f"{template}.template").read_text(encoding="utf-8")
             file = partial / Template(target).substitute(values)
