@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from vita_core import config, hookspecs
 from vita_core.cli import app
 from vita_core.plugins import HOOKS
 from vita_core.registry import CORE, registry
-from vita_core.specs import LLMSpec, ProjectorSpec, TowerSpec
+from vita_core.specs import LLMShape, LLMSpec, ProjectorSpec, Shape, Stage, TowerSpec
 
 OUTPUT = Path(__file__).parent / "reference.md"
 SECTIONS = [
@@ -55,11 +57,36 @@ def specs() -> list[str]:
 
 
 def hooks() -> list[str]:
-    lines = ["## Hooks", ""]
+    lines = [
+        "## Hooks",
+        "",
+        "Entry-point group `vita`: a module with `vita_api` and any of these, marked `@hookimpl`.",
+        "",
+    ]
     for name in HOOKS:
         function = getattr(hookspecs, name)
-        lines += [f"- `{name}{inspect.signature(function)}`: {inspect.getdoc(function)}"]
+        signature = str(inspect.signature(function)).replace("'", "")  # annotations are strings
+        lines += [f"- `{name}{signature}`: {inspect.getdoc(function)}"]
+    for spec in (*HOOKS.values(), Shape, Stage, LLMShape):
+        lines += ["", f"### {spec.__name__}", ""]
+        # a line "field: meaning" of a docstring becomes an item
+        lines += [re.sub(r"^(\w+): ", r"- `\1`: ", line) for line in (inspect.getdoc(spec) or "").splitlines()]
+        lines += ["", "| field | type | default |", "| --- | --- | --- |"]
+        lines += [
+            f"| `{field.name}` | `{escaped(field.type)}` | {default(field)} |" for field in dataclasses.fields(spec)
+        ]
     return lines
+
+
+def escaped(text: object) -> str:
+    return str(text).replace("|", "\\|")
+
+
+def default(field: dataclasses.Field[object]) -> str:
+    if field.default is not dataclasses.MISSING:
+        value = field.default
+        return f"`{value.__name__}`" if callable(value) else f"`{value!r}`"
+    return "required" if field.default_factory is dataclasses.MISSING else f"`{field.default_factory()!r}`"
 
 
 def keys() -> list[str]:

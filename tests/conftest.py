@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from distributions import Environment
 from sample_asset import CONTENT, add, digest
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
@@ -83,6 +84,12 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """A second environment, for the distributions that one module's tests install."""
+    return Environment(tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture

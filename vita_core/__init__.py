@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from vita_core.config import load_config as load_config
     from vita_core.errors import VitaError as VitaError
     from vita_core.hookspecs import hookimpl as hookimpl
+    from vita_core.llm import LanguageModel as LanguageModel
     from vita_core.model import build_model as build_model
     from vita_core.planning import make_plan as make_plan
     from vita_core.registry import list_towers as list_towers
     from vita_core.registry import register as register
+    from vita_core.specs import LLMShape as LLMShape
     from vita_core.specs import LLMSpec as LLMSpec
     from vita_core.specs import ProjectorSpec as ProjectorSpec
     from vita_core.specs import Shape as Shape
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BaseVisionTower": "tower",
+    "LLMShape": "specs",
     "LLMSpec": "specs",
+    "LanguageModel": "llm",
     "ProjectorSpec": "specs",
     "Shape": "specs",
     "TowerSpec": "specs",

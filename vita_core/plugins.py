@@ -22,7 +22,19 @@ from vita_core.errors import PluginError
 from vita_core.hookspecs import PROJECT, VITA_API
 from vita_core.specs import LLMSpec, ProjectorSpec, TowerSpec
 
-__all__ = ["GROUP", "Owner", "Plugin", "Selection", "discover", "load_plugin"]
+__all__ = [
+    "GROUP",
+    "HOOKS",
+    "Owner",
+    "Plugin",
+    "Selection",
+    "describe",
+    "discover",
+    "load_plugin",
+    "owner_of",
+    "remedy",
+    "warn_notes",
+]
 
 GROUP = "vita"
 HOOKS: dict[str, type] = {"vita_towers": TowerSpec, "vita_projectors": ProjectorSpec, "vita_llms": LLMSpec}
@@ -39,6 +51,11 @@ class Owner:
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}" if self.version else self.distribution
+
+    @property
+    def selector(self) -> str:
+        """What blocks this plugin and no other: ``distribution:name``."""
+        return f"{self.distribution}:{self.plugin}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ class Selection:
 
     def blocked(self, owner: Owner) -> str:
         """Why `owner` is not to be imported, or an empty string."""
-        names = {owner.plugin, f"{owner.distribution}:{owner.plugin}"}
+        names = {owner.plugin, owner.selector}
         if names & self.block:
             return "named in VITA_PLUGINS_BLOCK or --no-plugin"
         if self.only is not None and not names & self.only:
@@ -88,7 +105,7 @@ def _names(variable: str) -> list[str]:
 
 def discover(selection: Selection) -> list[Plugin]:
     """Every plugin installed or named, in a stable order (distribution, then name), loaded, failed or blocked."""
-    found = sorted(entry_points(group=GROUP), key=lambda point: (_owner(point).distribution, point.name))
+    found = sorted(entry_points(group=GROUP), key=lambda point: (owner_of(point).distribution, point.name))
     plugins = [_from_entry_point(point, selection) for point in dict.fromkeys(found)]
     for module in selection.modules:
         owner = Owner(module, module, "")
@@ -96,7 +113,8 @@ def discover(selection: Selection) -> list[Plugin]:
     return plugins
 
 
-def _owner(point: EntryPoint) -> Owner:
+def owner_of(point: EntryPoint) -> Owner:
+    """Who brought an entry point."""
     return Owner(point.name, *(_named(point.dist) if point.dist is not None else ("unknown distribution", "")))
 
 
@@ -108,7 +126,7 @@ def _named(distribution: Distribution) -> tuple[str, str]:
 
 
 def _from_entry_point(point: EntryPoint, selection: Selection) -> Plugin:
-    owner = _owner(point)
+    owner = owner_of(point)
     if reason := selection.blocked(owner):
         return Plugin(owner, point.value, "blocked", reason)
     return load_plugin(owner, point.value, point.load)
@@ -119,15 +137,13 @@ def load_plugin(owner: Owner, module: str, load: Callable[[], Any]) -> Plugin:
     try:
         plugin = load()
         notes = _check_api(plugin)
-        manager = pluggy.PluginManager(PROJECT)
-        manager.add_hookspecs(hookspecs)
-        manager.register(plugin, owner.plugin)
-        _check_hook_names(plugin, manager)
-        return Plugin(owner, module, "loaded", notes=notes, specs=tuple(_collect(manager)))
+        _check_hook_names(plugin)
+        specs = tuple(_collect(_managed(plugin, owner.plugin)))
+        return Plugin(owner, module, "loaded", notes=notes, specs=specs)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit(), a Rust panic or a test outcome at import is not an Exception
-        return Plugin(owner, module, "failed", _describe(error), _remedy(error, owner, module))
+        return Plugin(owner, module, "failed", describe(error), remedy(error, owner, module))
 
 
 def _check_api(plugin: Any) -> tuple[str, ...]:
@@ -137,19 +153,33 @@ def _check_api(plugin: Any) -> tuple[str, ...]:
     if not isinstance(stated, int) or not VITA_API - 1 <= stated <= VITA_API or stated < 1:
         raise PluginError(f"is written for vita_api {stated!r}; this vita-core speaks {VITA_API}")
     if stated < VITA_API:
-        return (f"uses vita_api {stated}, which vita-core stops reading one release after {VITA_API}",)
+        return (
+            f"is written for vita_api {stated}; this vita-core speaks {VITA_API} and still reads {stated}, the next "
+            "number will not: update the plugin",
+        )
     return ()
 
 
-def _check_hook_names(plugin: Any, manager: pluggy.PluginManager) -> None:
-    """Misspelled hooks, marked (pluggy would stay silent until asked) or not."""
-    manager.check_pending()
+def _check_hook_names(plugin: Any) -> None:
+    """Misspelled hooks, marked or not, and unmarked ones; pluggy would pass all of them over."""
     for name in dir(plugin):
         value = getattr(plugin, name, None)
         if name.startswith("vita_") and callable(value) and name not in HOOKS:
             raise PluginError(f"defines {name}, which is no hook; the hooks are {', '.join(HOOKS)}")
         if name in HOOKS and not hasattr(value, f"{PROJECT}_impl"):
             raise PluginError(f"defines {name} without the `@hookimpl` marker; import it from vita_core")
+
+
+def _managed(plugin: Any, name: str) -> pluggy.PluginManager:
+    """A manager of this plugin alone. Raises PluginError for a hook of another signature, or of no known name."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(plugin, name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(" ".join(str(error).split())) from error
+    return manager
 
 
 def _collect(manager: pluggy.PluginManager) -> Iterable[TowerSpec | ProjectorSpec | LLMSpec]:
@@ -163,19 +193,26 @@ def _collect(manager: pluggy.PluginManager) -> Iterable[TowerSpec | ProjectorSpe
                 yield spec  # type: ignore[misc]
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """One line: the error's type and the first line of its message."""
     text = str(error).strip().splitlines()
     first = text[0] if text else ""
     return first if isinstance(error, PluginError) else f"{type(error).__name__}: {first}".rstrip(": ")
 
 
-def _remedy(error: BaseException, owner: Owner, module: str) -> str:
-    update = f"update or uninstall {owner.distribution}, or block it with VITA_PLUGINS_BLOCK={owner.plugin}"
-    if isinstance(error, ModuleNotFoundError):
-        if error.name and module.split(":", maxsplit=1)[0].startswith(error.name):
-            return f"its module is gone: pip uninstall {owner.distribution}, or install it again"
-        return f"pip install {error.name}; or {update}"
-    return update
+def remedy(error: BaseException, owner: Owner, module: str) -> str:
+    """What the user can do about a plugin whose `module` failed with `error`."""
+    packaged = bool(owner.version)
+    block = f"block it with VITA_PLUGINS_BLOCK={owner.selector}"
+    mend = f"update or uninstall {owner.distribution}, or {block}" if packaged else f"mend {module}"
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return mend
+    path = module.partition(":")[0]
+    if path != error.name and not path.startswith(f"{error.name}."):
+        return f"pip install {error.name}; or {mend}"
+    if packaged:
+        return f"its module is gone: pip uninstall {owner.distribution}, or install it again; or {block}"
+    return f"give the dotted name of a module in the working directory or on PYTHONPATH, not {path!r}"
 
 
 def warn_notes(plugins: Iterable[Plugin]) -> None:

@@ -5,20 +5,34 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from vita_core import builtin
 from vita_core.errors import PluginError, nearest
-from vita_core.plugins import Owner, Plugin, Selection, discover, load_plugin, warn_notes
+from vita_core.plugins import Owner, Plugin, Selection, describe, discover, load_plugin, remedy, warn_notes
+from vita_core.references import dangling
 from vita_core.specs import LLMSpec, ProjectorSpec, TowerSpec
 
-__all__ = ["Choice", "Registered", "Registry", "import_object", "list_towers", "register", "registry", "use_plugins"]
+__all__ = [
+    "Choice",
+    "Registered",
+    "Registry",
+    "import_object",
+    "list_towers",
+    "register",
+    "registry",
+    "selection",
+    "use_plugins",
+]
 
 Spec = TypeVar("Spec", TowerSpec, ProjectorSpec, LLMSpec)
+AnySpec = TowerSpec | ProjectorSpec | LLMSpec
 KINDS: dict[type, str] = {TowerSpec: "tower", ProjectorSpec: "projector", LLMSpec: "language model"}
 CORE = Owner("core", "vita-core", "")
+MORE = "Others come with plugins: pip install the one that brings it; `vita plugins` lists those here."
 SESSION = Owner("session", "vita_core.register", "")
 
 
@@ -49,7 +63,7 @@ class Registry:
             specs: Iterable[Any] = plugin.specs
             self._specs += [Registered(spec, plugin.owner) for spec in specs]
 
-    def add(self, spec: TowerSpec | ProjectorSpec | LLMSpec) -> None:
+    def add(self, spec: AnySpec) -> None:
         """Register one spec for this process; the same name registered again replaces the earlier one."""
         if type(spec) not in KINDS:
             raise PluginError(f"register() takes a TowerSpec, ProjectorSpec or LLMSpec, not {type(spec).__name__}")
@@ -74,8 +88,10 @@ class Registry:
         found = [r for r in self.all(kind) if _matches(r.spec, bare) and distribution in ("", r.owner.distribution)]
         if len(found) > 1:
             owners = " and ".join(str(r.owner) for r in found)
-            choices = ", ".join(f"{r.owner.distribution}/{bare}" for r in found)
-            raise PluginError(f"{KINDS[kind]} {bare!r} is registered by {owners}; write one of: {choices}")
+            choices = list(dict.fromkeys(f"{r.owner.distribution}/{bare}" for r in found))
+            block = f"block one with VITA_PLUGINS_BLOCK={found[0].owner.selector}"
+            advice = f"write one of: {', '.join(choices)}" if len(choices) > 1 else block
+            raise PluginError(f"{KINDS[kind]} {bare!r} is registered by {owners}; {advice}")
         if not found:
             raise PluginError(self._unknown(kind, name))
         return found[0]
@@ -85,7 +101,7 @@ class Registry:
 
         Raises PluginError when nothing or more than one claims it, or when an explicit type contradicts the checkpoint.
         """
-        claimants = [r for r in self.all(TowerSpec) if r.spec.opens(config)]
+        claimants = [r for r in self.all(TowerSpec) if _opens(r, config)]
         if type_name is not None:
             tower = self.find(TowerSpec, type_name)
             if config.get("model_type") and claimants and tower.spec.name not in {r.spec.name for r in claimants}:
@@ -103,7 +119,38 @@ class Registry:
         if claimants:
             raise PluginError(f"{weights}: {_types(claimants)} all open it ({rule}); say which with `type:`")
         said = f" (its config.json says model_type {config['model_type']!r})" if config.get("model_type") else ""
-        raise PluginError(f"no tower claims {weights}{said}; set `type:` to one of: {self._names(TowerSpec)}")
+        names = self._names(TowerSpec)
+        raise PluginError(f"no tower claims {weights}{said}; set `type:` to one of: {names}. {MORE}")
+
+    def problems(self, plugin: Plugin) -> list[str]:
+        """What is wrong with what a loaded plugin brings: names that others claim too, strings that do not resolve."""
+        found = []
+        for spec in plugin.specs:
+            kind, block = KINDS[type(spec)], "block it with VITA_PLUGINS_BLOCK="
+            found += [
+                f"its {kind} {spec.name!r} is also brought by plugin {rival.plugin} of {rival}; write "
+                f"`type: {plugin.owner.distribution}/{spec.name}`, or {block}{plugin.owner.selector}"
+                for rival in self._rivals(spec)
+            ]
+            found += [
+                f"{reason} (of its {kind} {spec.name!r}); update or uninstall {plugin.owner.distribution}, or "
+                f"{block}{plugin.owner.selector}"
+                for reason in dangling(spec)
+            ]
+        return found
+
+    def _rivals(self, spec: AnySpec) -> list[Owner]:
+        """Who else brings a spec of the same kind that its name selects."""
+        same = (r for r in self._specs if type(r.spec) is type(spec) and r.spec is not spec)
+        return [r.owner for r in same if _matches(r.spec, spec.name)]
+
+    def complaints(self) -> list[str]:
+        """A line for every plugin that failed and every problem of the others: what ``--strict-plugins`` refuses."""
+        lines = []
+        for plugin in self.plugins:
+            told = [f"{plugin.reason}; {plugin.remedy}"] if plugin.status == "failed" else self.problems(plugin)
+            lines += [f"plugin {plugin.owner.plugin} of {plugin.owner}: {line}" for line in told]
+        return lines
 
     def _unknown(self, kind: type[Spec], name: str) -> str:
         names = [r.spec.name for r in self.all(kind)]
@@ -114,40 +161,72 @@ class Registry:
         blocked = [p.owner.plugin for p in self.plugins if p.status == "blocked"]
         if blocked:
             message += f" Blocked: {', '.join(blocked)}."
-        return message
+        return f"{message} {MORE}"
 
     def _names(self, kind: type[Spec]) -> str:
         return ", ".join(dict.fromkeys(r.spec.name for r in self.all(kind)))
 
 
-def _matches(spec: TowerSpec | ProjectorSpec | LLMSpec, name: str) -> bool:
+def _matches(spec: AnySpec, name: str) -> bool:
     pattern = spec.pattern if isinstance(spec, ProjectorSpec) else None
     return re.fullmatch(pattern, name) is not None if pattern else spec.name == name
 
 
-def _types(towers: Iterable[Registered[TowerSpec]]) -> str:
-    return ", ".join(repr(r.spec.name) for r in towers)
+def _opens(tower: Registered[TowerSpec], config: Mapping[str, Any]) -> bool:
+    """Whether a tower claims a checkpoint. One that fails to say does not; the others must still be asked."""
+    try:
+        return tower.spec.opens(config)
+    except Exception as error:
+        warnings.warn(
+            f"plugin {tower.owner.plugin} of {tower.owner}: asking its tower {tower.spec.name!r} whether it opens this "
+            f"checkpoint failed ({describe(error)}); {remedy(error, tower.owner, tower.spec.factory)}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return False
+
+
+def _types(towers: Sequence[Registered[TowerSpec]]) -> str:
+    """Their names as one would write them after ``type:``, with the distribution where the name alone is not enough."""
+    names = [r.spec.name for r in towers]
+    return ", ".join(
+        repr(r.spec.name if names.count(r.spec.name) == 1 else f"{r.owner.distribution}/{r.spec.name}") for r in towers
+    )
 
 
 def import_object(path: str, *, requires: str | None, owner: Owner) -> Any:
-    """Import ``"module:name"``. Raises PluginError that says what to install, or whose string does not resolve."""
+    """Import ``"module:name"``. Raises PluginError that says what to install, or whose string does not resolve.
+
+    As at discovery, whatever a plugin's module raises (Ctrl-C apart) is told as that plugin's failure.
+    """
     module, _, name = path.partition(":")
+    who = f"plugin {owner.plugin} of {owner}"
     try:
         return functools.reduce(getattr, name.split("."), importlib.import_module(module))
-    except ImportError as error:
-        hint = f" Install what it needs: pip install {requires!r}." if requires else ""
-        raise PluginError(f"{owner} cannot import {path!r}: {error}.{hint}") from error
     except AttributeError as error:
-        raise PluginError(f"{path!r} of {owner} does not resolve: {error}. Report it to its author") from error
+        raise PluginError(
+            f"{who}: {path!r} does not resolve: {describe(error)}; {remedy(error, owner, module)}"
+        ) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit() and the like, as in load_plugin
+        missing = isinstance(error, ImportError) and requires
+        advice = f"install what it needs: pip install {requires!r}" if missing else remedy(error, owner, module)
+        raise PluginError(f"{who} cannot import {path!r}: {describe(error)}; {advice}") from error
 
 
 _selection = Selection()
 
 
+def selection() -> Selection:
+    """Which plugins this process loads: what the environment says, and what `use_plugins` added."""
+    return Selection.from_environment(block=_selection.block, modules=_selection.modules)
+
+
 @functools.cache
 def registry() -> Registry:
     """The process's registry; plugins are discovered on the first call."""
-    plugins = discover(Selection.from_environment(block=_selection.block, modules=_selection.modules))
+    plugins = discover(selection())
     warn_notes(plugins)
     return Registry(plugins)
 
@@ -159,7 +238,7 @@ def use_plugins(*, block: Iterable[str] = (), modules: Iterable[str] = ()) -> No
     registry.cache_clear()
 
 
-def register(spec: TowerSpec | ProjectorSpec | LLMSpec) -> None:
+def register(spec: AnySpec) -> None:
     """Register a spec in this process, without packaging (a program, a notebook)."""
     registry().add(spec)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vita_core.errors import PluginError
+
 __all__ = ["LLMShape", "LLMSpec", "ProjectorSpec", "Shape", "Stage", "TowerSpec"]
 
 CheckpointConfig = Mapping[str, Any]
@@ -128,6 +130,11 @@ class TowerSpec:
     options: str | None = None
     requires: str | None = None
 
+    def __post_init__(self) -> None:
+        for key in ("model_types", "weight_files"):  # a string is a sequence too, and `in` would look for a substring
+            if isinstance(getattr(self, key), str):
+                raise PluginError(f"TowerSpec {self.name!r}: {key} must be a tuple, not {getattr(self, key)!r}")
+
     def opens(self, config: CheckpointConfig) -> bool:
         """Whether a checkpoint with this config is one of this tower's."""
         return config.get("model_type") in self.model_types or self.recognises(config)
@@ -168,7 +175,7 @@ class LLMShape:
 class LLMSpec:
     """A language model that ``llm.type`` selects.
 
-    factory: ``"module:Class"``; see `vita_core.llm.LanguageModel` for what it offers.
+    factory: ``"module:Class"`` of a `LanguageModel` subclass, called with the ``llm:`` section and a ``torch.device``.
     geometry: checkpoint config -> `LLMShape`; hub_ids: known ids -> published config.
     """
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vita_core.cli.assets import assets
+from vita_core.cli.commands import CommandGroup
 from vita_core.cli.encode import encode
 from vita_core.cli.evaluate import evaluate
+from vita_core.cli.new_tower import new_tower
 from vita_core.cli.plan import plan
 from vita_core.cli.plugins import plugins
 from vita_core.cli.run import run
@@ -20,6 +24,7 @@ from vita_core.errors import PluginError, VitaError
 __all__ = ["app", "main"]
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Vision towers of multimodal language models, as plugins. CONFIG is a YAML file, the name of a shipped one "
     "(such as quickstart), or a directory that `vita train` wrote.",
     no_args_is_help=True,
@@ -35,6 +40,7 @@ app.command()(run)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(assets)
+app.command()(new_tower)
 
 
 def _version(asked: bool) -> None:
@@ -60,22 +66,23 @@ def options(
     ] = False,
 ) -> None:
     """Choose plugins; see ``vita plugins`` for what became of each."""
+    from vita_core.registry import registry, selection, use_plugins
+
     if no_plugin or plugin:
-        from vita_core.registry import use_plugins
-
         use_plugins(block=no_plugin or (), modules=plugin or ())
-    if strict_plugins:
-        from vita_core.registry import registry
+    if selection().modules:  # a module named on the command line may lie in the working directory, as for `python -m`
+        sys.path.append(str(Path.cwd()))
+    if strict_plugins and (complaints := registry().complaints()):
+        raise PluginError("\n".join(complaints))
 
-        failed = [p for p in registry().plugins if p.status == "failed"]
-        if failed:
-            raise PluginError(
-                "\n".join(f"plugin {p.owner.plugin} of {p.owner}: {p.reason}; {p.remedy}" for p in failed)
-            )
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    return f"warning: {message}\n"
 
 
 def main() -> None:
     """Run the command; a user's mistake is told in its own words on stderr, and the exit code is 2."""
+    warnings.formatwarning = _one_line
     try:
         app()
     except VitaError as error:

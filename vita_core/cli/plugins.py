@@ -6,9 +6,10 @@ from vita_core.cli.common import JsonOption, print_json, print_table
 
 
 def plugins(json: JsonOption = False) -> None:
-    """What was loaded, what failed and why (with how to mend it), what is blocked."""
+    """What was loaded, what failed or clashes and why (with how to mend it), what is blocked."""
     from vita_core.registry import registry
 
+    found = registry()
     rows = [
         {
             "name": plugin.owner.plugin,
@@ -19,16 +20,17 @@ def plugins(json: JsonOption = False) -> None:
             "brings": [spec.name for spec in plugin.specs],
             "reason": plugin.reason,
             "remedy": plugin.remedy,
+            "problems": found.problems(plugin),
             "notes": list(plugin.notes),
         }
-        for plugin in registry().plugins
+        for plugin in found.plugins
     ]
     if json:
         print_json(rows)
         return
     cells = []
-    for row, plugin in zip(rows, registry().plugins, strict=True):
-        told = "; ".join(part for part in (plugin.reason, plugin.remedy, *plugin.notes) if part)
+    for row, plugin in zip(rows, found.plugins, strict=True):
+        told = "\n".join(part for part in (plugin.reason, plugin.remedy, *row["problems"], *plugin.notes) if part)
         cells.append(
             (row["name"], row["status"], ", ".join(spec.name for spec in plugin.specs), str(plugin.owner), told)
         )

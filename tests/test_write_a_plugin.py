@@ -1,0 +1,53 @@
+"""docs/write-a-plugin.md is executed: its code blocks, in their order, as one shell script in a second environment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from distributions import REPOSITORY, Environment
+
+PAGE = REPOSITORY / "docs" / "write-a-plugin.md"
+BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NETWORK = "# needs a network"
+
+
+def steps(page: str) -> Iterator[str]:
+    """A block with a file name is written to it; bash and Python without one are run; other text shows a form only."""
+    for language, file, body in BLOCK.findall(page):
+        if file:
+            yield f"cat > {file} <<'END_OF_BLOCK'\n{body}END_OF_BLOCK"
+        elif language == "bash":
+            yield "\n".join(line for line in body.splitlines() if not line.endswith(NETWORK))
+        elif language == "python":
+            yield f"python - <<'END_OF_BLOCK'\n{body}END_OF_BLOCK"
+
+
+def test_the_page_does_what_it_says(environment: Environment, tmp_path: Path) -> None:
+    script = "\n".join(["set -ex", *steps(PAGE.read_text(encoding="utf-8"))])
+    (environment.bin / "follow").write_text(f"#!/bin/bash\n{script}\n")
+    (environment.bin / "follow").chmod(0o755)
+    done = environment.run("follow", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    package = tmp_path / "vita-tower-vit"
+    assert list((package / "dist").glob("vita_tower_vit-*.whl"))
+    assert len((package / "vita_tower_vit" / "tower.py").read_text().splitlines()) <= 40
+    assert re.search(r"vit +│ the classic ViT", done.stdout)
+    assert "196 visual tokens" in done.stdout
+    ruff = environment.run("python", "-m", "ruff", "check", package, cwd=package)
+    assert ruff.returncode == 0, ruff.stdout
+
+
+def test_every_command_is_run_but_those_that_need_a_network() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    script = "\n".join(steps(page))
+    typed = [
+        line
+        for language, file, body in BLOCK.findall(page)
+        if language == "bash" and not file
+        for line in body.splitlines()
+    ]
+    left_out = [line for line in typed if line not in script.splitlines()]
+    assert left_out
+    assert all(line.startswith("pip install ") and line.endswith(NETWORK) for line in left_out)

@@ -1,0 +1,70 @@
+"""Commands that plugins bring (entry-point group ``vita.commands``): listed by name, imported when typed."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from vita_core.errors import PluginError
+from vita_core.plugins import describe, owner_of, remedy
+
+__all__ = ["COMMANDS_GROUP", "CommandGroup"]
+
+COMMANDS_GROUP = "vita.commands"
+
+
+class CommandGroup(TyperGroup):
+    """The built-in commands, then those of plugins. A built-in name is never given away."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every command's name; reads metadata only."""
+        names = {point.name for point in entry_points(group=COMMANDS_GROUP)}
+        return [*self.commands, *sorted(names - {*self.commands})]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A built-in command, or a stand-in for a plugin's."""
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        points = dict.fromkeys(entry_points(group=COMMANDS_GROUP, name=cmd_name))
+        return _Unopened(cmd_name, list(points)) if points else None
+
+
+class _Unopened(TyperCommand):
+    """A plugin's command before it is imported: all that ``vita --help`` needs. Typing it opens the real one."""
+
+    def __init__(self, name: str, points: list[EntryPoint]) -> None:
+        owners = " and ".join(str(owner_of(point)) for point in points)
+        super().__init__(name, short_help=f"From {owners}.")
+        self._points = points
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """The real command's context, so that its own options are parsed. Raises PluginError."""
+        return _opened(self.name or "", self._points).make_context(info_name, args, parent=parent, **extra)
+
+
+def _opened(name: str, points: list[EntryPoint]) -> Any:
+    """The one command called `name` among those not blocked, imported. Raises PluginError naming its plugin."""
+    from vita_core.registry import selection
+
+    chosen = selection()
+    allowed = [point for point in points if not chosen.blocked(owner_of(point))]
+    if len(allowed) != 1:
+        owners = [owner_of(point) for point in allowed or points]
+        who = " and ".join(f"plugin {owner.plugin} of {owner}" for owner in owners)
+        if not allowed:
+            raise PluginError(f"command {name!r} of {who} is {chosen.blocked(owners[0])}")
+        raise PluginError(f"command {name!r} is brought by {who}; block one with --no-plugin {owners[0].selector}")
+    point, owner = allowed[0], owner_of(allowed[0])
+    try:
+        app = point.load()
+        if not isinstance(app, typer.Typer):
+            raise PluginError(f"{point.value} is a {type(app).__name__}; a command is a typer.Typer app")
+        return typer.main.get_command(app)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # as in plugins.load_plugin: sys.exit() at import is no Exception
+        told = f"{describe(error)}; {remedy(error, owner, point.value)}"
+        raise PluginError(f"command {name!r}, plugin {owner.plugin} of {owner}: {told}") from error
