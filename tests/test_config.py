@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vita_core import load_config, make_plan
-from vita_core.config import shipped_configs
+from vita_core.configfiles import shipped_configs
 from vita_core.errors import ConfigError, VitaError
 
 GOOD = "tower: {weights: ./w}\nllm: {weights: owner/name}\n"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vita_core.config import TowerConfig
+from vita_core.config import FreezeConfig, TowerConfig
 from vita_core.errors import ConfigError
 from vita_core.specs import Shape
 
@@ -77,7 +77,13 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
             raise ConfigError(f"tower.pool: {size[0]} x {size[1]} is larger than the grid of {grid[0]} x {grid[1]}")
         grid = size
     tokens = 1 if feature == "cls" else grid[0] * grid[1] + (feature == "cls_patch")
-    blocks = max(layers) if config.layers == "needed" and not config.norm else shape.layers
+    blocks = max(layers) if config.layers == "needed" else shape.layers
+    if isinstance(config.freeze, FreezeConfig) and config.freeze.from_layer > max(layers):
+        choices = f"1..{max(layers)} or " if max(layers) else ""
+        raise ConfigError(
+            f"tower.freeze.from_layer: {config.freeze.from_layer} is behind layer {max(layers)}, the last one selected, "
+            f"so nothing would be trained; give {choices}`freeze: false`"
+        )
     return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops)
 
 

@@ -108,6 +108,7 @@ class TowerSpec:
     defaults: tower keys whose default differs from the general one (``{"select_layer": -2}``).
     options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
     requires: what to ``pip install`` when importing the factory fails.
+    remote_code: whether the tower runs code from the checkpoint's repository; only then ``trust_remote_code`` is taken.
     """
 
     name: str
@@ -127,6 +128,7 @@ class TowerSpec:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: str | None = None
     requires: str | None = None
+    remote_code: bool = False
 
     def opens(self, config: CheckpointConfig) -> bool:
         """Whether a checkpoint with this config is one of this tower's."""
