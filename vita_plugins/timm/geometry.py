@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -40,7 +41,8 @@ def input_sizes(model: nn.Module) -> Literal["any", "patches", "fixed"]:
     """Which sizes a timm encoder takes: a ViT that interpolates, a transformer that does not, or a CNN."""
     if getattr(model, "dynamic_img_size", False):
         return "patches"
-    return "fixed" if getattr(getattr(model, "patch_embed", None), "strict_img_size", False) else "any"
+    fixed = model.pretrained_cfg.get("fixed_input_size", False)
+    return "fixed" if getattr(getattr(model, "patch_embed", None), "strict_img_size", fixed) else "any"
 
 
 def image_size(config: Mapping[str, Any], options: Mapping[str, Any], model: nn.Module) -> int:
@@ -74,4 +76,7 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
         start, before = max(start, end), total
     final = getattr(model, "norm", None)
     norm = sum(p.numel() for p in final.parameters()) if isinstance(final, nn.Module) else 0
-    return Shape.from_stages((side, side), stages, norm or None, getattr(model, "num_prefix_tokens", 0), first_layer=1)
+    # CaiT's CLS token joins behind the blocks that can be tapped
+    tapped_too = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
+    prefix = getattr(model, "num_prefix_tokens", 0) if tapped_too else 0
+    return Shape.from_stages((side, side), stages, norm or None, prefix, first_layer=1)
