@@ -52,6 +52,7 @@ def resolve_tower(config: TowerConfig | Mapping[str, Any], *, offline: bool = Fa
     source = locate(settings.weights, settings.revision, known, offline=offline)
     choice = registry().choose(settings.type, source.config, source.hub_id, settings.weights)
     spec, owner = choice.tower.spec, choice.tower.owner
+    rule = f"known hub id {source.hub_id}" if source.published and settings.type is None else choice.rule
     if settings.trust_remote_code and not spec.remote_code:
         raise ConfigError(
             f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository, so there is "
@@ -72,7 +73,7 @@ def resolve_tower(config: TowerConfig | Mapping[str, Any], *, offline: bool = Fa
     processor = source.preprocessor or _called(spec.processor, spec, owner)(source.config, shape)
     if settings.s2 is not None:  # the largest scale is cut from real pixels, not from an upsized small picture
         processor = _resized(processor, geometry.input_size[0])
-    return ResolvedTower(spec, owner, choice.rule, settings, source, shape, geometry, processor)
+    return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor)
 
 
 def resolve_projector(config: ProjectorConfig) -> tuple[Registered[ProjectorSpec], dict[str, Any]]:

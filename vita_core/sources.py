@@ -27,7 +27,7 @@ class Source:
     """One checkpoint: its own configs, and where its files lie (`path`) or can be had (`hub_id`, `revision`).
 
     `config` is the parsed config file ({} where there is none), `preprocessor` the parsed
-    ``preprocessor_config.json`` or None.
+    ``preprocessor_config.json`` or None. `published`: `config` is what a plugin knows of the hub id, not a file of it.
     """
 
     weights: str
@@ -36,6 +36,7 @@ class Source:
     revision: str | None
     config: Mapping[str, Any]
     preprocessor: Mapping[str, Any] | None
+    published: bool = False
 
     def files(self, patterns: tuple[str, ...]) -> list[Path]:
         """The weight files: the file itself, or the one of the first pattern present (all shards, where it is an index).
@@ -117,15 +118,16 @@ def locate(
         )
     published = (known or {}).get(weights)
     if offline and published is not None:
-        return Source(weights, None, weights, revision, published, None)
-    config = _hub_json(weights, revision, CONFIG_FILES) or published
+        return Source(weights, None, weights, revision, published, None, published=True)
+    own = _hub_json(weights, revision, CONFIG_FILES)
+    config = published if own is None else own
     if config is None:
         raise CheckpointError(
             f"{weights} has none of {', '.join(CONFIG_FILES)}, and no plugin knows its geometry; download it and put its "
             "config.json beside the weights"
         )
     preprocessor = _hub_json(weights, revision, ("preprocessor_config.json",))
-    return Source(weights, None, weights, revision, config, preprocessor)
+    return Source(weights, None, weights, revision, config, preprocessor, published=own is None)
 
 
 def _local(weights: str, path: Path) -> Source:
