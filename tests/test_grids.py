@@ -109,16 +109,35 @@ def test_s2_on_every_tower_is_s2_written_out(tower_examples: Examples, name: str
         torch.testing.assert_close(wide(pixels), plain_s2(one, pixels, scales), atol=1e-5, rtol=1e-5)
 
 
-def library_states(name: str, encoder: Any, pixels: Tensor) -> Tensor:
-    """The last hidden state before the norm, by the library's own forward and interpolation."""
+def library_states(name: str, encoder: Any, pixels: Tensor) -> list[Tensor]:
+    """Every hidden state without its prefix tokens, by the library's own forward and interpolation; timm gives none at 0."""
     if name in ("eva_clip", "timm"):
-        states = encoder.forward_intermediates(
+        blocks: list[Tensor] = encoder.forward_intermediates(
             pixels, intermediates_only=True, output_fmt="NLC", norm=False, return_prefix_tokens=False
         )
-        return states[-1]
+        return [torch.empty(0), *blocks]
     interpolate = {} if name == "internvit" else {"interpolate_pos_encoding": True}
     output = encoder(pixels, output_hidden_states=True, **interpolate)
-    return output.hidden_states[-1][:, 0 if name == "siglip" else 1 :]
+    return [state[:, 0 if name == "siglip" else 1 :] for state in output.hidden_states]
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_every_layer_is_the_librarys_hidden_state(tower_examples: Examples, name: str) -> None:
+    settings = tower_examples[name] | PLAIN
+    whole = build_tower(settings | {"layers": "all"})
+    pixels = torch.rand(1, 3, *whole.shape.image_size)
+    with torch.no_grad():
+        states = library_states(name, whole.vision_tower, pixels)
+    count = whole.shape.layers
+    first = 1 if name in ("eva_clip", "timm") else 0
+    for index in (first, 2, count, -1, -2, first - count - 1):
+        tower = build_tower(settings | {"select_layer": index})
+        assert tower.blocks == index % (count + 1)
+        torch.testing.assert_close(tower(pixels), states[index], atol=1e-5, rtol=1e-5)
+    several = [count, -3, count - 1, count]  # in the order asked for, even twice
+    found = build_tower(settings | {"select_layer": several})(pixels)
+    expected = torch.cat([states[count], states[count - 2], states[count - 1], states[count]], dim=-1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(56, 56), (112, 112), (56, 84), (140, 28)])
@@ -131,7 +150,7 @@ def test_other_sizes_are_interpolated_as_the_library_does(
     height, width = (side // 14 * patch for side in size)
     pixels = torch.randn(1, 3, height, width)
     with torch.no_grad():
-        expected = library_states(name, tower.vision_tower, pixels)
+        expected = library_states(name, tower.vision_tower, pixels)[-1]
     found = tower([pixels[0], torch.randn(3, *tower.shape.image_size)])
     assert found[0].shape[1] == height // patch * (width // patch)
     assert found[1].shape[1] == tower.num_tokens

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FAMILIES, GOLDEN, close, golden_settings
+from PIL import Image
 from safetensors.torch import load_file
 
 from vita_core import VisionTower, VitaError, build_tower
@@ -22,8 +23,6 @@ def test_features_are_the_originals(golden: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pictures_end_to_end(golden: Path, name: str) -> None:
-    from PIL import Image
-
     expected = load_file(golden / name / "expected.safetensors")
     tower = build_tower(golden_settings(name))
     for picture in ("wide", "tall", "square"):
@@ -40,14 +39,16 @@ def test_metadata_before_loading_is_that_of_the_output(name: str) -> None:
     assert isinstance(tower, VisionTower)
     assert not tower.is_loaded
     before = (tower.hidden_size, tower.num_tokens, tower.grid, tower.num_patches, tower.dtype)
-    with pytest.raises(VitaError, match="load_model"):
-        tower(torch.zeros(1, 3, 56, 56))
+    picture = Image.open(GOLDEN / "pictures" / "wide.png")
+    pixels = tower.image_processor.preprocess([picture, picture], return_tensors="pt")["pixel_values"]
+    assert tower.vision_tower is None
+    with pytest.raises(VitaError, match=r"is not loaded: call tower.load_model\(\) first"):
+        tower(pixels)
     tower.load_model()
     encoder = tower.vision_tower
     tower.load_model()
     assert tower.vision_tower is encoder
-    height, width = tower.resolved.geometry.input_size
-    output = tower(torch.zeros(2, 3, height, width))
+    output = tower(pixels)
     assert (tower.hidden_size, tower.num_tokens, tower.grid, tower.num_patches, tower.dtype) == before
     assert output.shape == (2, tower.num_tokens, tower.hidden_size)
     assert tower.num_tokens == tower.grid[0] * tower.grid[1]
