@@ -168,16 +168,12 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
 
     def _not_finite(self, images: Tensor, output: Tensor) -> str:
         dtype, wrong = str(self.dtype).removeprefix("torch."), int((~output.isfinite()).sum())
-        found = (
-            f"tower {self.resolved.spec.name!r} in {dtype} gave {wrong} of {output.numel()} features as {output.dtype} "
-        )
+        found = f"tower {self.resolved.spec.name!r} in {dtype} gave {wrong} of {output.numel()} features that are not finite"
         if not images.isfinite().all():
-            return f"{found}not finite, but the pixels are not finite either: mend what made them"
+            return f"{found}, but neither are the pixels: mend what made them"
         if torch.float16 in (self.dtype, output.dtype):
-            return (
-                f"{found}not finite: use `dtype: bfloat16`, or float32 (for the pixels too), which do not overflow here"
-            )
-        return f"{found}not finite: try `dtype: float32`; if it is that already, the weights are damaged"
+            return f"{found}: use `dtype: bfloat16` or float32, and such pixels too (the output has their dtype)"
+        return f"{found}: try `dtype: float32`; if it is that already, the weights are damaged"
 
     def _check_size(self, pixels: Tensor) -> None:
         size, own = tuple(pixels.shape[-2:]), self.shape.image_size
