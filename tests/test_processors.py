@@ -142,10 +142,11 @@ def test_timms_transform_is_met_exactly(size: tuple[int, int], interpolation: st
     assert (pixels(image_processor(config), picture)[0] - transform(picture)).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("size", [(90, 30), (30, 90)])
-def test_timms_squash_is_met_exactly(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("share", [{}, {"crop_pct": 1.0}])
+@pytest.mark.parametrize("size", [(90, 30), (30, 91)])
+def test_timms_squash_is_met_exactly(size: tuple[int, int], share: dict[str, float]) -> None:
     data = pytest.importorskip("timm.data")
-    published = {"interpolation": "bicubic", "crop_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3}
+    published = {"interpolation": "bicubic", "crop_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3, **share}
     transform = data.create_transform((3, 32, 32), **published)
     config = timm.processor({"pretrained_cfg": published}, Shape.from_stages((32, 32), []))
     assert (pixels(image_processor(config), noise(*size))[0] - transform(noise(*size))).abs().max() < 1e-6
