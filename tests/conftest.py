@@ -8,10 +8,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from distributions import Environment
 from sample_asset import CONTENT, add, digest
+
+if TYPE_CHECKING:
+    import torch
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 REPOSITORY = Path(__file__).parent.parent
@@ -41,9 +45,48 @@ WORDS = [
 ]
 
 
+FAMILIES = ["clip", "siglip", "siglip_s2", "internvit", "internvit_6b", "eva_clip"]
+
+
+def golden_settings(name: str) -> dict[str, Any]:
+    """The tower section that opens a golden checkpoint."""
+    if name == "eva_clip":
+        return {"weights": str(GOLDEN / name / "EVA02_CLIP_tiny_psz14.pt")}
+    return {"weights": str(GOLDEN / name)} | ({"s2": {"scales": [56, 112, 168]}} if name == "siglip_s2" else {})
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal to 1e-5; EVA's features reach 22, where one unit in the last place is 2e-6, so a relative part is added."""
+    import torch
+
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def tower_examples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """For every built-in tower a small checkpoint, opened by explicit type; pictures of 56 or 64 pixels."""
+    import timm
+    import torch
+    import torchvision
+    from safetensors.torch import save_file
+
+    examples = {name: {"type": name, **golden_settings(name)} for name in ("clip", "siglip", "internvit", "eva_clip")}
+    folder = tmp_path_factory.mktemp("encoders")
+    torch.manual_seed(0)
+    models = {
+        "timm": ("vit_tiny_patch16_224", timm.create_model("vit_tiny_patch16_224", img_size=64)),
+        "torchvision": ("mobilenet_v2", torchvision.models.mobilenet_v2(weights=None)),
+    }
+    for name, (architecture, model) in models.items():
+        save_file(model.state_dict(), folder / f"{name}.safetensors")
+        options = {"architecture": architecture, "image_size": 64}
+        examples[name] = {"type": name, "weights": str(folder / f"{name}.safetensors"), "options": options}
+    return examples
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vita_core import load_config, make_plan
-from vita_core.config import shipped_configs
+from vita_core import list_towers, load_config, make_plan, register
+from vita_core.configfiles import shipped_configs
 from vita_core.errors import ConfigError, VitaError
+from vita_core.registry import use_plugins
 
 GOOD = "tower: {weights: ./w}\nllm: {weights: owner/name}\n"
 
@@ -116,6 +118,46 @@ def test_published_sizes(name: str, tokens: int, width: int) -> None:
 )
 def test_language_models_have_their_published_size(name: str, billions: float) -> None:
     assert make_plan(load_config(name)).stages[3].parameters / 1e9 == pytest.approx(billions, abs=0.001)
+
+
+def test_plan_refuses_what_run_refuses(tiny_config: Path) -> None:
+    with pytest.raises(ConfigError, match=r"projector.options: unknown key 'hiden_size'. Did you mean 'hidden_size'"):
+        make_plan(load_config(tiny_config, ["projector.options.hiden_size=8"]))
+    with pytest.raises(ConfigError, match=r"projector.options: hidden_size: .* not 'wide'"):
+        make_plan(load_config(tiny_config, ["projector.options.hidden_size=wide"]))
+    with pytest.raises(ConfigError, match=r"projector 'identity' takes no options, not \['x'\]"):
+        make_plan(load_config(tiny_config, ["projector.type=identity", "projector.options.x=1"]))
+
+
+def test_trust_is_given_only_to_a_tower_that_runs_remote_code(tiny_config: Path) -> None:
+    trusting = load_config(tiny_config, ["tower.trust_remote_code=true"])
+    with pytest.raises(ConfigError, match="tower 'clip' runs no code from a checkpoint's repository"):
+        make_plan(trusting)
+    clip = next(spec for spec in list_towers() if spec.name == "clip")
+    use_plugins()  # a fresh registry
+    register(replace(clip, name="remote_clip", remote_code=True))
+    try:
+        assert make_plan(
+            trusting.model_copy(update={"tower": trusting.tower.model_copy(update={"type": "remote_clip"})})
+        )
+    finally:
+        use_plugins()
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("CLIP", "clip"), ("InternViT", "internvit"), ("SigLIP2", "siglip")])
+def test_a_name_in_capitals_is_recognised(tiny_config: Path, wrong: str, right: str) -> None:
+    with pytest.raises(VitaError, match=f"unknown tower '{wrong}'. Did you mean '{right}'"):
+        make_plan(load_config(tiny_config, [f"tower.type={wrong}"]))
+
+
+def test_a_section_of_the_wrong_kind_is_placed(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("tower:\n  weights: ./w\n  freeze:\n    from_layr: 2\nllm: {weights: a/b}\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    required, unknown = str(error.value).splitlines()
+    assert required == f"{file}:3:3: required key 'tower.freeze.from_layer' is missing"
+    assert unknown.startswith(f"{file}:4:5: unknown key 'from_layr' in 'tower.freeze'. Did you mean 'from_layer'")
 
 
 def test_plan_says_which_rule_chose_the_tower(tiny_config: Path) -> None:

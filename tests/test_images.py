@@ -1,12 +1,7 @@
 from __future__ import annotations
 
-import copy
-import json
 import os
-import pickle
 import struct
-import subprocess
-import sys
 import threading
 import warnings
 import zlib
@@ -20,15 +15,13 @@ import torch
 from PIL import Image, ImageFile
 from safetensors.torch import load_file
 
-from vita_core.errors import CheckpointError, ConfigError, PictureError
+from vita_core.errors import PictureError
 from vita_core.images import (
     MAX_PIXELS,
     arrange,
     cut_tiles,
-    image_processor,
     open_picture,
     pad_to_square,
-    processor_config,
 )
 from vita_core.tiling import count_tiles
 
@@ -435,144 +428,3 @@ def test_arranging() -> None:
     assert [tile.tobytes() for tile in tiles] == [
         tile.tobytes() for tile in cut_tiles(picture, tile=28, min_tiles=2, max_tiles=4, thumbnail=True)
     ]
-
-
-# --- image_processor
-
-
-def golden_config(name: str) -> dict[str, Any]:
-    if name == "eva_clip":
-        return processor_config(image_size=(56, 56), mean=CLIP_MEAN, std=CLIP_STD)
-    config: dict[str, Any] = json.loads((GOLDEN / name / "preprocessor_config.json").read_text(encoding="utf-8"))
-    if name == "siglip_s2":
-        config["size"] = {"height": 168, "width": 168}  # the picture is first resized to the largest scale
-    return config
-
-
-def pixels(processor: Any, pictures: Any) -> torch.Tensor:
-    values: torch.Tensor = processor.preprocess(pictures, return_tensors="pt")["pixel_values"]
-    return values
-
-
-@pytest.mark.parametrize("picture", ["square", "tall", "wide"])
-@pytest.mark.parametrize("name", ["clip", "siglip", "siglip_s2", "internvit", "internvit_6b", "eva_clip"])
-def test_pixels_are_those_of_the_slow_processors(name: str, picture: str) -> None:
-    expected = load_file(GOLDEN / name / "expected.safetensors")[f"pixels.{picture}"]
-    found = pixels(image_processor(golden_config(name)), open_picture(GOLDEN / "pictures" / f"{picture}.png"))
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected.reshape(found.shape))
-
-
-@pytest.mark.parametrize("kind", ["CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"])
-def test_every_spelling_of_a_type_is_the_exact_one(kind: str) -> None:
-    processor = image_processor({**golden_config("clip"), "image_processor_type": kind})
-    assert processor.backend == "pil"
-    assert processor.to_dict()["image_processor_type"] == "CLIPImageProcessor"
-
-
-def test_a_config_from_before_2022() -> None:
-    """The hub's own configs of CLIP and InternViT: another key, and plain integers."""
-    new = golden_config("clip")
-    old = {**new, "size": 56, "crop_size": 56, "feature_extractor_type": "CLIPFeatureExtractor"}
-    del old["image_processor_type"]
-    picture = noise(90, 70)
-    assert torch.equal(pixels(image_processor(old), picture), pixels(image_processor(new), picture))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "RGBA", "CMYK", "I;16", "I", "F"])
-@pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_pictures_of_every_mode_are_opened_as_by_open_picture(name: str, mode: str) -> None:
-    picture = Image.new(mode, (40, 30))
-    processor = image_processor(golden_config(name))
-    assert torch.equal(pixels(processor, [picture, noise(9, 9)])[:1], pixels(processor, open_picture(picture)))
-
-
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
-@pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_a_processor_can_be_copied_and_pickled(name: str, again: Callable[[Any], Any]) -> None:
-    processor = image_processor({**golden_config(name), "crop_offset": "round"})
-    processor.size = {"height": 30, "width": 40}
-    made = again(processor)
-    assert type(made) is type(processor)
-    assert made.to_dict() == processor.to_dict()
-
-
-def test_a_saved_processor_is_a_plain_one(tmp_path: Path) -> None:
-    processor = image_processor(golden_config("clip"))
-    processor.save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "preprocessor_config.json").read_text(encoding="utf-8"))
-    picture = noise(90, 70)
-    assert saved["image_processor_type"] == "CLIPImageProcessor"
-    assert torch.equal(pixels(image_processor(saved), picture), pixels(processor, picture))
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        ({"image_processor_type": "CLIPImageProcesor"}, "Did you mean 'CLIPImageProcessor'"),
-        ({"image_processor_type": "zzzzz"}, "There are: "),
-        ({"size": 56}, "image_processor_type"),
-        ({"image_processor_type": "CLIPImageProcessor", "size": {"long": 5}}, "size"),
-    ],
-)
-def test_what_is_no_processor(config: dict[str, Any], words: str) -> None:
-    with pytest.raises(CheckpointError, match=words):
-        image_processor(config)
-
-
-def test_transformers_is_imported_only_when_used() -> None:
-    code = "import sys, vita_core.images; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
-
-
-# --- processor_config
-
-ODD = [(500, 333), (333, 500), (257, 256), (259, 256), (256, 303), (100, 60), (1000, 999), (30, 900)]
-
-
-@pytest.mark.parametrize("size", ODD)
-def test_torchvisions_preset_is_met_exactly(size: tuple[int, int]) -> None:
-    from torchvision.models import MobileNet_V2_Weights
-
-    preset = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
-    config = processor_config(
-        image_size=(224, 224),
-        mean=preset.mean,
-        std=preset.std,
-        resample="bilinear",
-        shortest_edge=256,
-        crop_offset="round",
-    )
-    picture = noise(*size)
-    assert (pixels(image_processor(config), picture)[0] - preset(picture)).abs().max() < 1e-6
-
-
-@pytest.mark.parametrize("size", ODD)
-def test_timms_crop_fraction_is_met_exactly(size: tuple[int, int]) -> None:
-    data = pytest.importorskip("timm.data")
-    transform = data.create_transform((3, 32, 32), interpolation="bicubic", crop_pct=0.9, mean=CLIP_MEAN, std=CLIP_STD)
-    config = processor_config(image_size=(32, 32), mean=CLIP_MEAN, std=CLIP_STD, crop_fraction=0.9, crop_offset="round")
-    picture = noise(*size)
-    assert (pixels(image_processor(config), picture)[0] - transform(picture)).abs().max() < 1e-6
-
-
-def test_squashing_is_siglips() -> None:
-    config = processor_config(image_size=(56, 56), mean=(0.5,) * 3, std=(0.5,) * 3, squash=True)
-    picture = noise(90, 30)
-    assert torch.equal(
-        pixels(image_processor(config), picture), pixels(image_processor(golden_config("siglip")), picture)
-    )
-
-
-@pytest.mark.parametrize("squash", [True, False])
-@pytest.mark.parametrize("size", [(90, 30), (30, 90)])
-def test_a_size_that_is_not_square(size: tuple[int, int], squash: bool) -> None:
-    config = processor_config(image_size=(20, 40), mean=(0.5,) * 3, std=(0.5,) * 3, squash=squash)
-    white = Image.new("RGB", size, (255, 255, 255))
-    assert torch.equal(pixels(image_processor(config), white), torch.ones(1, 3, 20, 40))  # a padded border would be -1
-
-
-def test_an_unknown_filter() -> None:
-    with pytest.raises(ConfigError, match=r"Did you mean 'bicubic'\? One of: nearest"):
-        processor_config(image_size=(5, 5), mean=(0.5,) * 3, std=(0.5,) * 3, resample="bicubik")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vita_core.llm import LanguageModel as LanguageModel
     from vita_core.model import build_model as build_model
     from vita_core.planning import make_plan as make_plan
+    from vita_core.protocol import VisionTower as VisionTower
     from vita_core.registry import list_towers as list_towers
     from vita_core.registry import register as register
     from vita_core.specs import LLMShape as LLMShape
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from vita_core.specs import Shape as Shape
     from vita_core.specs import TowerSpec as TowerSpec
     from vita_core.tower import BaseVisionTower as BaseVisionTower
-    from vita_core.tower import VisionTower as VisionTower
     from vita_core.tower import build_tower as build_tower
 
 _HOME = {
@@ -34,7 +34,7 @@ _HOME = {
     "ProjectorSpec": "specs",
     "Shape": "specs",
     "TowerSpec": "specs",
-    "VisionTower": "tower",
+    "VisionTower": "protocol",
     "VitaError": "errors",
     "build_model": "model",
     "build_tower": "tower",

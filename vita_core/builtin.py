@@ -71,7 +71,7 @@ def _decoder(
 @hookimpl
 def vita_projectors() -> list[ProjectorSpec]:
     """``linear``, ``mlpNx_gelu`` and ``identity``."""
-    options = "vita_core.projectors:MLPOptions"
+    options = "vita_core.config:MLPOptions"
     return [
         ProjectorSpec(
             "identity",

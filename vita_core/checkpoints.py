@@ -124,6 +124,7 @@ def load_into(
     """
     wanted = module.state_dict()
     report, state = LoadReport(), {}
+    found: set[str] = set()
     for key, read in read_tensors(files):
         name = rules.renamed(key)
         reason = next((reason for pattern, reason in rules.skips if re.search(pattern, name)), None)
@@ -131,16 +132,19 @@ def load_into(
             report.skipped.setdefault(reason, []).append(key)
             continue
         for target, tensor in _split(name, read, rules):
-            if target not in wanted:
+            if (
+                target not in wanted or target in found
+            ):  # two tensors for one place: which is right is not ours to guess
                 report.unexpected.append(key)
-            elif wanted[target].shape != tensor.shape:
+                continue
+            found.add(target)
+            if wanted[target].shape != tensor.shape:
                 report.mismatched.append(f"{key} {tuple(tensor.shape)} for {tuple(wanted[target].shape)}")
             else:
                 floating = tensor.is_floating_point()
                 state[target] = tensor.to(device=device, dtype=dtype if floating else None)
     report.loaded = len(state)
-    mismatched = {entry.split(" ", 1)[0] for entry in report.mismatched}
-    report.missing = [key for key in wanted if key not in state and key not in mismatched]
+    report.missing = [key for key in wanted if key not in found]
     report.raise_if_wrong(where)
     module.load_state_dict(state, strict=True, assign=True)
     for buffer_owner in module.modules():  # tables that no checkpoint holds (position ids, rotary angles)

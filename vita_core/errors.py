@@ -41,6 +41,7 @@ class AssetError(VitaError):
 
 
 def nearest(wrong: str, choices: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the closest of `choices`, or nothing when none is close."""
-    found = difflib.get_close_matches(wrong, list(choices), n=1, cutoff=0.5)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    """`` Did you mean 'x'?`` for the closest of `choices` (upper and lower case are alike), or nothing when none is close."""
+    folded = {choice.casefold(): choice for choice in choices}
+    found = difflib.get_close_matches(wrong.casefold(), folded, n=1, cutoff=0.5)
+    return f" Did you mean {folded[found[0]]!r}?" if found else ""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vita_core.errors import VitaError
 from vita_core.geometry import Grid, s2_sides, shuffled_grid
 
 __all__ = ["pixel_shuffle", "pool", "s2_features", "select_feature", "to_map", "to_tokens"]
@@ -17,7 +18,7 @@ def to_map(tokens: Tensor, grid: Grid) -> Tensor:
     """Tokens (B, N, C) as a map (B, rows, cols, C); N must be rows * cols."""
     batch, count, channels = tokens.shape
     if count != grid[0] * grid[1]:
-        raise ValueError(f"{count} tokens do not fill a grid of {grid[0]} x {grid[1]}; pass the grid they came from")
+        raise VitaError(f"{count} tokens do not fill a grid of {grid[0]} x {grid[1]}; pass the grid they came from")
     return tokens.reshape(batch, grid[0], grid[1], channels)
 
 
@@ -45,7 +46,7 @@ def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = N
     """
     if x.ndim == 3:
         if grid is None:
-            raise ValueError("pixel_shuffle of tokens (B, N, C) needs their grid=(rows, cols); none is guessed")
+            raise VitaError("pixel_shuffle of tokens (B, N, C) needs their grid=(rows, cols); none is guessed")
         return to_tokens(pixel_shuffle(to_map(x, grid), scale_factor))
     batch, height, width, channels = x.shape
     rows, cols = shuffled_grid((height, width), scale_factor)

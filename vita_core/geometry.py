@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vita_core.config import TowerConfig
-from vita_core.errors import ConfigError
+from vita_core.config import FreezeConfig, TowerConfig
+from vita_core.errors import ConfigError, VitaError
 from vita_core.specs import Shape
 
 __all__ = ["Geometry", "Grid", "s2_sides", "shuffled_grid", "tower_geometry"]
@@ -69,7 +69,7 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
         if config.pixel_shuffle:
             grid = shuffled_grid(grid, config.pixel_shuffle)
             channels *= (patch_grid[0] // grid[0]) * (patch_grid[1] // grid[1])
-    except ValueError as error:
+    except VitaError as error:
         raise ConfigError(f"tower.pixel_shuffle: {error}") from None
     if config.pool:
         size = (config.pool, config.pool) if isinstance(config.pool, int) else (config.pool[0], config.pool[1])
@@ -77,7 +77,13 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
             raise ConfigError(f"tower.pool: {size[0]} x {size[1]} is larger than the grid of {grid[0]} x {grid[1]}")
         grid = size
     tokens = 1 if feature == "cls" else grid[0] * grid[1] + (feature == "cls_patch")
-    blocks = max(layers) if config.layers == "needed" and not config.norm else shape.layers
+    blocks = max(layers) if config.layers == "needed" else shape.layers
+    if isinstance(config.freeze, FreezeConfig) and config.freeze.from_layer > max(layers):
+        choices = f"1..{max(layers)} or " if max(layers) else ""
+        raise ConfigError(
+            f"tower.freeze.from_layer: {config.freeze.from_layer} is behind layer {max(layers)}, the last one selected, "
+            f"so nothing would be trained; give {choices}`freeze: false`"
+        )
     return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops)
 
 
@@ -107,24 +113,24 @@ def _s2(scales: Sequence[int], shape: Shape) -> tuple[tuple[int, int], int]:
         )
     try:
         sides = s2_sides(scales)
-    except ValueError as error:
+    except VitaError as error:
         raise ConfigError(f"tower.s2.scales: {error}") from None
     return (max(scales), max(scales)), sum(side * side for side in sides)
 
 
 def s2_sides(scales: Sequence[int]) -> list[int]:
-    """Crops per side at each scale. Raises ValueError where a scale is no multiple of the first."""
+    """Crops per side at each scale. Raises VitaError where a scale is no multiple of the first."""
     wrong = [scale for scale in scales if scale % scales[0]]
     if wrong:
-        raise ValueError(f"every scale must be a multiple of the first ({scales[0]}); {wrong[0]} is not")
+        raise VitaError(f"every scale must be a multiple of the first ({scales[0]}); {wrong[0]} is not")
     return [scale // scales[0] for scale in scales]
 
 
 def shuffled_grid(grid: Grid, scale_factor: float) -> Grid:
-    """Grid after a pixel shuffle. Raises ValueError where a side does not divide."""
+    """Grid after a pixel shuffle. Raises VitaError where a side does not divide."""
     step = round(1 / scale_factor)
     if not math.isclose(step * scale_factor, 1, rel_tol=1e-6):
-        raise ValueError(f"{scale_factor} is not 1/n for an integer n (0.5, 0.25, ...)")
+        raise VitaError(f"{scale_factor} is not 1/n for an integer n (0.5, 0.25, ...)")
     if grid[0] % step or grid[1] % step:
-        raise ValueError(f"{scale_factor} needs a grid divisible by {step}, not {grid[0]} x {grid[1]}")
+        raise VitaError(f"{scale_factor} needs a grid divisible by {step}, not {grid[0]} x {grid[1]}")
     return grid[0] // step, grid[1] // step

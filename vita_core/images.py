@@ -1,24 +1,23 @@
-"""Pictures: opened as RGB, padded or tiled, and made into pixel values. All that happens before the tower."""
+"""Pictures: opened as upright RGB, padded or tiled. `processors` makes pixel values of them."""
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from vita_core.errors import CheckpointError, ConfigError, PictureError, nearest
+from vita_core.errors import PictureError, nearest
 from vita_core.tiling import tile_grid
 
-__all__ = ["MAX_PIXELS", "arrange", "cut_tiles", "image_processor", "open_picture", "pad_to_square", "processor_config"]
+__all__ = ["MAX_PIXELS", "arrange", "cut_tiles", "open_picture", "pad_to_square", "to_rgb"]
 
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded: 400 MB as RGB in memory (PIL spends 4 bytes a pixel), twice what a common good
@@ -131,10 +130,10 @@ def _decode(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
         else:
             continue
         raise PictureError(f"{name}: is {width} x {height}, {what}. {todo}")
-    return _to_rgb(picture)
+    return to_rgb(picture)
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image) -> Image.Image:
     """Any mode to upright RGB, as `open_picture` promises."""
     upright: Image.Image = ImageOps.exif_transpose(picture)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
@@ -217,87 +216,3 @@ def arrange(
         least, most, thumbnail = tiles
         return cut_tiles(picture, tile=tile, min_tiles=least, max_tiles=most, thumbnail=thumbnail)
     return [pad_to_square(picture, fill) if aspect == "pad" else picture]
-
-
-def image_processor(config: Mapping[str, Any]) -> Any:
-    """The Hugging Face image processor that `config`, the content of a `preprocessor_config.json`, describes.
-
-    It is transformers' PIL-backed class (bit-equal to the slow processors of transformers 4, which the towers were
-    trained with), made to accept pictures of every mode that `open_picture` knows, and `crop_offset: round` (see
-    `processor_config`). `.preprocess(picture_or_list, return_tensors="pt")["pixel_values"]` is `(B, 3, H, W)` float32.
-
-    Raises `CheckpointError` for an `image_processor_type` that has no such class, and for settings it refuses.
-    """
-    kind = config.get("image_processor_type") or config.get("feature_extractor_type")  # the latter until 2022
-    if not isinstance(kind, str):
-        raise CheckpointError("the preprocessor config has no image_processor_type; add one, say CLIPImageProcessor.")
-    names = ("image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys", "auto_map")
-    settings = {key: value for key, value in config.items() if key not in names}
-    try:
-        return _processor_class(kind)(**settings)
-    except (TypeError, ValueError, KeyError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{kind} refuses the preprocessor config: {error}. Mend that key.") from error
-
-
-@functools.cache
-def _processor_class(kind: str) -> Any:
-    """The subclass of transformers' `<kind>Pil`; made here because importing transformers takes seconds."""
-    import transformers
-
-    wanted = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
-    known = [name.removesuffix("Pil") for name in dir(transformers) if name.endswith("ImageProcessorPil")]
-    if wanted not in known:
-        hint = nearest(wanted, known) or f" There are: {', '.join(known)}."
-        raise CheckpointError(f"no exact (PIL-backed) image processor for image_processor_type {kind!r}.{hint}")
-    base: Any = getattr(transformers, f"{wanted}Pil")
-
-    def process_image(self: Any, image: Any, *args: Any, **options: Any) -> Any:
-        return base.process_image(self, _to_rgb(image) if isinstance(image, Image.Image) else image, *args, **options)
-
-    def center_crop(self: Any, image: NDArray[Any], size: Any, **options: Any) -> Any:
-        spare = [have - want for have, want in zip(image.shape[-2:], (size.height, size.width), strict=True)]
-        if getattr(self, "crop_offset", None) != "round" or min(spare) < 0:
-            return base.center_crop(self, image, size, **options)
-        top, left = (round(pixels / 2) for pixels in spare)
-        return image[..., top : top + size.height, left : left + size.width]
-
-    def reduce(self: Any) -> tuple[Any, ...]:  # by its config: pickle finds no class made inside a function
-        return image_processor, (self.to_dict(),)
-
-    members = {"process_image": process_image, "center_crop": center_crop, "__reduce__": reduce}
-    return type(base.__name__, (base,), members)  # the base's name, so that a saved config is a plain one
-
-
-def processor_config(
-    *,
-    image_size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    resample: str = "bicubic",
-    shortest_edge: int | None = None,
-    crop_fraction: float = 1.0,
-    squash: bool = False,
-    crop_offset: Literal["floor", "round"] = "floor",
-) -> dict[str, Any]:
-    """A config for `image_processor`, for towers whose checkpoint carries none.
-
-    `image_size` is `(height, width)` of the pixels; `mean` and `std` are per channel, of values in 0..1. `squash`
-    resizes to it whatever the aspect (SigLIP). Otherwise the shortest edge is resized to `shortest_edge` (by default
-    `image_size / crop_fraction` rounded down, as timm does) and the centre is cropped. Where that leaves an odd number
-    of pixels, Hugging Face rounds the crop's offset down (`"floor"`), torchvision and timm to even (`"round"`).
-
-    Raises `ConfigError` for an unknown `resample`.
-    """
-    filters = {member.name.lower(): member.value for member in Image.Resampling}
-    if resample not in filters:
-        raise ConfigError(f"unknown resample {resample!r}.{nearest(resample, filters)} One of: {', '.join(filters)}.")
-    height, width = image_size
-    box = {"height": height, "width": width}
-    common = {"resample": filters[resample], "image_mean": list(mean), "image_std": list(std)}
-    if squash:
-        return {"image_processor_type": "SiglipImageProcessor", "size": box, **common}
-    edge = shortest_edge or math.floor(max(image_size) / crop_fraction)
-    crop = {"size": {"shortest_edge": edge}, "crop_size": box, "crop_offset": crop_offset}
-    return {"image_processor_type": "CLIPImageProcessor", **crop, **common}

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_core.config import Config, ImagesConfig, load_config, validate
+from vita_core.config import Config, ImagesConfig, load_config
 from vita_core.errors import ConfigError, VitaError
 from vita_core.images import MAX_PIXELS, arrange, open_picture
 from vita_core.llm import PICTURE_ID, LanguageModel
@@ -23,6 +23,7 @@ from vita_core.resolution import resolve_tower
 from vita_core.sources import locate
 from vita_core.specs import LLMSpec
 from vita_core.tower import BaseVisionTower, build_tower
+from vita_core.validation import validate
 
 __all__ = ["Answer", "Picture", "VisionLanguageModel", "build_model", "merge"]
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vita_core.config import Config, load_config, validate
+from vita_core.config import Config, load_config
 from vita_core.errors import CheckpointError
-from vita_core.registry import Registered, import_object, registry
-from vita_core.resolution import ResolvedTower, resolve_tower
+from vita_core.registry import import_object, registry
+from vita_core.resolution import ResolvedTower, resolve_projector, resolve_tower
 from vita_core.sources import locate
-from vita_core.specs import LLMShape, LLMSpec, ProjectorSpec
+from vita_core.specs import LLMShape, LLMSpec
+from vita_core.validation import validate
 
 __all__ = ["Plan", "PlannedStage", "make_plan"]
 
@@ -97,17 +98,16 @@ def make_plan(config: Config | Mapping[str, Any] | str | os.PathLike[str]) -> Pl
 
 def _tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
     geometry, shape, settings = resolved.geometry, resolved.shape, resolved.settings
-    built = shape.stages[: geometry.blocks + 1]
-    parameters = sum(stage.parameters for stage in built) + (shape.norm_parameters or 0)
     run = shape.stages[: max(geometry.layers) + 1]  # with `layers: all` the blocks behind are built but not run
     flops = 2 * tiles * geometry.crops * sum(stage.macs for stage in run)
     output = (tiles, geometry.num_tokens, geometry.hidden_size)
-    return PlannedStage("tower", resolved.spec.name, output, parameters, parameters * BYTES[settings.dtype], flops)
+    size = resolved.parameters * BYTES[settings.dtype]
+    return PlannedStage("tower", resolved.spec.name, output, resolved.parameters, size, flops)
 
 
 def _projector_stage(settings: Config, width: int, out: int, tiles: int, tokens: int) -> PlannedStage:
-    found: Registered[ProjectorSpec] = registry().find(ProjectorSpec, settings.projector.type)
-    parameters = found.spec.parameters(settings.projector.type, width, out, settings.projector.options)
+    found, options = resolve_projector(settings.projector)
+    parameters = found.spec.parameters(settings.projector.type, width, out, options)
     size = parameters * BYTES[settings.llm.dtype]
     return PlannedStage(
         "projector", settings.projector.type, (tiles, tokens, out), parameters, size, 2 * parameters * tiles * tokens
@@ -117,7 +117,7 @@ def _projector_stage(settings: Config, width: int, out: int, tiles: int, tokens:
 def plan_llm(settings: Config) -> LLMShape:
     """The language model's integers, from its own config or published geometry. Raises CheckpointError without one."""
     found = registry().find(LLMSpec, settings.llm.type)
-    source = locate(settings.llm.weights, settings.llm.revision, found.spec.hub_ids)
+    source = locate(settings.llm.weights, settings.llm.revision, found.spec.hub_ids, offline=True)
     stated = found.spec.geometry
     geometry: Callable[[Mapping[str, Any]], LLMShape] = (
         import_object(stated, requires=found.spec.requires, owner=found.owner) if isinstance(stated, str) else stated

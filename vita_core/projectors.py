@@ -12,21 +12,12 @@ from torch import nn
 
 from vita_core.builtin import mlp_widths
 from vita_core.checkpoints import KeyRules, load_into
-from vita_core.config import ProjectorConfig, _Section, validate
+from vita_core.config import ProjectorConfig
 from vita_core.errors import CheckpointError, ConfigError
-from vita_core.registry import Registered, import_object, registry
-from vita_core.specs import ProjectorSpec
+from vita_core.registry import import_object
+from vita_core.resolution import resolve_projector
 
-__all__ = ["MLPOptions", "build_projector", "identity", "mlp", "resolve_projector"]
-
-
-class MLPOptions(_Section):
-    """`input_norm`, `input_gelu`: LayerNorm, then GELU on the tower's features first (GELU keeps of class scores only
-    those that stand out). `hidden_size`: of the layers between, by default the language model's width."""
-
-    input_norm: bool = False
-    input_gelu: bool = False
-    hidden_size: int | None = None
+__all__ = ["build_projector", "check_widths", "identity", "mlp"]
 
 
 def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
@@ -47,20 +38,6 @@ def identity(name: str, in_features: int, out_features: int, options: Mapping[st
             f"model takes {out_features}; use `linear` or `mlp2x_gelu`"
         )
     return nn.Identity()
-
-
-def resolve_projector(config: ProjectorConfig) -> tuple[Registered[ProjectorSpec], dict[str, Any]]:
-    """The projector's spec and its validated options. Raises PluginError or ConfigError."""
-    found = registry().find(ProjectorSpec, config.type)
-    spec = found.spec
-    if spec.options is None:
-        if config.options:
-            raise ConfigError(
-                f"projector.options: projector {config.type!r} takes no options, not {sorted(config.options)}"
-            )
-        return found, {}
-    model = import_object(spec.options, requires=spec.requires, owner=found.owner)
-    return found, validate(model, config.options).model_dump()
 
 
 def check_widths(config: ProjectorConfig, in_features: int, out_features: int) -> None:

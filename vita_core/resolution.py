@@ -1,4 +1,4 @@
-"""From a tower's config to everything known before its weights are read. No torch of its own."""
+"""From a tower's or projector's config to everything known before weights are read. No torch of its own."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vita_core.config import TowerConfig, validate
-from vita_core.errors import CheckpointError
+from vita_core.config import ProjectorConfig, TowerConfig
+from vita_core.errors import CheckpointError, ConfigError
 from vita_core.geometry import Geometry, tower_geometry
 from vita_core.plugins import Owner
-from vita_core.registry import import_object, registry
+from vita_core.registry import Registered, import_object, registry
 from vita_core.sources import Source, locate
-from vita_core.specs import Shape, TowerSpec
+from vita_core.specs import ProjectorSpec, Shape, TowerSpec
+from vita_core.validation import validate
 
-__all__ = ["ResolvedTower", "resolve_tower"]
+__all__ = ["ResolvedTower", "resolve_projector", "resolve_tower"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class ResolvedTower:
     geometry: Geometry
     processor: Mapping[str, Any]
 
+    @property
+    def parameters(self) -> int:
+        """Parameters of what is built: the blocks up to the last selected one, and the final norm."""
+        built = self.shape.stages[: self.geometry.blocks + 1]
+        return sum(stage.parameters for stage in built) + (self.shape.norm_parameters or 0)
+
 
 def resolve_tower(config: TowerConfig | Mapping[str, Any], *, offline: bool = False) -> ResolvedTower:
     """Choose the tower and check the config against the checkpoint's own geometry.
@@ -42,23 +49,48 @@ def resolve_tower(config: TowerConfig | Mapping[str, Any], *, offline: bool = Fa
     if settings.type is not None:  # a misspelled type is told before the network is asked for anything
         registry().find(TowerSpec, settings.type)
     known = {hub_id: conf for tower in towers for hub_id, conf in tower.spec.hub_ids.items()}
-    source = locate(settings.weights, settings.revision, known if offline else None)
+    source = locate(settings.weights, settings.revision, known, offline=offline)
     choice = registry().choose(settings.type, source.config, source.hub_id, settings.weights)
     spec, owner = choice.tower.spec, choice.tower.owner
+    rule = f"known hub id {source.hub_id}" if source.published and settings.type is None else choice.rule
+    if settings.trust_remote_code and not spec.remote_code:
+        raise ConfigError(
+            f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository, so there is "
+            "nothing to trust; leave it out"
+        )
     defaults = {key: value for key, value in spec.defaults.items() if getattr(settings, key) is None}
     settings = settings.model_copy(update=defaults)
-    if spec.options is not None:
-        model = import_object(spec.options, requires=spec.requires, owner=owner)
-        options = validate(model, settings.options).model_dump()
-        settings = settings.model_copy(update={"options": options})
-    elif settings.options:
-        raise CheckpointError(f"tower.options: tower {spec.name!r} takes no options, not {sorted(settings.options)}")
-    shape = _called(spec.shape, spec, owner)(source.config, settings.options)
+    options = _validated_options("tower", spec, owner, settings.options)
+    settings = settings.model_copy(update={"options": options})
+    try:
+        shape = _called(spec.shape, spec, owner)(source.config, options)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{settings.weights}: tower {spec.name!r} needs {error} of the checkpoint's config.json, which has "
+            f"{', '.join(source.config) or 'nothing, or is not there'}; put the config it was published with beside it"
+        ) from error
     geometry = tower_geometry(settings, shape)
     processor = source.preprocessor or _called(spec.processor, spec, owner)(source.config, shape)
     if settings.s2 is not None:  # the largest scale is cut from real pixels, not from an upsized small picture
         processor = _resized(processor, geometry.input_size[0])
-    return ResolvedTower(spec, owner, choice.rule, settings, source, shape, geometry, processor)
+    return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor)
+
+
+def resolve_projector(config: ProjectorConfig) -> tuple[Registered[ProjectorSpec], dict[str, Any]]:
+    """The projector's spec and its validated options. Raises PluginError or ConfigError."""
+    found = registry().find(ProjectorSpec, config.type)
+    return found, _validated_options("projector", found.spec, found.owner, config.options)
+
+
+def _validated_options(
+    section: str, spec: TowerSpec | ProjectorSpec, owner: Owner, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    if spec.options is not None:
+        model = import_object(spec.options, requires=spec.requires, owner=owner)
+        return validate(model, options, section=f"{section}.options").model_dump()  # type: ignore[no-any-return]
+    if options:
+        raise ConfigError(f"{section}.options: {section} {spec.name!r} takes no options, not {sorted(options)}")
+    return {}
 
 
 def _resized(processor: Mapping[str, Any], side: int) -> dict[str, Any]:

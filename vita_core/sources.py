@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vita_core.assets import ASSET_PREFIX, asset_path
 from vita_core.errors import CheckpointError, nearest
 
-__all__ = ["Source", "is_path", "locate", "read_json"]
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+__all__ = ["Source", "choose_file", "expand", "is_path", "locate", "read_json", "shard_names"]
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 CONFIG_FILES = ("config.json", "open_clip_config.json")
@@ -23,7 +27,7 @@ class Source:
     """One checkpoint: its own configs, and where its files lie (`path`) or can be had (`hub_id`, `revision`).
 
     `config` is the parsed config file ({} where there is none), `preprocessor` the parsed
-    ``preprocessor_config.json`` or None.
+    ``preprocessor_config.json`` or None. `published`: `config` is what a plugin knows of the hub id, not a file of it.
     """
 
     weights: str
@@ -32,20 +36,52 @@ class Source:
     revision: str | None
     config: Mapping[str, Any]
     preprocessor: Mapping[str, Any] | None
+    published: bool = False
 
     def files(self, patterns: tuple[str, ...]) -> list[Path]:
-        """The weight files: the file itself, or those of the first pattern present (all shards of an index).
+        """The weight files: the file itself, or the one of the first pattern present (all shards, where it is an index).
 
-        A hub id is downloaded (into huggingface_hub's cache) first. Raises CheckpointError when none is there.
+        Of a hub id just these are downloaded, into huggingface_hub's cache. Raises CheckpointError when none is there,
+        or when several files match and it is not said which is meant.
         """
-        if self.path is not None and self.path.is_file():
+        if self.path is None:
+            return _hub_files(self, patterns)
+        if self.path.is_file():
             return [self.path]
-        directory = self.path if self.path is not None else _download(self, patterns)
-        for pattern in patterns:
-            if found := sorted(directory.glob(pattern)):
-                return _shards(found[0]) if found[0].name.endswith(".index.json") else found
-        present = ", ".join(sorted(entry.name for entry in directory.iterdir())) or "nothing"
-        raise CheckpointError(f"{self.weights}: no weights ({', '.join(patterns)}) in it; it holds {present}")
+        chosen = choose_file([entry.name for entry in self.path.iterdir()], patterns, self.weights)
+        names = shard_names(self.path / chosen) if chosen.endswith(".index.json") else [chosen]
+        missing = [name for name in names if not (self.path / name).is_file()]
+        if missing:
+            raise CheckpointError(f"{self.path / chosen} names {len(names)} shards; missing: {', '.join(missing)}")
+        return [self.path / name for name in names]
+
+
+def choose_file(names: Iterable[str], patterns: Sequence[str], weights: str) -> str:
+    """The file of a checkpoint's `names` that holds its weights, or their index: what the first matching pattern means.
+
+    Raises CheckpointError when no pattern matches, or one matches several files (they are listed, to choose from).
+    """
+    names = sorted(names)
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{weights} holds {len(found)} checkpoints ({', '.join(found)}); name the one you mean: a local file, "
+                f"such as `weights: ./{found[0]}`"
+            )
+        if found:
+            return found[0]
+    raise CheckpointError(
+        f"{weights}: no weights ({', '.join(patterns)}) in it; it holds {', '.join(names) or 'nothing'}"
+    )
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that a ``*.index.json`` names, sorted. Raises CheckpointError when it names none."""
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    if not names:
+        raise CheckpointError(f"{index} names no shards: its weight_map is missing or empty")
+    return names
 
 
 def is_path(weights: str, base: Path | None = None) -> bool:
@@ -57,11 +93,18 @@ def is_path(weights: str, base: Path | None = None) -> bool:
     return ((base or Path()) / weights).exists()
 
 
-def locate(weights: str, revision: str | None = None, known: Mapping[str, Mapping[str, Any]] | None = None) -> Source:
+def locate(
+    weights: str,
+    revision: str | None = None,
+    known: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    offline: bool = False,
+) -> Source:
     """Find a checkpoint and read its configs.
 
-    `known` maps hub ids to published configs, used instead of asking the hub. Raises CheckpointError for a path that
-    does not exist, a name that is neither path nor ``owner/name``, and a hub id that cannot be reached.
+    `known` maps hub ids to published configs, for repositories that hold none; with `offline` they are taken without
+    asking the hub. Raises CheckpointError for a path that does not exist, a name that is neither path nor
+    ``owner/name``, and a hub id that cannot be reached.
     """
     if weights.startswith(ASSET_PREFIX):
         path = asset_path(weights.removeprefix(ASSET_PREFIX))
@@ -73,13 +116,18 @@ def locate(weights: str, revision: str | None = None, known: Mapping[str, Mappin
             f"weights {weights!r} is neither an existing path nor a hub id `owner/name`; "
             "write a local path with a leading ./ or /"
         )
-    if known and weights in known:
-        return Source(weights, None, weights, revision, known[weights], None)
-    config = _hub_json(weights, revision, CONFIG_FILES)
+    published = (known or {}).get(weights)
+    if offline and published is not None:
+        return Source(weights, None, weights, revision, published, None, published=True)
+    own = _hub_json(weights, revision, CONFIG_FILES)
+    config = published if own is None else own
     if config is None:
-        raise CheckpointError(f"{weights} has none of {', '.join(CONFIG_FILES)}; set `type:` and download it")
+        raise CheckpointError(
+            f"{weights} has none of {', '.join(CONFIG_FILES)}, and no plugin knows its geometry; download it and put its "
+            "config.json beside the weights"
+        )
     preprocessor = _hub_json(weights, revision, ("preprocessor_config.json",))
-    return Source(weights, None, weights, revision, config, preprocessor)
+    return Source(weights, None, weights, revision, config, preprocessor, published=own is None)
 
 
 def _local(weights: str, path: Path) -> Source:
@@ -110,14 +158,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _shards(index: Path) -> list[Path]:
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing or not names:
-        raise CheckpointError(f"{index} names {len(names)} shards; missing: {', '.join(missing) or 'all'}")
-    return [index.parent / name for name in names]
-
-
 def _offline_hint(hub_id: str, error: Exception) -> str:
     name = hub_id.partition("/")[2]
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -128,12 +168,12 @@ def _offline_hint(hub_id: str, error: Exception) -> str:
 
 
 def _hub_json(hub_id: str, revision: str | None, names: tuple[str, ...]) -> dict[str, Any] | None:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     for name in names:
         try:
-            return read_json(Path(hf_hub_download(hub_id, name, revision=revision)))
+            return read_json(Path(HfApi().hf_hub_download(hub_id, name, revision=revision)))
         except LocalEntryNotFoundError as error:  # offline; a subclass of EntryNotFoundError, so it stands first
             raise CheckpointError(_offline_hint(hub_id, error)) from error
         except EntryNotFoundError:
@@ -143,22 +183,36 @@ def _hub_json(hub_id: str, revision: str | None, names: tuple[str, ...]) -> dict
     return None
 
 
-def _download(source: Source, patterns: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
+def _hub_files(source: Source, patterns: tuple[str, ...]) -> list[Path]:
+    """Download the file that `choose_file` chooses of the repository, or the shards that it indexes; nothing else."""
+    from huggingface_hub import HfApi
 
     assert source.hub_id is not None
-    # weights come as safetensors where the repository has them, so that a second copy as .bin is not fetched
-    safe = [p for p in patterns if "safetensors" in p]
-    attempts = [safe, list(patterns)] if safe else [list(patterns)]
-    for wanted in attempts:
-        allowed = ["*.json", *[p.replace(".index.json", "") for p in wanted], "*-of-*.safetensors"]
+    hub, revision = HfApi(), source.revision
+    try:
+        name = choose_file(_hub_names(hub, source.hub_id, revision), patterns, source.hub_id)
+        first = Path(hub.hf_hub_download(source.hub_id, name, revision=revision))
+        if not name.endswith(".index.json"):
+            return [first]
+        return [Path(hub.hf_hub_download(source.hub_id, shard, revision=revision)) for shard in shard_names(first)]
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(_offline_hint(source.hub_id, error)) from error
+
+
+def _hub_names(hub: HfApi, hub_id: str, revision: str | None) -> list[str]:
+    """Files at the top of a repository; without a network, those of it that were downloaded before."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return [name for name in hub.list_repo_files(hub_id, revision=revision) if "/" not in name]
+    except Exception as error:
         try:
-            path = Path(snapshot_download(source.hub_id, revision=source.revision, allow_patterns=allowed))
-        except Exception as error:
-            raise CheckpointError(_offline_hint(source.hub_id, error)) from error
-        if any(path.glob(pattern) for pattern in wanted if list(path.glob(pattern))):
-            return path
-    return path
+            cached = Path(hub.snapshot_download(hub_id, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise error from None
+        return [entry.name for entry in cached.iterdir()]
 
 
 def expand(weights: str, base: Path) -> str:

@@ -110,6 +110,7 @@ class TowerSpec:
     defaults: tower keys whose default differs from the general one (``{"select_layer": -2}``).
     options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
     requires: what to ``pip install`` when importing the factory fails.
+    remote_code: whether the tower runs code from the checkpoint's repository; only then ``trust_remote_code`` is taken.
     """
 
     name: str
@@ -129,6 +130,7 @@ class TowerSpec:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: str | None = None
     requires: str | None = None
+    remote_code: bool = False
 
     def __post_init__(self) -> None:
         for key in ("model_types", "weight_files"):  # a string is a sequence too, and `in` would look for a substring

@@ -1,11 +1,10 @@
-"""The tower: pixels in, tokens out. `VisionTower` is what callers rely on, `BaseVisionTower` what authors subclass."""
+"""The tower: pixels in, tokens out. `BaseVisionTower` is what authors subclass, `build_tower` what callers call."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any, ClassVar, Protocol, overload, runtime_checkable
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,76 +13,39 @@ from vita_core import features
 from vita_core.checkpoints import KeyRules, LoadReport, load_into
 from vita_core.config import TowerConfig
 from vita_core.errors import VitaError
+from vita_core.freezing import freeze, train_unfrozen
 from vita_core.geometry import Grid, shuffled_grid
-from vita_core.images import image_processor
+from vita_core.metadata import TowerMetadata
 from vita_core.registry import import_object
 from vita_core.resolution import ResolvedTower, resolve_tower
 
-__all__ = ["BaseVisionTower", "VisionTower", "build_tower"]
+__all__ = ["BaseVisionTower", "build_tower"]
 
 
-@runtime_checkable
-class VisionTower(Protocol):
-    """What every tower offers; the names are VITA's and LLaVA's, so that code written for them works.
-
-    Everything but the features is right before `load_model` is called.
-    """
-
-    def load_model(self) -> None: ...
-    def forward(self, images: Any) -> Any: ...
-    def feature_select(self, hidden_states: Any) -> Tensor: ...
-    def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor: ...
-
-    @property
-    def is_loaded(self) -> bool: ...
-    @property
-    def image_processor(self) -> Any: ...
-    @property
-    def vision_tower(self) -> nn.Module | None: ...
-    @property
-    def config(self) -> Any: ...
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def num_patches(self) -> int: ...
-    @property
-    def num_tokens(self) -> int: ...
-    @property
-    def grid(self) -> Grid: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dummy_feature(self) -> Tensor: ...
-
-
-class BaseVisionTower(nn.Module, abc.ABC):
+class BaseVisionTower(TowerMetadata, abc.ABC):
     """A tower but for its encoder. A subclass says how to build one (`build_encoder`) and run it (`encode`).
 
     Class attributes say how checkpoint keys become the encoder's, all optional (see `vita_core.checkpoints.KeyRules`):
     `renames` (regular expression, replacement); `splits` (expression, replacements): a fused tensor cut on dim 0;
     `skips` (expression, reason): tensors of no use here; `block_key`, an expression whose group 1 is a block's index,
-    lets blocks behind the last selected layer stay unread. For subclasses to read: `settings` (the tower's config,
-    defaults filled in), `checkpoint_config` (the checkpoint's own config file), `shape`, `blocks` (how many to build).
+    lets blocks behind the last selected layer stay unread. `input_sizes` says which pictures the encoder takes beside
+    those of its configured size: ``any``, ``patches`` (sides of whole patches: it interpolates its positions) or
+    ``fixed`` (none). For subclasses to read: `settings` (the tower's config, defaults filled in), `checkpoint_config`
+    (the checkpoint's own config file), `shape`, `blocks` (how many to build). Parameters must be registered in the order
+    they run, for ``freeze: {from_layer: k}`` counts them.
+
+    Against float32, the built-in towers keep within 0.5% of the largest feature in float16 and 3% in bfloat16.
     """
 
     renames: ClassVar[Sequence[tuple[str, str]]] = ()
     splits: ClassVar[Sequence[tuple[str, tuple[str, ...]]]] = ()
     skips: ClassVar[Sequence[tuple[str, str]]] = ()
     block_key: ClassVar[str | None] = None
+    input_sizes: Literal["any", "patches", "fixed"] = "any"
 
     def __init__(self, resolved: ResolvedTower, device: torch.device | str = "cpu") -> None:
-        super().__init__()
-        self.resolved = resolved
-        self.settings = resolved.settings
-        self.shape = resolved.shape
-        self.checkpoint_config = resolved.source.config
-        self.blocks = resolved.geometry.blocks
+        super().__init__(resolved, device)
         self.load_report: LoadReport | None = None
-        self.encoder: nn.Module | None = None
-        self._device = torch.device(device)
-        self._processor: Any = None
 
     # what an author writes -------------------------------------------------------------------------------------------
 
@@ -95,7 +57,8 @@ class BaseVisionTower(nn.Module, abc.ABC):
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[Mapping[int, Tensor], Grid]:
         """Pixels (B, 3, H, W) -> layer index -> hidden state (B, prefix + rows * cols, C), and the grid (rows, cols).
 
-        Layers count as Hugging Face's ``hidden_states``: 0 = embeddings, k = output of block k, before the final norm.
+        `layers` are ascending, each once. They count as Hugging Face's ``hidden_states``: 0 = embeddings, k = output of
+        block k, before the final norm.
         """
 
     def final_norm(self, tokens: Tensor) -> Tensor:
@@ -134,13 +97,13 @@ class BaseVisionTower(nn.Module, abc.ABC):
 
         source = self.resolved.source
         files = source.files(self.resolved.spec.weight_files)
-        with torch.device("cpu"), init_empty_weights(include_buffers=False):
-            encoder = self.build_encoder()
-        device = torch.device("cpu") if self._device.type == "meta" else self._device
-        self.load_report = load_into(
-            encoder, files, self._rules(), dtype=self.dtype, device=device, where=source.weights
-        )
-        self.encoder = encoder.requires_grad_(not self.settings.freeze)
+        with torch.device("cpu"):  # also where the caller builds on the meta device
+            with init_empty_weights(include_buffers=False):
+                encoder = self.build_encoder()
+            device = torch.device("cpu") if self._device.type == "meta" else self._device
+            report = load_into(encoder, files, self._rules(), dtype=self.dtype, device=device, where=source.weights)
+        freeze(encoder, self.settings.freeze, self.shape)
+        self.encoder, self.load_report = encoder, report
         self.train(self.training)
 
     def _rules(self) -> KeyRules:
@@ -152,10 +115,10 @@ class BaseVisionTower(nn.Module, abc.ABC):
         return KeyRules(self.renames, self.splits, skips)
 
     def train(self, mode: bool = True) -> BaseVisionTower:
-        """Train or eval mode; a frozen encoder stays in eval mode (its dropout and batch statistics must not move)."""
+        """Train or eval mode; what is frozen stays in eval mode (its dropout and batch statistics must not move)."""
         super().train(mode)
-        if self.encoder is not None and self.settings.freeze:
-            self.encoder.eval()
+        if self.encoder is not None and mode:
+            train_unfrozen(self.encoder)
         return self
 
     @overload
@@ -198,10 +161,35 @@ class BaseVisionTower(nn.Module, abc.ABC):
             grid = shuffled_grid(grid, self.settings.pixel_shuffle)
         if self.settings.pool is not None:
             tokens = features.pool(tokens, grid, self.grid)
-        return tokens.to(images.dtype)
+        output = tokens.to(images.dtype)
+        if self.settings.check_finite and not output.isfinite().all():
+            raise VitaError(self._not_finite(images, output))
+        return output
+
+    def _not_finite(self, images: Tensor, output: Tensor) -> str:
+        dtype, wrong = str(self.dtype).removeprefix("torch."), int((~output.isfinite()).sum())
+        found = f"tower {self.resolved.spec.name!r} in {dtype} gave {wrong} of {output.numel()} features that are not finite"
+        if not images.isfinite().all():
+            return f"{found}, but neither are the pixels: mend what made them"
+        if torch.float16 in (self.dtype, output.dtype):
+            return f"{found}: use `dtype: bfloat16` or float32, and such pixels too (the output has their dtype)"
+        return f"{found}: try `dtype: float32`; if it is that already, the weights are damaged"
+
+    def _check_size(self, pixels: Tensor) -> None:
+        size, own = tuple(pixels.shape[-2:]), self.shape.image_size
+        rows, cols = own[0] // self.shape.stages[0].grid[0], own[1] // self.shape.stages[0].grid[1]
+        whole = size[0] % rows == 0 == size[1] % cols and min(size) > 0
+        if size == own or self.input_sizes == "any" or (self.input_sizes == "patches" and whole):
+            return
+        step = "" if self.input_sizes == "fixed" else f", or any height of {rows} x n and width of {cols} x n"
+        raise VitaError(
+            f"tower {self.resolved.spec.name!r} takes pictures of {own[0]} x {own[1]} pixels{step}, not {size[0]} x {size[1]}; "
+            "its image_processor makes them so"
+        )
 
     def _selected(self, pixels: Tensor) -> tuple[Tensor, Grid]:
-        states, grid = self.encode(pixels, self.resolved.geometry.layers)
+        self._check_size(pixels)
+        states, grid = self.encode(pixels, sorted(set(self.resolved.geometry.layers)))
         tokens = self.feature_select(states)
         return tokens if self.settings.feature_scale is None else tokens * self.settings.feature_scale, grid
 
@@ -218,66 +206,6 @@ class BaseVisionTower(nn.Module, abc.ABC):
     def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
         """Trade grid for channels; see `vita_core.features.pixel_shuffle`."""
         return features.pixel_shuffle(x, scale_factor, grid=grid)
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the encoder holds its weights."""
-        return self.encoder is not None
-
-    @property
-    def image_processor(self) -> Any:
-        """A Hugging Face image processor: ``preprocess(pictures, return_tensors="pt")["pixel_values"]``."""
-        if self._processor is None:
-            self._processor = image_processor(self.resolved.processor)
-        return self._processor
-
-    @property
-    def vision_tower(self) -> nn.Module | None:
-        """The encoder itself, None before `load_model`."""
-        return self.encoder
-
-    @property
-    def config(self) -> SimpleNamespace:
-        """The checkpoint's own config, its keys as attributes."""
-        return SimpleNamespace(**self.checkpoint_config)
-
-    @property
-    def hidden_size(self) -> int:
-        """Channels of the output."""
-        return self.resolved.geometry.hidden_size
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of the encoder for one picture of its own size, before any reduction."""
-        rows, cols = self.resolved.geometry.patch_grid
-        return rows * cols
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the output for one picture of the configured size."""
-        return self.resolved.geometry.num_tokens
-
-    @property
-    def grid(self) -> Grid:
-        """(rows, cols) of the output for one picture of the configured size."""
-        return self.resolved.geometry.grid
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The encoder's dtype (before loading: the configured one)."""
-        parameter = None if self.encoder is None else next(self.encoder.parameters(), None)
-        return getattr(torch, self.settings.dtype) if parameter is None else parameter.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The encoder's device (before loading: the one it will be loaded to)."""
-        parameter = None if self.encoder is None else next(self.encoder.parameters(), None)
-        return self._device if parameter is None else parameter.device
-
-    @property
-    def dummy_feature(self) -> Tensor:
-        """Zeros (1, hidden_size), for batches without a picture."""
-        return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.dtype)
 
 
 def build_tower(config: TowerConfig | Mapping[str, Any], *, device: torch.device | str = "cpu") -> BaseVisionTower:

@@ -20,6 +20,7 @@ class ClipTower(BaseVisionTower):
         (r"position_ids$", "position numbers, computed"),
     )
     block_key = r"^encoder\.layers\.(\d+)\."
+    input_sizes = "patches"
     encoder: CLIPVisionModel
 
     def build_encoder(self) -> nn.Module:

@@ -29,6 +29,7 @@ class EvaClipTower(BaseVisionTower):
         (r"^(head|fc_norm)\.", "projection head"),
     )
     block_key = r"^blocks\.(\d+)\."
+    input_sizes = "patches"
     encoder: Eva
 
     def build_encoder(self) -> nn.Module:

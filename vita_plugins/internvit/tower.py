@@ -29,6 +29,7 @@ class InternVitTower(BaseVisionTower):
     splits = ((r"\.qkv\.", (".q_proj.", ".k_proj.", ".v_proj.")),)
     skips = ((r"^(language_model|mlp1)\.", "language model and projector"),)
     block_key = r"^encoder\.layer\.(\d+)\."
+    input_sizes = "patches"
     encoder: InternVLVisionModel
 
     def build_encoder(self) -> nn.Module:

@@ -21,6 +21,7 @@ class SiglipTower(BaseVisionTower):
         (r"position_ids$", "position numbers, computed"),
     )
     block_key = r"^encoder\.layers\.(\d+)\."
+    input_sizes = "patches"
     encoder: SiglipVisionModel
 
     def build_encoder(self) -> nn.Module:

@@ -18,20 +18,20 @@ def recognises(config: Mapping[str, Any]) -> bool:
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """timm's evaluation transform: shortest edge to size / crop_pct, centre crop; ``crop_mode: squash`` squashes."""
+    """timm's evaluation transform: shortest edge (``crop_mode: squash``: both) to size / crop_pct, then a centre crop."""
     data = config.get("pretrained_cfg", {})
-    side, squash = shape.image_size[0], data.get("crop_mode") == "squash"
-    common = {
+    side = shape.image_size[0]
+    edge = int(side / data.get("crop_pct", 0.875))
+    squash = data.get("crop_mode") == "squash"
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"height": edge, "width": edge} if squash else {"shortest_edge": edge},
+        "crop_size": {"height": side, "width": side},
+        "crop_offset": "round",  # timm crops with torchvision, which rounds the corner
         "resample": RESAMPLE[data.get("interpolation", "bicubic")],
         "image_mean": list(data.get("mean", (0.485, 0.456, 0.406))),
         "image_std": list(data.get("std", (0.229, 0.224, 0.225))),
-        "crop_offset": "round",  # timm crops with torchvision, which rounds the corner
     }
-    if squash:
-        return {"image_processor_type": "SiglipImageProcessor", "size": {"height": side, "width": side}, **common}
-    edge = int(side / data.get("crop_pct", 1.0))
-    crop = {"height": side, "width": side}
-    return {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": edge}, "crop_size": crop, **common}
 
 
 def published(architecture: str, size: int, **pretrained: Any) -> dict[str, Any]:

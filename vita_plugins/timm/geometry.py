@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -22,16 +23,26 @@ def build(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
             f"tower.options.architecture: timm {timm.__version__} has no model {name!r}; see timm.list_models()"
         )
     arguments = dict(config.get("model_args", {}))
-    if options.get("image_size"):
-        arguments["img_size"] = options["image_size"]
-    try:
-        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
-    except TypeError:  # a convolutional network takes any size and has no such argument
-        arguments.pop("img_size", None)
-        model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    sized = {"img_size": options["image_size"]} if options.get("image_size") else {}
+    # most ViTs interpolate their positions if asked to; a convolutional network takes any size and neither argument
+    for extra in ({**sized, "dynamic_img_size": True}, sized, {}):
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **{**arguments, **extra})
+            break
+        except TypeError:
+            if not extra:
+                raise
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise VitaError(f"timm's {name} has no forward_intermediates; pick another encoder")
     return model
+
+
+def input_sizes(model: nn.Module) -> Literal["any", "patches", "fixed"]:
+    """Which sizes a timm encoder takes: a ViT that interpolates, a transformer that does not, or a CNN."""
+    if getattr(model, "dynamic_img_size", False):
+        return "patches"
+    fixed = model.pretrained_cfg.get("fixed_input_size", False)
+    return "fixed" if getattr(getattr(model, "patch_embed", None), "strict_img_size", fixed) else "any"
 
 
 def image_size(config: Mapping[str, Any], options: Mapping[str, Any], model: nn.Module) -> int:
@@ -63,7 +74,9 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
         end = indices[-1] + 1 if indices else start
         stages.append((int(tapped.shape[1]), tuple(tapped.shape[2:]), sum(sizes[start:end]), (total - before) // 2))
         start, before = max(start, end), total
-    norm = (
-        sum(p.numel() for p in model.norm.parameters()) if isinstance(getattr(model, "norm", None), nn.Module) else None
-    )
-    return Shape.from_stages((side, side), stages, norm, getattr(model, "num_prefix_tokens", 0), first_layer=1)
+    final = getattr(model, "norm", None)
+    norm = sum(p.numel() for p in final.parameters()) if isinstance(final, nn.Module) else 0
+    # CaiT's CLS token joins behind the blocks that can be tapped
+    tapped_too = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
+    prefix = getattr(model, "num_prefix_tokens", 0) if tapped_too else 0
+    return Shape.from_stages((side, side), stages, norm or None, prefix, first_layer=1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_core import BaseVisionTower
-from vita_plugins.timm.geometry import build
+from vita_plugins.timm.geometry import build, input_sizes
 
 
 class TimmTower(BaseVisionTower):
@@ -21,12 +21,12 @@ class TimmTower(BaseVisionTower):
 
     def build_encoder(self) -> nn.Module:
         model = build(self.checkpoint_config, self.settings.options)
+        self.input_sizes = input_sizes(model)
         whole = set(model.state_dict())
-        if self.blocks < self.shape.layers or not self.settings.norm:
-            model.prune_intermediate_layers([self.blocks - 1], prune_norm=not self.settings.norm, prune_head=True)
+        model.prune_intermediate_layers([self.blocks - 1], prune_norm=False, prune_head=True)
         cut = sorted(key.replace(".", r"\.") for key in whole - set(model.state_dict()))
         if cut:
-            self.skips = [*type(self).skips, (f"^(?:{'|'.join(cut)})$", "layers and norm behind the selected one")]
+            self.skips = [*type(self).skips, (f"^(?:{'|'.join(cut)})$", "layers behind the selected one")]
         return model
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
@@ -34,14 +34,14 @@ class TimmTower(BaseVisionTower):
         prefix = {"return_prefix_tokens": True} if self.shape.prefix_tokens else {}
         maps = self.encoder.forward_intermediates(
             pixels,
-            indices=[layer - 1 for layer in layers],
+            indices=[layer - 1 for layer in layers],  # timm's index k is layer k + 1
             stop_early=True,
             intermediates_only=True,
             output_fmt="NCHW",
             **prefix,
         )
         kept, grid = {}, (0, 0)
-        for layer, tapped in zip(sorted(layers), maps, strict=True):
+        for layer, tapped in zip(layers, maps, strict=True):
             spatial, first = tapped if prefix else (tapped, None)
             grid = (spatial.shape[2], spatial.shape[3])
             tokens = spatial.flatten(2).transpose(1, 2)  # (B, rows * cols, C)
