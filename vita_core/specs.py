@@ -108,6 +108,7 @@ class TowerSpec:
     defaults: tower keys whose default differs from the general one (``{"select_layer": -2}``).
     options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
     requires: what to ``pip install`` when importing the factory fails.
+    example: a small checkpoint config with which ``vita check NAME`` builds the tower, its weights random.
     """
 
     name: str
@@ -127,6 +128,7 @@ class TowerSpec:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: str | None = None
     requires: str | None = None
+    example: CheckpointConfig | None = None
 
     def opens(self, config: CheckpointConfig) -> bool:
         """Whether a checkpoint with this config is one of this tower's."""
