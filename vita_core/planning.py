@@ -14,7 +14,7 @@ from vita_core.resolution import ResolvedTower, resolve_tower
 from vita_core.sources import locate
 from vita_core.specs import LLMShape, LLMSpec, ProjectorSpec
 
-__all__ = ["Plan", "PlannedStage", "make_plan"]
+__all__ = ["Plan", "PlannedStage", "make_plan", "tower_stage"]
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -73,7 +73,7 @@ def make_plan(config: Config | Mapping[str, Any] | str | os.PathLike[str]) -> Pl
     height, width = geometry.input_size
     stages = (
         PlannedStage("picture", "pixels", (tiles, 3, height, width), 0, 0, 0),
-        _tower_stage(resolved, tiles),
+        tower_stage(resolved, tiles),
         _projector_stage(settings, geometry.hidden_size, llm.hidden_size, tiles, geometry.num_tokens),
         _llm_stage(settings, llm, tokens),
     )
@@ -95,7 +95,8 @@ def make_plan(config: Config | Mapping[str, Any] | str | os.PathLike[str]) -> Pl
     )
 
 
-def _tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
+def tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
+    """The tower's stage of a plan: its output's shape, parameters and cost for one picture of so many tiles."""
     geometry, shape, settings = resolved.geometry, resolved.shape, resolved.settings
     built = shape.stages[: geometry.blocks + 1]
     parameters = sum(stage.parameters for stage in built) + (shape.norm_parameters or 0)
