@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from vita_core.config import TowerConfig, validate
-from vita_core.errors import CheckpointError
+from vita_core.config import TowerConfig, shipped_configs, validate
+from vita_core.errors import CheckpointError, PluginError
 from vita_core.geometry import Geometry, tower_geometry
 from vita_core.plugins import Owner
-from vita_core.registry import import_object, registry
+from vita_core.registry import Registered, import_object, registry
 from vita_core.sources import Source, locate
 from vita_core.specs import Shape, TowerSpec
 
-__all__ = ["ResolvedTower", "resolve_tower"]
+__all__ = ["ResolvedTower", "named_tower", "resolve_tower"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,29 @@ def resolve_tower(config: TowerConfig | Mapping[str, Any], *, offline: bool = Fa
     if settings.s2 is not None:  # the largest scale is cut from real pixels, not from an upsized small picture
         processor = _resized(processor, geometry.input_size[0])
     return ResolvedTower(spec, owner, choice.rule, settings, source, shape, geometry, processor)
+
+
+def named_tower(name: str) -> Registered[TowerSpec] | None:
+    """The registered tower of that name, or None where `name` means a config.
+
+    Raises PluginError for a name that is neither, and for a tower without the example that random weights need.
+    """
+    if name.endswith((".yaml", ".yml")) or name in shipped_configs():
+        return None
+    try:
+        found = registry().find(TowerSpec, name)
+    except PluginError as error:
+        if Path(name).expanduser().exists():
+            return None
+        raise PluginError(
+            f"{error} A config is named by its file or directory, or one of {[*shipped_configs()]}"
+        ) from None
+    if found.spec.example is None:
+        raise PluginError(
+            f"tower {name!r} of {found.owner} has no example to make random weights from. Set TowerSpec(example={{...}}), a "
+            f"small checkpoint config as its shape function takes it, or check a config with weights: vita check my.yaml"
+        )
+    return found
 
 
 def _resized(processor: Mapping[str, Any], side: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vita_core.cli.assets import assets
+from vita_core.cli.check import check
 from vita_core.cli.encode import encode
 from vita_core.cli.evaluate import evaluate
 from vita_core.cli.plan import plan
@@ -33,6 +34,7 @@ app.command()(encode)
 app.command()(run)
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(check)
 app.command()(assets)
 
 
