@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     for name in dict.fromkeys(config.getoption("vita_tower")):
         nodeid = f"vita-tower[{name}]"
         tower = TowerNode.from_parent(session, name=nodeid, nodeid=nodeid, tower=name)
-        items.extend(tower.collect())
+        items.extend(session.genitems(tower))
 
 
 class TowerNode(pytest.Collector):
@@ -66,9 +66,13 @@ class TowerNode(pytest.Collector):
 
     def setup(self) -> None:
         """Open the tower before its first check."""
+        from vita_core.errors import VitaError
         from vita_core.testing import open_subject
 
-        self.subject = self._open.enter_context(open_subject(self.tower))
+        try:
+            self.subject = self._open.enter_context(open_subject(self.tower))
+        except VitaError as error:
+            pytest.fail(str(error), pytrace=False)
 
     def teardown(self) -> None:
         """Remove its random weights after the last."""

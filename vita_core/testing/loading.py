@@ -128,13 +128,17 @@ def built_on_meta_then_loaded(subject: Subject) -> None:
 @holds("Leave loading to BaseVisionTower: it is strict. A `skips` expression may match only tensors that have no use.")
 def loading_is_strict(subject: Subject) -> None:
     """A checkpoint that lacks a tensor of the encoder, or holds one too many, is refused with its name."""
+    state = subject.encoder.state_dict()
     key = next(name for name, _ in subject.encoder.named_parameters())
-    try:
-        subject.reloaded(without=key)
-    except VitaError as error:
-        expect(key in str(error), f"the message does not name the missing {key}: {error}")
-    else:
-        expect(False, f"a checkpoint without {key} was loaded silently")
+    short = {name: tensor for name, tensor in state.items() if name != key}
+    changed = {f"without {key}": (key, short), "with a tensor `stray`": ("stray", {**state, "stray": torch.zeros(1)})}
+    for what, (named, tensors) in changed.items():
+        try:
+            subject.reloaded(tensors)
+        except VitaError as error:
+            expect(named in str(error), f"a checkpoint {what} was refused without naming it: {error}")
+        else:
+            expect(False, f"a checkpoint {what} was loaded silently")
 
 
 @holds(

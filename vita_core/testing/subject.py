@@ -88,10 +88,9 @@ class Subject:
             raise BrokenContractError("tower.vision_tower is None after load_model()")
         return encoder
 
-    def reloaded(self, *, without: str | None = None) -> BaseVisionTower:
-        """A second tower, loaded from the shared encoder's state dict as it is saved; `without` leaves one key out."""
-        state = {key: value for key, value in self.encoder.state_dict().items() if key != without}
-        weights = self._write("copy", state)
+    def reloaded(self, state: Mapping[str, Tensor] | None = None) -> BaseVisionTower:
+        """A second tower, loaded from a file of the shared encoder's state dict, or of `state` in its stead."""
+        weights = self._write("copy", self.encoder.state_dict() if state is None else state)
         return self.build(type=self.tower.resolved.spec.name, weights=weights, revision=None)
 
     def _write(self, directory: str, state: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -80,6 +81,32 @@ def prefix_tokens_are_dropped(subject: Subject) -> None:
         expect(torch.equal(both[:, :1], first), "the first token of `cls_patch` is not `cls`")
 
 
+@holds("Flatten maps (B, C, rows, cols) with .flatten(2).transpose(1, 2); swap no axes of the pixels.")
+def tokens_stand_row_by_row(subject: Subject) -> None:
+    """Token r * cols + c is the patch in row r, column c: it depends most on the pixels there, in the first layer."""
+    changes = {**UNREDUCED, "select_layer": subject.resolved().shape.first_layer}
+    rows, cols = subject.resolved(**changes).geometry.patch_grid
+    if min(rows, cols) < 2:
+        raise SkippedCheckError(f"its grid is {rows} x {cols}")
+    pixels = subject.pixels(1, **changes).requires_grad_()
+    tokens = subject.build(**changes)(pixels)
+    if not tokens.requires_grad:
+        raise SkippedCheckError("no gradient reaches the pixels; mend the check `gradient_reaches_the_input` first")
+    for token, place in ((cols - 1, "upper right"), ((rows - 1) * cols, "lower left")):
+        (gradient,) = torch.autograd.grad(tokens[0, token].square().sum(), pixels, retain_graph=True)
+        found = _quadrant(gradient[0].abs().sum(0))
+        told = f"token {token} of a grid of {rows} x {cols} looks at the {found} of the picture, not at the {place}"
+        expect(found == place, told)
+
+
+def _quadrant(weight: Tensor) -> str:
+    """Where the centre of mass of a map (H, W) lies."""
+    height, width = weight.shape
+    y = (weight.sum(1) * torch.arange(height)).sum() / weight.sum()
+    x = (weight.sum(0) * torch.arange(width)).sum() / weight.sum()
+    return f"{'upper' if y < (height - 1) / 2 else 'lower'} {'left' if x < (width - 1) / 2 else 'right'}"
+
+
 @holds("Let encode() return the grid of the pixels that came in. S2 needs nothing else of a tower.")
 def s2_is_as_planned(subject: Subject) -> None:
     """S2 (two scales) keeps the tokens and doubles their width."""
@@ -116,6 +143,9 @@ def layers_are_as_planned(subject: Subject) -> None:
     features = {layer: _as_planned(subject, **UNREDUCED, select_layer=layer) for layer in chosen}
     grid = shape.stages[chosen[-1]].grid
     alike = [layer for layer in chosen if shape.stages[layer].grid == grid]
+    for layer, other in itertools.combinations(alike, 2):
+        same = features[layer].shape == features[other].shape and torch.equal(features[layer], features[other])
+        expect(not same, f"layers {layer} and {other} have the same features")
     both = _as_planned(subject, **UNREDUCED, select_layer=alike)
     apart = torch.cat([features[layer] for layer in alike], dim=-1)
     expect(torch.allclose(both, apart, atol=1e-4), f"select_layer: {alike} is not the features of each, side by side")
