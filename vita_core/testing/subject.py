@@ -91,7 +91,8 @@ class Subject:
     def reloaded(self, state: Mapping[str, Tensor] | None = None) -> BaseVisionTower:
         """A second tower, loaded from a file of the shared encoder's state dict, or of `state` in its stead."""
         weights = self._write("copy", self.encoder.state_dict() if state is None else state)
-        return self.build(type=self.tower.resolved.spec.name, weights=weights, revision=None)
+        named = self.settings.type or self.tower.resolved.spec.name
+        return self.build(type=named, weights=weights, revision=None)
 
     def _write(self, directory: str, state: Mapping[str, Tensor]) -> str:
         """The file of a checkpoint in `scratch` with these tensors and the tower's own config."""
@@ -142,7 +143,7 @@ def open_subject(name: str, overrides: Sequence[str] = ()) -> Iterator[Subject]:
             resolved = resolve_tower(settings)
             resolved.source.files(resolved.spec.weight_files)
         else:
-            (scratch / "config.json").write_text(json.dumps(found.spec.example), encoding="utf-8")
+            (scratch / "config.json").write_text(json.dumps(dict(found.spec.example or {})), encoding="utf-8")
             stated = {"tower": {"type": name, "weights": str(scratch)}, "llm": {"weights": "none/needed"}}
             (scratch / "check.yaml").write_text(json.dumps(stated), encoding="utf-8")  # JSON is YAML
             settings = load_config(scratch / "check.yaml", overrides).tower
