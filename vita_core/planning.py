@@ -15,7 +15,7 @@ from vita_core.sources import locate
 from vita_core.specs import LLMShape, LLMSpec
 from vita_core.validation import validate
 
-__all__ = ["Plan", "PlannedStage", "make_plan"]
+__all__ = ["Plan", "PlannedStage", "make_plan", "tower_stage"]
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -74,7 +74,7 @@ def make_plan(config: Config | Mapping[str, Any] | str | os.PathLike[str]) -> Pl
     height, width = geometry.input_size
     stages = (
         PlannedStage("picture", "pixels", (tiles, 3, height, width), 0, 0, 0),
-        _tower_stage(resolved, tiles),
+        tower_stage(resolved, tiles),
         _projector_stage(settings, geometry.hidden_size, llm.hidden_size, tiles, geometry.num_tokens),
         _llm_stage(settings, llm, tokens),
     )
@@ -96,7 +96,8 @@ def make_plan(config: Config | Mapping[str, Any] | str | os.PathLike[str]) -> Pl
     )
 
 
-def _tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
+def tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
+    """The tower's stage of a plan: its output's shape, parameters and cost for one picture of so many tiles."""
     geometry, shape, settings = resolved.geometry, resolved.shape, resolved.settings
     run = shape.stages[: max(geometry.layers) + 1]  # with `layers: all` the blocks behind are built but not run
     flops = 2 * tiles * geometry.crops * sum(stage.macs for stage in run)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vita_core.config import ProjectorConfig, TowerConfig
-from vita_core.errors import CheckpointError, ConfigError
+from vita_core.configfiles import shipped_configs
+from vita_core.errors import CheckpointError, ConfigError, PluginError
 from vita_core.geometry import Geometry, tower_geometry
 from vita_core.plugins import Owner
 from vita_core.registry import Registered, import_object, registry
@@ -15,7 +17,7 @@ from vita_core.sources import Source, locate
 from vita_core.specs import ProjectorSpec, Shape, TowerSpec
 from vita_core.validation import validate
 
-__all__ = ["ResolvedTower", "resolve_projector", "resolve_tower"]
+__all__ = ["ResolvedTower", "named_tower", "resolve_projector", "resolve_tower"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,29 @@ def _validated_options(
     if options:
         raise ConfigError(f"{section}.options: {section} {spec.name!r} takes no options, not {sorted(options)}")
     return {}
+
+
+def named_tower(name: str) -> Registered[TowerSpec] | None:
+    """The registered tower of that name, or None where `name` means a config.
+
+    Raises PluginError for a name that is neither, and for a tower without the example that random weights need.
+    """
+    if name.endswith((".yaml", ".yml")) or name in shipped_configs():
+        return None
+    try:
+        found = registry().find(TowerSpec, name)
+    except PluginError as error:
+        if Path(name).expanduser().exists():
+            return None
+        raise PluginError(
+            f"{error} A config is named by its file or directory, or one of {[*shipped_configs()]}"
+        ) from None
+    if found.spec.example is None:
+        raise PluginError(
+            f"tower {name!r} of {found.owner} has no example to make random weights from. Set TowerSpec(example={{...}}), a "
+            f"small checkpoint config as its shape function takes it, or check a config with weights: vita check my.yaml"
+        )
+    return found
 
 
 def _resized(processor: Mapping[str, Any], side: int) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class TowerSpec:
     options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
     requires: what to ``pip install`` when importing the factory fails.
     remote_code: whether the tower runs code from the checkpoint's repository; only then ``trust_remote_code`` is taken.
+    example: a small checkpoint config with which ``vita check NAME`` builds the tower, its weights random.
     """
 
     name: str
@@ -131,6 +132,7 @@ class TowerSpec:
     options: str | None = None
     requires: str | None = None
     remote_code: bool = False
+    example: CheckpointConfig | None = None
 
     def __post_init__(self) -> None:
         for key in ("model_types", "weight_files"):  # a string is a sequence too, and `in` would look for a substring

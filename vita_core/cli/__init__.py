@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vita_core.cli.assets import assets
+from vita_core.cli.check import check
 from vita_core.cli.commands import CommandGroup
 from vita_core.cli.encode import encode
 from vita_core.cli.evaluate import evaluate
@@ -39,6 +40,7 @@ app.command()(encode)
 app.command()(run)
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(check)
 app.command()(assets)
 app.command()(new_tower)
 

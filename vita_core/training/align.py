@@ -168,8 +168,9 @@ def run_warm_start(
         tokens = vlm.llm.tokenizer(" " + text, add_special_tokens=False).input_ids
         return vlm.llm.embed(torch.tensor(tokens)).mean(0).float()
 
-    if hasattr(vlm.projector, "start_from_words"):
-        vlm.projector.start_from_words(embed)
+    start_from_words = getattr(vlm.projector, "start_from_words", None)
+    if callable(start_from_words):
+        start_from_words(embed)
     trainer = WarmStart(
         vlm,
         train,

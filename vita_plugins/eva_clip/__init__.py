@@ -22,6 +22,7 @@ ORIGINAL_L_336 = {
     "subln": True,
 }
 """EVA02-CLIP-L-14-336 as its authors publish it."""
+TINY = {"eva_model_name": "eva-clip-tiny", "image_size": 56, "layers": 3, "width": 32, "head_width": 8}
 TIMM_NAMES = {
     "eva02_large_patch14_clip_336": ORIGINAL_L_336,
     "eva02_large_patch14_clip_224": {**ORIGINAL_L_336, "image_size": 224},
@@ -104,5 +105,6 @@ def vita_towers() -> list[TowerSpec]:
             ),
             defaults={"select_layer": -2, "select_feature": "patch"},
             requires="vita-core[eva-clip]",
+            example={"vision_cfg": {**ORIGINAL_L_336, **TINY}},
         )
     ]

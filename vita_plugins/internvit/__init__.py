@@ -88,5 +88,6 @@ def vita_towers() -> list[TowerSpec]:
             },
             # VITA halves the features before the shuffle, and its checkpoints were trained so
             defaults={"select_layer": -1, "select_feature": "patch", "feature_scale": 0.5, "pixel_shuffle": 0.5},
+            example={**published(32, 3, 4, 64, rms=False), "image_size": 56},
         )
     ]

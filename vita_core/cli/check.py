@@ -1,0 +1,51 @@
+"""``vita check``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from vita_core.cli.common import JsonOption, SetOption, print_json, print_table
+
+
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="NAME_OR_CONFIG", help="A registered tower (random weights), or a config (its own)."),
+    ],
+    overrides: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Hold a tower to every contract (the conformance kit); exit code 1 when it breaks one."""
+    from vita_core.config import load_config
+    from vita_core.resolution import named_tower
+
+    if named_tower(target) is None:  # a mistake is told before torch is imported
+        load_config(target, overrides or ())
+    from vita_core.testing import CHECKS, open_subject
+
+    with open_subject(target, overrides or ()) as subject:
+        results = [check.run(subject) for check in CHECKS]
+        weights = "random" if subject.random_weights else subject.settings.weights
+    failed = [result for result in results if result.outcome == "failed"]
+    if json:
+        rows = [
+            {"check": r.check.name, "outcome": r.outcome, "contract": r.check.contract}
+            | ({"seen": r.seen} if r.seen else {})
+            | ({"remedy": r.check.remedy} if r.outcome == "failed" else {})
+            for r in results
+        ]
+        print_json({"tower": target, "weights": weights, "checks": rows})
+    else:
+        cells = [(r.check.name, r.outcome, r.seen if r.outcome == "skipped" else r.check.contract) for r in results]
+        print_table(
+            f"tower {target}, {weights} weights", ["check", "outcome", "contract, or why it was skipped"], cells
+        )
+        for result in failed:
+            typer.echo(f"\n{result.check.name} failed\n{result.message}")
+        counts = Counter(result.outcome for result in results)
+        typer.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+    if failed:
+        raise typer.Exit(1)

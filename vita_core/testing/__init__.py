@@ -1,0 +1,23 @@
+"""The conformance kit: the contracts of a vision tower, each a small check, for authors of towers.
+
+``vita check NAME_OR_CONFIG`` and ``pytest --vita-tower NAME_OR_CONFIG`` run it; in a program::
+
+    with open_subject("clip") as subject:
+        results = [check.run(subject) for check in CHECKS]
+"""
+
+from __future__ import annotations
+
+from vita_core.testing import batches, gradients, loading, pictures, tokens
+from vita_core.testing.kit import Check, Result
+from vita_core.testing.subject import Subject, open_subject
+
+__all__ = ["CHECKS", "Check", "Result", "Subject", "open_subject"]
+
+CHECKS: tuple[Check, ...] = tuple(
+    value
+    for module in (loading, tokens, batches, gradients, pictures)
+    for value in vars(module).values()
+    if type(value) is Check
+)
+"""Every check, in the order they are shown."""
