@@ -58,7 +58,9 @@ def test_one_frame_a_second(tmp_path: Path, name: str, codec: str) -> None:
     assert {(frame.mode, frame.size) for frame in frames} == {("RGB", (32, 32))}
 
 
-@pytest.mark.parametrize(("most", "expected"), [(4, [0, 20, 30, 50]), (2, [0, 50]), (1, [0]), (6, [0, 10, 20, 30, 40, 50])])
+@pytest.mark.parametrize(
+    ("most", "expected"), [(4, [0, 20, 30, 50]), (2, [0, 50]), (1, [0]), (6, [0, 10, 20, 30, 40, 50])]
+)
 def test_thinned_evenly(tmp_path: Path, most: int, expected: list[int]) -> None:
     assert numbers(read_frames(write_video(tmp_path / "v.mp4", 60), most)) == expected
 

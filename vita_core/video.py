@@ -149,4 +149,5 @@ def _time(frame: VideoFrame) -> int:
 
 def _upright(frame: VideoFrame) -> Image.Image:
     """The frame as RGB, turned by the angle (counter-clockwise) that its display matrix says."""
-    return frame.to_image().convert("RGB").rotate(frame.rotation, expand=True)
+    picture: Image.Image = frame.to_image()
+    return picture.convert("RGB").rotate(frame.rotation, expand=True)
