@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from vita_core.llm import PICTURE_ID, LanguageModel
 from vita_core.projectors import build_projector, check_widths
 from vita_core.registry import import_object, registry
 from vita_core.resolution import resolve_tower
+from vita_core.saving import save_model
 from vita_core.sources import locate
 from vita_core.specs import LLMSpec
 from vita_core.tower import BaseVisionTower, build_tower
@@ -83,9 +85,20 @@ class VisionLanguageModel(nn.Module):
         images = [pictures] if isinstance(pictures, str | os.PathLike | Image.Image) else list(pictures)
         return self._answer([images], question, system, max_new_tokens, on_text)[0]
 
-    def ask_each(self, pictures: Sequence[Picture], question: str | None = None) -> list[Answer]:
+    def ask_each(
+        self,
+        pictures: Sequence[Picture],
+        question: str | None = None,
+        *,
+        system: str | None = None,
+        max_new_tokens: int | None = None,
+    ) -> list[Answer]:
         """The same question about each of `pictures`, as one padded batch."""
-        return self._answer([[picture] for picture in pictures], question, None, None, None)
+        return self._answer([[picture] for picture in pictures], question, system, max_new_tokens, None)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write a directory that `build_model` and ``vita run`` open again; see `vita_core.saving.save_model`."""
+        save_model(Path(directory), self.settings, self.tower, self.projector, self.llm)
 
     @torch.inference_mode()
     def _answer(

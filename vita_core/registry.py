@@ -156,6 +156,9 @@ class Registry:
         names = [r.spec.name for r in self.all(kind)]
         message = f"unknown {KINDS[kind]} {name!r}.{nearest(name, names)} Registered: {self._names(kind)}."
         failed = [f"{p.owner.plugin} of {p.owner} ({p.reason})" for p in self.plugins if p.status == "failed"]
+        distribution = name.rpartition("/")[0]
+        if distribution and distribution not in {p.owner.distribution for p in self.plugins}:
+            message += f" {distribution} is not there: pip install {distribution} (a module: vita -p {distribution})."
         if failed:
             message += f" Plugins that failed to load: {'; '.join(failed)}."
         blocked = [p.owner.plugin for p in self.plugins if p.status == "blocked"]

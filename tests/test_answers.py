@@ -1,0 +1,111 @@
+"""``vita run --images``: a folder's pictures as a JSONL, through the real command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import vita
+from PIL import Image
+
+from vita_core import build_model, load_config
+from vita_core.cli.answers import answer_folder
+from vita_core.errors import ConfigError
+
+QUESTION = "what is this ?"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, golden: Path) -> Path:
+    folder = tmp_path / "pictures"
+    shutil.copytree(golden / "pictures", folder)
+    (folder / "more").mkdir()
+    (folder / "square.png").rename(folder / "more" / "square.PNG")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_row_each_resumed_and_mended(tiny_config: Path, tmp_path: Path, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = build_model(tiny_config)
+    weights = tmp_path / "projector.safetensors"
+    save_file(model.projector.state_dict(), weights)
+    out = tmp_path / "deep" / "answers.jsonl"
+    command = ("run", tiny_config, "--images", folder, "--jsonl", out, "-q", QUESTION, "--batch", 2)
+    command = (*command, "--set", f"projector.weights={weights}")
+    done = vita(*command, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"out": str(out), "answered": 3, "skipped": 0, "errors": 0}
+    assert "3/3" in done.stderr
+    names = ["more/square.PNG", "tall.png", "wide.png"]
+    assert rows(out) == [
+        {"image": name, "question": QUESTION, "answer": model.ask(folder / name, QUESTION).text} for name in names
+    ]
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-9])  # the last line torn, as when the machine went down
+    again = vita(*command)
+    assert again.returncode == 0, again.stderr
+    assert "1 answered, 2 already there, 0 with an error" in again.stdout
+    assert out.read_bytes() == whole
+    third = vita(*command)
+    assert "0 answered, 3 already there" in third.stdout
+    assert out.read_bytes() == whole
+
+
+def test_an_unreadable_picture_is_a_row_and_is_tried_again(tiny_config: Path, tmp_path: Path, folder: Path) -> None:
+    good = (folder / "tall.png").read_bytes()
+    (folder / "tall.png").write_bytes(good[:300])
+    out = tmp_path / "answers.jsonl"
+    command = ("run", tiny_config, "--images", folder, "--jsonl", out, "-q", QUESTION)
+    done = vita(*command)
+    assert done.returncode == 1
+    assert "2 answered, 0 already there, 1 with an error" in done.stdout
+    assert [row["image"] for row in rows(out)] == ["more/square.PNG", "tall.png", "wide.png"]
+    assert ["error" in row for row in rows(out)] == [False, True, False]
+    assert "tall.png" in rows(out)[1]["error"]
+    (folder / "tall.png").write_bytes(good)
+    assert vita(*command).returncode == 0
+    assert sorted(row["image"] for row in rows(out) if "answer" in row) == ["more/square.PNG", "tall.png", "wide.png"]
+    assert not [row for row in rows(out) if "error" in row]
+
+
+def test_a_picture_that_overflows_the_context_spoils_no_other(tiny_config: Path, tmp_path: Path) -> None:
+    """Twelve tiles and a thumbnail of 16 tokens each are too many beside 60 new ones in a context of 256; one is not."""
+    folder, out = tmp_path / "pictures", tmp_path / "answers.jsonl"
+    folder.mkdir()
+    Image.new("RGB", (12 * 56, 56)).save(folder / "long.png")
+    Image.new("RGB", (56, 56)).save(folder / "small.png")
+    settings = load_config(tiny_config, ["images.tiles={max: 12}", "generation.max_new_tokens=60"])
+    counts = answer_folder(lambda: build_model(settings), folder, out, QUESTION, max_pixels=10**8)
+    assert counts == {"answered": 1, "skipped": 0, "errors": 1}
+    long, small = rows(out)
+    assert "context of 256" in long["error"]
+    assert "answer" in small
+
+
+def test_what_is_refused(tiny_config: Path, tmp_path: Path, folder: Path) -> None:
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text('{"caption": "a"}\n')
+    with pytest.raises(ConfigError, match=r"wrong\.jsonl:1:1"):
+        answer_folder(lambda: build_model(tiny_config), folder, wrong, QUESTION, max_pixels=10**8)
+    assert wrong.read_text() == '{"caption": "a"}\n'
+    (tmp_path / "empty").mkdir()
+    for folder_, message in ((tmp_path / "empty", "holds no picture"), (tmp_path / "none", "no such directory")):
+        with pytest.raises(ConfigError, match=message):
+            answer_folder(lambda: build_model(tiny_config), folder_, tmp_path / "o", QUESTION, max_pixels=10**8)
+    alone = vita("run", tiny_config, "--images", folder)
+    assert alone.returncode == 2
+    assert "--images goes with --jsonl" in alone.stderr
+    nowhere = vita("run", tiny_config, "--images", folder, "--jsonl", tmp_path)
+    assert nowhere.returncode == 2
+    assert nowhere.stderr.startswith("error: cannot read")

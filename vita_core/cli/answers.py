@@ -1,0 +1,148 @@
+"""``vita run --images``: the same question about every picture of a folder, one JSON line each, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vita_core.cli.common import write_whole
+from vita_core.errors import ConfigError, PictureError, VitaError
+from vita_core.training.data import SUFFIXES
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vita_core.model import VisionLanguageModel
+
+__all__ = ["answer_folder"]
+
+ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""A file name that is no UTF-8 passes through unchanged."""
+
+
+def answer_folder(
+    open_model: Callable[[], VisionLanguageModel],
+    folder: Path,
+    out: Path,
+    question: str,
+    *,
+    batch: int = 8,
+    max_pixels: int,
+    system: str | None = None,
+    max_new_tokens: int | None = None,
+) -> dict[str, int]:
+    """Ask `question` about every picture below `folder`, `batch` at a time, in sorted order; append a row each to `out`.
+
+    A row is ``{"image", "question", "answer"}``, or ``{"image", "question", "error"}`` for a picture that cannot be
+    opened or asked about. Pictures that `out` has an answer for are skipped, those with an error tried again. The model
+    is opened only when something is left to ask. Returns the counts of rows ``answered``, ``skipped``, ``errors``.
+    Raises ConfigError for a folder without pictures or a damaged `out`.
+    """
+    pictures = _pictures(folder)
+    done = {row["image"] for row in _kept_rows(out) if row["question"] == question}
+    left = [name for name in pictures if name not in done]
+    counts = {"answered": 0, "skipped": len(pictures) - len(left), "errors": 0}
+    if not left:
+        return counts
+    from tqdm import tqdm
+
+    model = open_model()
+
+    def ask(opened: Sequence[Image.Image]) -> list[str]:
+        answers = model.ask_each(opened, question, system=system, max_new_tokens=max_new_tokens)
+        return [answer.text for answer in answers]
+
+    with tqdm(total=len(left), desc="run", unit="picture") as progress:
+        for start in range(0, len(left), batch):
+            names = left[start : start + batch]
+            rows = []
+            for name, result in zip(names, _ask([folder / name for name in names], ask, max_pixels), strict=True):
+                failed = isinstance(result, VitaError)
+                rows.append({"image": name, "question": question, "error" if failed else "answer": str(result)})
+                counts["errors" if failed else "answered"] += 1
+            _append(out, rows)
+            progress.update(len(names))
+    return counts
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Every picture file below `folder`, by its suffix, as sorted paths relative to it."""
+    if not folder.is_dir():
+        raise ConfigError(f"--images {folder}: no such directory")
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not found:
+        raise ConfigError(f"--images {folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _kept_rows(out: Path) -> list[dict[str, Any]]:
+    """The answers that `out` holds; what else stands there (errors, a line torn by an interruption) is removed from it."""
+    if not out.exists():
+        _append(out, [])
+        return []
+    try:
+        text = out.read_text(**ENCODING)
+    except OSError as error:
+        raise VitaError(f"cannot read {out}: {error.strerror}") from error
+    rows, kept = [], ""
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        row = _row(line)
+        if row is None and line.endswith("\n"):
+            raise ConfigError(f"{out}:{number}:1: no row of `vita run --jsonl`; give another file, or mend that line")
+        if row is not None and "answer" in row:
+            rows.append(row)
+            kept += line if line.endswith("\n") else line + "\n"
+    if kept != text:
+        write_whole(out, lambda path: path.write_text(kept, **ENCODING))
+    return rows
+
+
+def _append(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add whole lines to `out`. Raises VitaError when it cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a", **ENCODING) as file:
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    except OSError as error:
+        raise VitaError(f"cannot write {out}: {error.strerror}") from error
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and {"image", "question"} <= row.keys() else None
+
+
+def _ask(
+    paths: Sequence[Path], ask: Callable[[Sequence[Image.Image]], list[str]], max_pixels: int
+) -> Iterator[str | VitaError]:
+    """The answer about each picture, or what is wrong with it."""
+    from vita_core.images import open_picture
+
+    opened: list[Image.Image | PictureError] = []
+    for path in paths:
+        try:
+            opened.append(open_picture(path, max_pixels=max_pixels))
+        except PictureError as error:
+            opened.append(error)
+    answers = iter(_each([picture for picture in opened if not isinstance(picture, PictureError)], ask))
+    for picture in opened:
+        yield picture if isinstance(picture, PictureError) else next(answers)
+
+
+def _each(
+    pictures: Sequence[Image.Image], ask: Callable[[Sequence[Image.Image]], list[str]]
+) -> Sequence[str | VitaError]:
+    """All pictures as one batch; where that is refused (one has too many tiles, say), one by one."""
+    if not pictures:
+        return []
+    try:
+        return ask(pictures)
+    except ConfigError:  # nothing that another picture would mend
+        raise
+    except VitaError as error:
+        return [error] if len(pictures) == 1 else [found for picture in pictures for found in _each([picture], ask)]

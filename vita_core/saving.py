@@ -1,0 +1,184 @@
+"""A model as one directory that opens again: weights, config and where all of it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vita_core.assets import ASSET_PREFIX, provenance
+from vita_core.checkpoints import KeyRules
+from vita_core.config import Config
+from vita_core.errors import CheckpointError, VitaError
+from vita_core.llm import LanguageModel
+from vita_core.registry import CORE, SESSION, registry
+from vita_core.specs import LLMSpec, ProjectorSpec
+from vita_core.tower import BaseVisionTower
+from vita_core.validation import validate
+
+__all__ = ["save_model"]
+
+FORMAT = "vita-core model"
+"""What ``provenance.json`` of a saved model says under ``format``."""
+CONTENT = {"config.yaml", "provenance.json", "tower", "projector.safetensors", "llm"}
+WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
+
+
+def save_model(
+    directory: Path, settings: Config, tower: BaseVisionTower, projector: nn.Module, llm: LanguageModel
+) -> None:
+    """Write ``config.yaml``, ``provenance.json``, ``tower/``, ``projector.safetensors`` and ``llm/`` into `directory`.
+
+    It appears whole or not at all, and replaces nothing but a model saved earlier. Raises VitaError when something else
+    stands there, the tower is not loaded, or the disk refuses; CheckpointError when the tower's key rules would not read
+    its own keys back.
+    """
+    directory = directory.expanduser().absolute()
+    _check_target(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+            made, old = Path(scratch) / "made", Path(scratch) / "old"
+            made.mkdir()  # inside, so that it has the usual permissions: a temporary directory is its owner's alone
+            _write(made, settings, tower, projector, llm)
+            if directory.exists():
+                directory.rename(old)
+            try:
+                made.rename(directory)
+            except OSError:
+                if old.exists():
+                    old.rename(directory)
+                raise
+    except (OSError, SafetensorError) as error:
+        raise VitaError(f"cannot write {directory}: {error}") from error
+
+
+def _check_target(directory: Path) -> None:
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    record = directory / "provenance.json"
+    names = {entry.name for entry in directory.iterdir()} if directory.is_dir() else {directory.name}
+    if names <= CONTENT and record.is_file() and json.loads(record.read_text()).get("format") == FORMAT:
+        return
+    other = ", ".join(sorted(names - CONTENT)[:3])
+    raise VitaError(
+        f"{directory} is no saved model to replace{f' (it holds {other})' if other else ''}; give another one"
+    )
+
+
+def _write(made: Path, settings: Config, tower: BaseVisionTower, projector: nn.Module, llm: LanguageModel) -> None:
+    resolved = settings.model_dump(mode="json", exclude_none=True)
+    resolved["tower"] = _write_tower(made / "tower", tower)
+    resolved["projector"].pop("weights", None)
+    if state := _state(projector):
+        widths = {"in_features": str(tower.hidden_size), "out_features": str(llm.hidden_size)}
+        save_file(state, made / "projector.safetensors", metadata={**widths, "type": settings.projector.type})
+        resolved["projector"]["weights"] = "./projector.safetensors"
+    llm.model.save_pretrained(made / "llm")
+    llm.tokenizer.save_pretrained(made / "llm")
+    resolved["llm"] |= {"weights": "./llm", "dtype": _name(llm.dtype)}
+    resolved["llm"].pop("revision", None)
+    validate(Config, resolved)  # a dtype that no config may name is told before the directory appears
+    (made / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "made_by": _made_by(settings, tower),
+        "sources": _sources(settings, tower),
+    }
+    written = sorted(made.rglob("*.safetensors"))
+    record["files"] = {path.relative_to(made).as_posix(): _sha256(path) for path in written}
+    (made / "provenance.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _write_tower(made: Path, tower: BaseVisionTower) -> dict[str, Any]:
+    """The encoder under its own keys beside the checkpoint's own configs; returns the ``tower:`` section that opens it."""
+    if tower.encoder is None:
+        raise VitaError("the tower is not loaded, so there is nothing to save: call model.tower.load_model() first")
+    state, source = _state(tower.encoder), tower.resolved.source
+    rules = KeyRules(tower.renames, tower.splits, tower.skips)
+    changed = [
+        key
+        for key in state
+        if rules.renamed(key) != key or any(re.search(pattern, key) for pattern, _ in [*rules.splits, *rules.skips])
+    ]
+    if changed:
+        raise CheckpointError(
+            f"tower {tower.resolved.spec.name!r} cannot be saved: its renames, splits or skips change {len(changed)} of its "
+            f"own keys, such as {changed[0]!r}; anchor those patterns so that they match the checkpoint's keys alone"
+        )
+    made.mkdir()
+    save_file(state, made / "model.safetensors", metadata={"format": "pt"})
+    for name, content in (("config.json", source.config), ("preprocessor_config.json", source.preprocessor)):
+        if content:
+            (made / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    section = tower.settings.model_dump(mode="json", exclude_none=True, exclude={"revision"})
+    spec, owner = tower.resolved.spec, tower.resolved.owner
+    kind = (
+        spec.name
+        if owner.distribution in (CORE.distribution, SESSION.distribution)
+        else f"{owner.distribution}/{spec.name}"
+    )
+    # the file is named, so that any plugin opens it, whatever file names it looks for in a directory
+    return {**section, "type": kind, "weights": "./tower/model.safetensors", "dtype": _name(tower.dtype)}
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().to("cpu").contiguous() for key, value in module.state_dict().items()}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _made_by(settings: Config, tower: BaseVisionTower) -> dict[str, Any]:
+    """The distribution and version of the core and of each plugin that brought a part."""
+    owners = {
+        "tower": tower.resolved.owner,
+        "projector": registry().find(ProjectorSpec, settings.projector.type).owner,
+        "llm": registry().find(LLMSpec, settings.llm.type).owner,
+    }
+    plugins = {part: {"distribution": owner.distribution, "version": owner.version} for part, owner in owners.items()}
+    return {"vita-core": version("vita-core"), **plugins}
+
+
+def _sources(settings: Config, tower: BaseVisionTower) -> dict[str, Any]:
+    """Where each part's weights came from: name, revision, SHA-256 of local files; an asset's own record."""
+    source = tower.resolved.source
+    local = source.path is not None and source.path.exists()
+    return {
+        "tower": _source(
+            source.weights, source.revision, source.files(tower.resolved.spec.weight_files) if local else []
+        ),
+        "projector": _source(settings.projector.weights, None, _weight_files(settings.projector.weights)),
+        "llm": _source(settings.llm.weights, settings.llm.revision, _weight_files(settings.llm.weights)),
+    }
+
+
+def _source(weights: str | None, revision: str | None, files: list[Path]) -> dict[str, Any]:
+    if weights is not None and weights.startswith(ASSET_PREFIX):
+        return {"weights": weights, "asset": provenance(weights.removeprefix(ASSET_PREFIX))}
+    return {"weights": weights, "revision": revision, "files": {path.name: _sha256(path) for path in files}}
+
+
+def _weight_files(weights: str | None) -> list[Path]:
+    """The local weight files that `weights` names; none for a hub id or an asset."""
+    path = Path(weights).expanduser() if weights is not None else None
+    if path is None or not path.exists():
+        return []
+    files = [path] if path.is_file() else path.iterdir()
+    return sorted(file for file in files if file.suffix in WEIGHT_SUFFIXES)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
