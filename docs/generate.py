@@ -12,6 +12,7 @@ import typer
 
 from vita_core import config, hookspecs
 from vita_core.cli import app
+from vita_core.cli.commands import BUILTIN
 from vita_core.plugins import HOOKS
 from vita_core.registry import CORE, registry
 from vita_core.specs import LLMShape, LLMSpec, ProjectorSpec, Shape, Stage, TowerSpec
@@ -32,9 +33,11 @@ SECTIONS = [
 def commands() -> list[str]:
     lines = ["## Commands", "", "| command | what it does |", "| --- | --- |"]
     group = typer.main.get_command(app)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    context = typer.Context(group)
+    built_in = {name: group.get_command(context, name) for name in BUILTIN}
+    for name, command in built_in.items():
         lines.append(f"| `vita {name}` | {' '.join((command.help or '').split())} |")
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in built_in.items():
         lines += ["", f"### vita {name}", "", "| parameter | meaning |", "| --- | --- |"]
         for parameter in command.params:
             flags = (

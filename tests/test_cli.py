@@ -12,7 +12,9 @@ from conftest import REPOSITORY, vita
 from PIL import Image
 from safetensors.torch import load_file
 
-COMMANDS = ["towers", "plugins", "plan", "encode", "run", "train", "eval", "check", "assets", "new-tower"]
+from vita_core.cli.commands import BUILTIN
+
+COMMANDS = list(BUILTIN)
 HEAVY = ("torch", "transformers", "timm", "open_clip", "torchvision")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -33,11 +34,14 @@ def unresolved(reference: object) -> str:
         return f"names a module that is not there: {module}"
     if spec.origin is None or not spec.origin.endswith(".py"):
         return ""
-    try:
-        names = _names(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-    except (OSError, SyntaxError) as error:
-        return f"names a module that cannot be read: {error}"
     first = name.split(".")[0]
+    try:
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        if re.search(rf"^(?:class|def) {re.escape(first)}\b", source, re.MULTILINE):  # the usual case, without parsing
+            return ""
+        names = _names(ast.parse(source))
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        return f"names a module that cannot be read: {error}"
     if first in names or {"*", "__getattr__"} & names:
         return ""
     return f"names {first!r}, which {module} does not define.{nearest(first, names)}"

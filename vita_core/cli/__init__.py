@@ -9,17 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vita_core.cli.assets import assets
-from vita_core.cli.check import check
 from vita_core.cli.commands import CommandGroup
-from vita_core.cli.encode import encode
-from vita_core.cli.evaluate import evaluate
-from vita_core.cli.new_tower import new_tower
-from vita_core.cli.plan import plan
-from vita_core.cli.plugins import plugins
-from vita_core.cli.run import run
-from vita_core.cli.towers import towers
-from vita_core.cli.train import train
 from vita_core.errors import PluginError, VitaError
 
 __all__ = ["app", "main"]
@@ -33,16 +23,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(towers)
-app.command()(plugins)
-app.command()(plan)
-app.command()(encode)
-app.command()(run)
-app.command()(train)
-app.command("eval")(evaluate)
-app.command()(check)
-app.command()(assets)
-app.command()(new_tower)
 
 
 def _version(asked: bool) -> None:

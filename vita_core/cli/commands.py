@@ -1,7 +1,8 @@
-"""Commands that plugins bring (entry-point group ``vita.commands``): listed by name, imported when typed."""
+"""The commands by name, each imported when it is typed: the built-in ones, and plugins' (entry-point group ``vita.commands``)."""
 
 from __future__ import annotations
 
+import importlib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -9,11 +10,23 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vita_core.errors import PluginError
-from vita_core.plugins import describe, owner_of, remedy
 
 __all__ = ["COMMANDS_GROUP", "CommandGroup"]
 
 COMMANDS_GROUP = "vita.commands"
+BUILTIN = {
+    "towers": "towers:towers",
+    "plugins": "plugins:plugins",
+    "plan": "plan:plan",
+    "encode": "encode:encode",
+    "run": "run:run",
+    "train": "train:train",
+    "eval": "evaluate:evaluate",
+    "check": "check:check",
+    "new-tower": "new_tower:new_tower",
+    "assets": "assets:assets",
+}
+"""Name -> ``"module:function"`` in this package."""
 
 
 class CommandGroup(TyperGroup):
@@ -22,20 +35,30 @@ class CommandGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Every command's name; reads metadata only."""
         names = {point.name for point in entry_points(group=COMMANDS_GROUP)}
-        return [*self.commands, *sorted(names - {*self.commands})]
+        return [*BUILTIN, *sorted(names - {*BUILTIN})]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A built-in command, or a stand-in for a plugin's."""
-        if cmd_name in self.commands:
-            return self.commands[cmd_name]
+        if cmd_name in BUILTIN:
+            return _builtin(cmd_name)
         points = dict.fromkeys(entry_points(group=COMMANDS_GROUP, name=cmd_name))
         return _Unopened(cmd_name, list(points)) if points else None
+
+
+def _builtin(name: str) -> Any:
+    """One command by itself: typer reads the signature of every command it is given, typed or not."""
+    module, _, function = BUILTIN[name].partition(":")
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    app.command(name)(getattr(importlib.import_module(f"vita_core.cli.{module}"), function))
+    return typer.main.get_command(app)
 
 
 class _Unopened(TyperCommand):
     """A plugin's command before it is imported: all that ``vita --help`` needs. Typing it opens the real one."""
 
     def __init__(self, name: str, points: list[EntryPoint]) -> None:
+        from vita_core.plugins import owner_of
+
         owners = " and ".join(str(owner_of(point)) for point in points)
         super().__init__(name, short_help=f"From {owners}.")
         self._points = points
@@ -47,6 +70,7 @@ class _Unopened(TyperCommand):
 
 def _opened(name: str, points: list[EntryPoint]) -> Any:
     """The one command called `name` among those not blocked, imported. Raises PluginError naming its plugin."""
+    from vita_core.plugins import describe, owner_of, remedy
     from vita_core.registry import selection
 
     chosen = selection()
