@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from vita_core import build_model, load_config, make_plan
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.llm import PICTURE_ID
-from vita_core.model import merge
+from vita_core.model import merge, pick_device
 
 
 def test_merge_is_the_originals(golden: Path) -> None:
@@ -112,3 +112,8 @@ def test_plan_counts_what_is_built(tiny_config: Path, projector: str, options: d
     counted = [sum(p.numel() for p in part.parameters()) for part in (model.tower, model.projector, model.llm)]
     assert [stage.parameters for stage in plan.stages[1:]] == counted
     assert plan.stages[2].shape[-1] == model.llm.hidden_size
+
+
+def test_the_automatic_device_can_be_used() -> None:
+    """torch names the accelerator it was built for, whether the machine has one or not."""
+    assert torch.zeros(1, device=pick_device("auto")).sum() == 0

@@ -33,7 +33,7 @@ def test_the_page_does_what_it_says(environment: Environment, tmp_path: Path) ->
     package = tmp_path / "vita-tower-vit"
     assert list((package / "dist").glob("vita_tower_vit-*.whl"))
     assert len((package / "vita_tower_vit" / "tower.py").read_text().splitlines()) <= 40
-    assert re.search(r"vit +│ the classic ViT", done.stdout)
+    assert re.search(r"vit +the classic ViT", done.stdout)
     assert "196 visual tokens" in done.stdout
     ruff = environment.run("python", "-m", "ruff", "check", package, cwd=package)
     assert ruff.returncode == 0, ruff.stdout

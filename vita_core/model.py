@@ -241,7 +241,7 @@ def merge(
 def pick_device(name: str) -> torch.device:
     """``auto`` is the first accelerator, else the CPU. Raises ConfigError for a device that torch does not know."""
     if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         return torch.device(name)
     except RuntimeError as error:

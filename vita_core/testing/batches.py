@@ -109,8 +109,8 @@ def _on(device: torch.device, subject: Subject) -> BaseVisionTower:
 @holds("Make new tensors in encode() on `pixels.device`, and register tables as buffers, which move with the module.")
 def runs_on_the_accelerator(subject: Subject) -> None:
     """A tower built for the accelerator runs there, on pixels from anywhere, within 1 % (RMS) of the CPU."""
-    device = torch.accelerator.current_accelerator()
-    if device is None or not torch.accelerator.is_available():  # the device is that of torch's build, driver or not
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
         raise SkippedCheckError("this machine has no accelerator")
     output = _on(device, subject)(subject.pixels())
     expect(output.device.type == device.type, f"features are on {output.device}, the tower is on {device}")

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from vita_core import VisionTower, build_tower, list_towers, make_plan
+from vita_core import build_tower, list_towers, make_plan
+from vita_core.testing import CHECKS, Check, open_subject
 
 SIZES = {
     "hidden_size": 24,
@@ -70,20 +71,11 @@ def test_the_norm_and_another_size(original: tuple[torch.nn.Module, Path]) -> No
     assert tower.image_processor.crop_size.height == 84
 
 
-def test_the_plan_is_what_is_built(original: tuple[torch.nn.Module, Path]) -> None:
-    _, weights = original
-    config = {"weights": str(weights), "select_layer": -2}
-    stage = make_plan({"tower": config, "llm": LLM}).stages[1]
-    tower = build_tower(config)
-    assert isinstance(tower, VisionTower)
-    assert stage.parameters == sum(parameter.numel() for parameter in tower.parameters())
-    assert stage.shape == (1, *tower(torch.randn(1, 3, 56, 56)).shape[1:])
-
-
-@pytest.mark.parametrize("freeze", [True, False])
-def test_gradients(original: tuple[torch.nn.Module, Path], freeze: bool) -> None:
-    tower = build_tower({"weights": str(original[1]), "freeze": freeze})
-    assert tower(torch.randn(1, 3, 56, 56)).requires_grad is not freeze
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_it_keeps_the_contract(check: Check) -> None:
+    with open_subject("dinov2") as subject:
+        result = check.run(subject)
+    assert result.outcome != "failed", result.message
 
 
 @pytest.mark.parametrize("hub_id", ["facebook/dinov2-base", "facebook/dinov2-with-registers-base"])

@@ -52,8 +52,8 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     }
 
 
-def published(width: int, layers: int, heads: int, registers: int = 0) -> dict[str, Any]:
-    """A hub checkpoint's config, as published (518 pixels, patch 14)."""
+def published(width: int, layers: int, heads: int, registers: int = 0, size: int = 518) -> dict[str, Any]:
+    """A hub checkpoint's config, as published (patch 14)."""
     kind = {"model_type": "dinov2_with_registers", "num_register_tokens": registers} if registers else {}
     return {
         "model_type": "dinov2",
@@ -61,7 +61,7 @@ def published(width: int, layers: int, heads: int, registers: int = 0) -> dict[s
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "mlp_ratio": 4,
-        "image_size": 518,
+        "image_size": size,
         "patch_size": 14,
         **kind,
     }
@@ -85,5 +85,6 @@ def vita_towers() -> list[TowerSpec]:
             },
             defaults={"select_layer": -1, "select_feature": "patch"},
             options="vita_tower_dinov2.options:Options",
+            example=published(24, 3, 4, registers=2, size=56),
         )
     ]
