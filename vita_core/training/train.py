@@ -118,7 +118,16 @@ def _sources(
         weights[part] = (
             provenance(name.removeprefix(ASSET_PREFIX)) if name.startswith(ASSET_PREFIX) else {"weights": name}
         )
+    if config.projector.weights is not None:
+        weights["projector"] = _earlier(Path(config.projector.weights))
     return {"data": described, "weights": weights}
+
+
+def _earlier(projector: Path) -> dict[str, Any]:
+    """The projector that a training goes on from: its hash, and the record of the run that made it, where it lies beside."""
+    record = projector.with_name("provenance.json")
+    made = {"made_by_run": json.loads(record.read_text(encoding="utf-8"))} if record.is_file() else {}
+    return {"sha256": hashlib.sha256(projector.read_bytes()).hexdigest(), **made}
 
 
 def _write(
