@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from vita_core import build_model, load_config, make_plan
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.llm import PICTURE_ID
-from vita_core.model import merge
+from vita_core.merging import merge
 
 
 def test_merge_is_the_originals(golden: Path) -> None:

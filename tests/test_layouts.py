@@ -1,0 +1,240 @@
+"""Checkpoints of VITA and LLaVA, opened: the original's answers, transformers' logits, and what must be refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vita_core import build_model
+from vita_core.errors import CheckpointError, ConfigError, VitaError
+from vita_core.layouts.opening import open_checkpoint
+
+SYSTEM = "You are a helpful assistant."
+QUESTION = "Describe this images."
+
+
+@pytest.fixture
+def vita15(golden: Path, tmp_path: Path) -> Path:
+    """A copy of the golden checkpoint beside a copy of its base tower, to be broken."""
+    shutil.copytree(golden / "internvit", tmp_path / "internvit")
+    return Path(shutil.copytree(golden / "vita15", tmp_path / "vita15"))
+
+
+def edit_config(directory: Path, **changes: Any) -> None:
+    file = directory / "config.json"
+    config = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def rewrite(directory: Path, change: Any) -> None:
+    """All tensors of a checkpoint through `change`, saved as one file."""
+    shards = sorted(directory.glob("model*.safetensors"))
+    state = {key: tensor for shard in shards for key, tensor in load_file(shard).items()}
+    for old in [*shards, *directory.glob("*.index.json")]:
+        old.unlink()
+    save_file(change(state), directory / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["wide", "tall", "square"])
+def test_vita_answers_as_the_original(golden: Path, name: str) -> None:
+    expected = json.loads((golden / "vita15" / "expected_answers.json").read_text())[name]
+    model = build_model(checkpoint=golden / "vita15", overrides=["device=cpu"])
+    answer = model.ask(golden / "pictures" / f"{name}.png", QUESTION, system=SYSTEM, max_new_tokens=12)
+    prompt = model.settings.prompt.model_copy(update={"system": SYSTEM})
+    assert model.llm.prompt(prompt, QUESTION, [expected["tiles"]]) == expected["input_ids"]
+    assert answer.tiles == [expected["tiles"]]
+    assert answer.prompt_tokens == expected["sequence_length"]
+    assert answer.token_ids == expected["generated_ids"]
+
+
+def test_what_was_taken_and_skipped_is_told(golden: Path) -> None:
+    notes = "\n".join(open_checkpoint(golden / "vita15").notes)
+    assert "vision only: 2 audio tensors skipped" in notes
+    assert "'../internvit', relative to the checkpoint" in notes
+    assert "60 tensors of the checkpoint itself" in notes
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("length", ["full", "9"])
+def test_the_old_merge_returns_what_vitas_does(golden: Path, vita15: Path, side: str, length: str) -> None:
+    saved = load_file(golden / "vita15" / "expected_merge.safetensors")
+    limit = None if length == "full" else int(length)
+    edit_config(vita15, tokenizer_padding_side=side, tokenizer_model_max_length=limit)
+    model = build_model(checkpoint=vita15, overrides=["device=cpu"])
+    projected = model.encode_images(saved["pixel_values"])
+    torch.testing.assert_close(projected, saved["projected"], atol=1e-5, rtol=0)
+    positions = torch.arange(saved["input_ids"].shape[1])
+    nothing, positions, mask, cache, embeds, labels = model.prepare_inputs_labels_for_multimodal(
+        saved["input_ids"], positions, saved["attention_mask"], None, saved["labels"], saved["pixel_values"]
+    )
+    assert nothing is None
+    assert cache is None
+    torch.testing.assert_close(embeds, saved[f"{side}.{length}.inputs_embeds"], atol=1e-5, rtol=0)
+    assert torch.equal(labels, saved[f"{side}.{length}.labels"])
+    assert torch.equal(mask, saved[f"{side}.{length}.attention_mask"])
+    assert torch.equal(positions, saved[f"{side}.{length}.position_ids"])
+    bare = model.prepare_inputs_labels_for_multimodal(saved["input_ids"], None, None, None, None, None)
+    assert bare[0] is saved["input_ids"]
+    with pytest.raises(VitaError, match="vision half"):
+        model.generate(saved["input_ids"], images=saved["pixel_values"], audios={})
+    with pytest.raises(VitaError, match="4 in all, but 3 are given"):
+        model.generate(saved["input_ids"], images=saved["pixel_values"][:3], attention_mask=saved["attention_mask"])
+
+
+def test_old_generate_answers_as_the_original(golden: Path) -> None:
+    expected = json.loads((golden / "vita15" / "expected_answers.json").read_text())["wide"]
+    model = build_model(checkpoint=golden / "vita15", overrides=["device=cpu"])
+    pixels = model.pixels(golden / "pictures" / "wide.png")
+    assert model.get_model().get_vision_tower() is model.get_vision_tower() is model.tower
+    ids = torch.tensor([expected["input_ids"]])
+    made = model.generate(ids, images=pixels, do_sample=False, max_new_tokens=12)
+    assert made[0].tolist() == expected["generated_ids"]
+
+
+def test_the_tower_is_looked_for_in_order(vita15: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    elsewhere = Path(shutil.copytree(tmp_path / "internvit", tmp_path / "else where.v1" / "internvit"))
+    edit_config(vita15, mm_vision_tower=str(elsewhere))
+    given = f"--tower-weights {tmp_path / 'internvit'}"
+    assert given in open_checkpoint(vita15, tower_weights=str(tmp_path / "internvit")).notes[0]
+    assert "as it is" in open_checkpoint(vita15).notes[0]
+    edit_config(vita15, mm_vision_tower="inside")
+    shutil.copytree(elsewhere, vita15 / "inside")
+    assert "relative to the checkpoint" in open_checkpoint(vita15).notes[0]
+    edit_config(vita15, mm_vision_tower="/their/machine/internvit")
+    assert "beside the checkpoint" in open_checkpoint(vita15).notes[0]
+    edit_config(vita15, mm_vision_tower="/their/machine/eva-sig-clip")
+    with pytest.raises(CheckpointError, match=r"'/their/machine/eva-sig-clip' is nowhere here.*--tower-weights"):
+        open_checkpoint(vita15)
+
+
+def test_published_geometry_needs_no_tower_directory(vita15: Path) -> None:
+    """Its name must be a known one exactly, not hold one."""
+    edit_config(vita15, mm_vision_tower="/their/InternViT-300M-448px", mm_hidden_size=4096)
+    opened = open_checkpoint(vita15)
+    assert "published geometry of OpenGVLab/InternViT-300M-448px" in opened.notes[0]
+    assert opened.tower.geometry.hidden_size == 4096
+    edit_config(vita15, mm_vision_tower="/their/my-InternViT-300M-448px")
+    with pytest.raises(CheckpointError, match="nowhere here"):
+        open_checkpoint(vita15)
+
+
+@pytest.mark.parametrize("name", ["with space", "dotted.v1.5", "trailing/", "link"])
+def test_directories_of_any_name(vita15: Path, golden: Path, name: str) -> None:
+    place = vita15.with_name(name.strip("/"))
+    if name == "link":
+        place.symlink_to(vita15)
+    else:
+        vita15.rename(place)
+    model = build_model(checkpoint=f"{place}/" if name.endswith("/") else place, overrides=["device=cpu"])
+    expected = json.loads((golden / "vita15" / "expected_answers.json").read_text())["square"]
+    answer = model.ask(golden / "pictures" / "square.png", QUESTION, system=SYSTEM, max_new_tokens=12)
+    assert answer.token_ids == expected["generated_ids"]
+
+
+class Boom:
+    """Unpickling it would create a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.file,)
+
+
+def _cut(directory: Path) -> None:
+    shard = directory / "model-00002-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+
+
+def _garble(directory: Path) -> None:
+    (directory / "model-00002-of-00002.safetensors").write_bytes(b"\x00" * 5000)
+
+
+def _pickle(directory: Path) -> None:
+    for file in [*directory.glob("model*.safetensors"), *directory.glob("*.index.json")]:
+        file.unlink()
+    (directory / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Boom(directory / "boom")}))
+
+
+def _other_tower_keys(directory: Path) -> None:
+    def renamed(state: dict[str, Any]) -> dict[str, Any]:
+        return {re.sub(r"(vision_tower\.vision_tower\.)", r"\1other.", key): value for key, value in state.items()}
+
+    rewrite(directory, renamed)
+
+
+def _narrow_projector(directory: Path) -> None:
+    key = "model.mm_projector.0.weight"
+    rewrite(directory, lambda state: {**state, key: state[key][:, :64].contiguous()})
+
+
+def _shorter(directory: Path) -> None:
+    rewrite(directory, lambda state: {k: v for k, v in state.items() if not k.startswith("model.layers.1.mlp")})
+
+
+BROKEN = {
+    "no config.json": (lambda d: (d / "config.json").unlink(), "has no config.json"),
+    "unknown model_type": (lambda d: edit_config(d, model_type="vota-Qwen2"), "'vota-Qwen2'.*of no known layout"),
+    "unknown VITA": (lambda d: edit_config(d, model_type="vita-gemma"), "'vita-gemma': of VITA's there are"),
+    "code of its own": (
+        lambda d: edit_config(d, model_type="mine", auto_map={"AutoModel": "m.M"}),
+        "refused.*trust_remote_code: true, revision",
+    ),
+    "shard missing": (lambda d: (d / "model-00002-of-00002.safetensors").unlink(), "missing: model-00002-of-00002"),
+    "shard cut short": (_cut, r"model-00002-of-00002\.safetensors: it is truncated"),
+    "shard corrupt": (_garble, r"model-00002-of-00002\.safetensors: it is truncated or no safetensors"),
+    "unknown keys": (
+        lambda d: rewrite(d, lambda state: {**state, "model.new.weight": torch.ones(1)}),
+        r"1 unexpected tensors \(model\.new\.weight\)",
+    ),
+    "no tower tensor matches": (_other_tower_keys, r"tower .* does not fit: 0 tensors match; \d+ missing"),
+    "narrow projector": (_narrow_projector, r"1 of another shape \(0\.weight \(32, 64\) for \(32, 128\)\)"),
+    "stated width": (lambda d: edit_config(d, mm_hidden_size=77), r"takes 77 channels .* gives 128"),
+    "language model short": (_shorter, r"language model of .* does not fit: .*3 missing \(model\.layers\.1\.mlp"),
+    "other projector": (lambda d: edit_config(d, mm_projector_type="spp"), "unknown projector 'spp'"),
+    "other aspect": (lambda d: edit_config(d, image_aspect_ratio="wide"), "none of square, pad and anyres"),
+    "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer"),
+    "a pickle with code": (_pickle, "holds more than tensors and is not opened"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_checkpoints_say_what_is_wrong(vita15: Path, kind: str) -> None:
+    break_it, message = BROKEN[kind]
+    break_it(vita15)
+    with pytest.raises(VitaError, match=f"(?s){message}"):
+        build_model(checkpoint=vita15, overrides=["device=cpu"])
+    assert not (vita15 / "boom").exists()
+
+
+def test_questions_that_do_not_fit(golden: Path) -> None:
+    model = build_model(checkpoint=golden / "vita15", overrides=["device=cpu"])
+    picture = golden / "pictures" / "wide.png"
+    with pytest.raises(VitaError, match="at least one picture"):
+        model.ask([], QUESTION)
+    with pytest.raises(VitaError, match="1 <image> for 2 pictures"):
+        model.ask([picture, picture], "<image> what is it?")
+    with pytest.raises(VitaError, match=r"the prompt has \d+ tokens .* context of 4096.*--max-tiles"):
+        model.ask(picture, QUESTION, max_new_tokens=4090)
+
+
+def test_max_tiles(golden: Path) -> None:
+    opened = open_checkpoint(golden / "vita15", max_tiles=4, overrides=["device=cpu"])
+    answer = build_model(opened).ask(golden / "pictures" / "tall.png", QUESTION, max_new_tokens=1)
+    assert answer.tiles[0] <= 5
+
+
+def test_either_a_config_or_a_checkpoint(golden: Path) -> None:
+    with pytest.raises(ConfigError, match="either"):
+        build_model({}, checkpoint=golden / "vita15")
+    with pytest.raises(ConfigError, match="either"):
+        build_model()
