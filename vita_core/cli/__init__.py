@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vita_core.cli.assets import assets
+from vita_core.cli.demo import demo
 from vita_core.cli.encode import encode
 from vita_core.cli.evaluate import evaluate
 from vita_core.cli.plan import plan
@@ -31,6 +32,7 @@ app.command()(plugins)
 app.command()(plan)
 app.command()(encode)
 app.command()(run)
+app.command()(demo)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(assets)
