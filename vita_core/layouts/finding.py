@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.errors import CheckpointError
-from vita_core.layouts.layout import Layout, OldConfig
+from vita_core.layouts.layout import Layout
 from vita_core.resolution import known_towers
 from vita_core.sources import CONFIG_FILES, Source, locate
 
@@ -23,8 +23,8 @@ class FoundTower:
     how: str
 
 
-def find_tower(layout: Layout, config: OldConfig, own: Source, given: str | None, *, whole: bool) -> FoundTower:
-    """The tower of the checkpoint `own` with this `config`.
+def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -> FoundTower:
+    """The tower of the checkpoint `own`.
 
     In this order: the checkpoint's own tower config, `given` (``--tower-weights``), the configured path as it is, relative
     to the checkpoint, a sibling of the same name. With `whole`, all weights being in the checkpoint, published geometry
@@ -33,10 +33,10 @@ def find_tower(layout: Layout, config: OldConfig, own: Source, given: str | None
     """
     if given is not None:
         return FoundTower(locate(given), f"--tower-weights {given}")
-    inside = layout.tower_config(config)
+    inside = layout.tower_source(own)
     if inside is not None:
-        return FoundTower(_described(own.weights, inside, own.preprocessor), "the checkpoint's own config.json")
-    name = layout.tower_name(config)
+        return FoundTower(inside, "the checkpoint's own config.json")
+    name = layout.tower_name(own.config)
     if name is None:
         raise CheckpointError(f"{own.weights}: its config.json names no mm_vision_tower; pass --tower-weights DIR")
     assert own.path is not None
@@ -57,11 +57,6 @@ def find_tower(layout: Layout, config: OldConfig, own: Source, given: str | None
     return _not_found(own, name, places)
 
 
-def _described(weights: str, config: OldConfig, preprocessor: Mapping[str, Any] | None) -> Source:
-    """A tower of which only the config is known here; its weights come from the checkpoint."""
-    return Source(weights, None, None, None, config, preprocessor)
-
-
 def _is_tower(place: Path) -> bool:
     return place.is_file() or any((place / name).is_file() for name in CONFIG_FILES)
 
@@ -70,7 +65,7 @@ def _published(name: str, base: str, known: Mapping[str, Mapping[str, Any]]) -> 
     hub_id = next((known_id for known_id in known if name == known_id or known_id.partition("/")[2] == base), None)
     if hub_id is None:
         return None
-    return FoundTower(_described(name, known[hub_id], None), f"the published geometry of {hub_id}")
+    return FoundTower(Source(name, None, None, None, known[hub_id], None), f"the published geometry of {hub_id}")
 
 
 def _not_found(own: Source, name: str, places: Mapping[str, Path]) -> FoundTower:

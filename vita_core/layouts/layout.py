@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vita_core.sources import Source
+
 __all__ = ["Layout", "OldConfig", "Rule", "Stage", "decoder_config", "dtype_of"]
 
 OldConfig = Mapping[str, Any]
@@ -43,9 +45,9 @@ class Layout:
     recognises: whether a ``config.json`` is of this layout.
     decoder: config -> the language model's config, in transformers' keys, its own ``model_type`` among them.
     sections: config and the tower's input size -> our config sections, but for where the weights lie.
-    tower_name: config -> where it says its tower was, or None where the checkpoint holds the tower's own config.
-    tower_config: config -> the tower's own config, where the checkpoint holds it.
-    files: weight files read beside the usual ones, where those hold no projector.
+    tower_name: config -> where it says its tower was, or None where it does not.
+    tower_source: checkpoint -> the tower's own config and preprocessing, where the checkpoint holds them.
+    projector_file: read beside the usual weight files, where those hold no projector.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Layout:
     decoder: Callable[[OldConfig], dict[str, Any]]
     sections: Callable[[OldConfig, int], dict[str, Any]]
     tower_name: Callable[[OldConfig], str | None]
-    tower_config: Callable[[OldConfig], OldConfig | None] = lambda config: None
+    tower_source: Callable[[Source], Source | None] = lambda own: None
     projector_file: str | None = None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from vita_core.errors import CheckpointError
 from vita_core.layouts.layout import Layout, OldConfig, Rule, dtype_of
+from vita_core.sources import Source
 
 __all__ = ["LAYOUT"]
 
@@ -64,6 +65,16 @@ def decoder(config: OldConfig) -> dict[str, Any]:
     return {**text, "model_type": text.get("model_type", "llama")}
 
 
+def tower_source(own: Source) -> Source:
+    """``vision_config``. LLaVA-1.6's image processor cuts tiles and then does to each what CLIP's does: here `anyres` cuts."""
+    processor = None if own.preprocessor is None else dict(own.preprocessor)
+    if processor is not None and str(processor.get("image_processor_type", "")).startswith("LlavaNext"):
+        processor = {key: value for key, value in processor.items() if key not in ("image_grid_pinpoints", "do_pad")}
+        processor["image_processor_type"] = "CLIPImageProcessor"
+    vision = {"model_type": "clip_vision_model", **own.config["vision_config"]}
+    return Source(own.weights, None, None, None, vision, processor)
+
+
 LAYOUT = Layout(
     name="LLaVA (converted)",
     model_types=MODEL_TYPES,
@@ -72,5 +83,5 @@ LAYOUT = Layout(
     decoder=decoder,
     sections=sections,
     tower_name=lambda config: None,
-    tower_config=lambda config: {"model_type": "clip_vision_model", **config["vision_config"]},
+    tower_source=tower_source,
 )

@@ -61,11 +61,11 @@ def open_checkpoint(
     own = _directory(directory)
     where = own.weights
     layout = recognise(own.config, where)
-    files = _files(own, layout, alone=model_base is None)
+    files = _files(own, layout)
     found = survey(layout, files, where)
     _check_stages(found.counts, where, model_base)
     inside = found.counts["tower"] > 0
-    tower = find_tower(layout, own.config, own, tower_weights, whole=inside)
+    tower = find_tower(layout, own, tower_weights, whole=inside)
     if not inside and tower.source.path is None and tower.source.hub_id is None:
         raise CheckpointError(f"{where} holds no tensor of its tower; pass --tower-weights DIR with the base tower")
     config = _config(layout, own, tower, overrides)
@@ -87,8 +87,8 @@ def _directory(directory: str | Path) -> Source:
     return locate(str(Path(directory).expanduser().absolute()))
 
 
-def _files(own: Source, layout: Layout, *, alone: bool) -> list[Path]:
-    """The weight files, and the projector's own where there is one. With a `model_base` that may be all there is."""
+def _files(own: Source, layout: Layout) -> list[Path]:
+    """The weight files, and the projector's own where that is needed; it may be all there is (the rest is a `model_base`)."""
     assert own.path is not None
     if (own.path / "adapter_config.json").is_file():
         raise CheckpointError(
@@ -97,7 +97,7 @@ def _files(own: Source, layout: Layout, *, alone: bool) -> list[Path]:
         )
     beside = [own.path / layout.projector_file] if layout.projector_file else []
     beside = [file for file in beside if file.is_file()]
-    if not alone and beside and not any((own.path / pattern).is_file() for pattern in WEIGHT_FILES):
+    if beside and not any((own.path / pattern).is_file() for pattern in WEIGHT_FILES):
         return beside
     files = own.files(WEIGHT_FILES)
     if beside and not survey(layout, files, own.weights).counts["projector"]:
