@@ -12,7 +12,7 @@ from conftest import REPOSITORY, vita
 from PIL import Image
 from safetensors.torch import load_file
 
-COMMANDS = ["towers", "plugins", "plan", "encode", "run", "train", "eval", "assets"]
+COMMANDS = ["towers", "plugins", "plan", "encode", "run", "demo", "migrate", "train", "eval", "assets"]
 HEAVY = ("torch", "transformers", "timm", "open_clip", "torchvision")
 
 

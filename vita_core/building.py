@@ -10,7 +10,7 @@ import torch
 
 from vita_core.config import Config, load_config, validate
 from vita_core.errors import ConfigError
-from vita_core.layouts.opening import Opened, open_checkpoint
+from vita_core.layouts.opening import Opened, is_known, open_checkpoint
 from vita_core.llm import LanguageModel
 from vita_core.model import VisionLanguageModel
 from vita_core.projectors import build_projector, check_widths
@@ -44,7 +44,8 @@ def build_model(
     """The model of a config (an object, a dict, or anything `load_config` takes), or of another project's `checkpoint`.
 
     `checkpoint` is a directory of VITA or LLaVA; see `vita_core.layouts.opening.open_checkpoint` for `tower_weights`
-    and `model_base`. `overrides` are as in `load_config`. What does not fit together is told before any weight is read.
+    and `model_base`. A config whose `llm.weights` is such a directory opens it too, with its own settings (``vita migrate``
+    writes it). `overrides` are as in `load_config`. What does not fit together is told before any weight is read.
     Raises VitaError.
     """
     if (config is None) == (checkpoint is None):
@@ -58,6 +59,8 @@ def build_model(
     if isinstance(config, str | os.PathLike):
         config = load_config(config, overrides)
     settings = config if isinstance(config, Config) else validate(Config, config or {})
+    if is_known(settings.llm.weights):
+        return _build_opened(open_checkpoint(settings.llm.weights, config=settings))
     resolved = resolve_tower(settings.tower)
     source = locate(settings.llm.weights, settings.llm.revision)
     width = resolved.geometry.hidden_size

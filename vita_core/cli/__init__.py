@@ -11,6 +11,7 @@ from vita_core.cli.assets import assets
 from vita_core.cli.demo import demo
 from vita_core.cli.encode import encode
 from vita_core.cli.evaluate import evaluate
+from vita_core.cli.migrate import migrate
 from vita_core.cli.plan import plan
 from vita_core.cli.plugins import plugins
 from vita_core.cli.run import run
@@ -33,6 +34,7 @@ app.command()(plan)
 app.command()(encode)
 app.command()(run)
 app.command()(demo)
+app.command()(migrate)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(assets)

@@ -31,8 +31,10 @@ def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -
     of a known hub id of that name will do. A hub is asked only for what `given` or a known id says in full.
     Raises CheckpointError that says what was tried.
     """
-    if given is not None:
-        return FoundTower(locate(given), f"--tower-weights {given}")
+    known = known_towers()
+    if given is not None and given != own.weights:
+        published = _published(given, known) if whole and given in known else None
+        return published or FoundTower(locate(given), f"--tower-weights {given}")
     inside = layout.tower_source(own)
     if inside is not None:
         return FoundTower(inside, "the checkpoint's own config.json")
@@ -49,9 +51,8 @@ def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -
     for how, place in places.items():
         if _is_tower(place) and not place.samefile(directory):
             return FoundTower(locate(str(place.absolute())), f"mm_vision_tower {name!r}, {how}: {place}")
-    known = known_towers()
     if whole:
-        return _published(name, base, known) or _not_found(own, name, places)
+        return _published(name, known) or _not_found(own, name, places)
     if name in known:
         return FoundTower(locate(name), f"mm_vision_tower {name!r}, a known hub id")
     return _not_found(own, name, places)
@@ -61,11 +62,13 @@ def _is_tower(place: Path) -> bool:
     return place.is_file() or any((place / name).is_file() for name in CONFIG_FILES)
 
 
-def _published(name: str, base: str, known: Mapping[str, Mapping[str, Any]]) -> FoundTower | None:
+def _published(name: str, known: Mapping[str, Mapping[str, Any]]) -> FoundTower | None:
+    """The known id that is `name`, or whose own name is the last part of it; it is the source's name, not asked for."""
+    base = Path(name).name
     hub_id = next((known_id for known_id in known if name == known_id or known_id.partition("/")[2] == base), None)
     if hub_id is None:
         return None
-    return FoundTower(Source(name, None, None, None, known[hub_id], None), f"the published geometry of {hub_id}")
+    return FoundTower(Source(hub_id, None, None, None, known[hub_id], None), f"the published geometry of {hub_id}")
 
 
 def _not_found(own: Source, name: str, places: Mapping[str, Path]) -> FoundTower:

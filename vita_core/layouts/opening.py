@@ -12,7 +12,7 @@ from vita_core.checkpoints import Tensors, read_tensors
 from vita_core.config import Config, config_from
 from vita_core.errors import CheckpointError
 from vita_core.layouts.finding import FoundTower, find_tower
-from vita_core.layouts.known import read_config, recognise
+from vita_core.layouts.known import LAYOUTS, read_config, recognise
 from vita_core.layouts.layout import Layout, OldConfig, Stage
 from vita_core.layouts.tensors import stage_tensors, survey
 from vita_core.llm import LanguagePart
@@ -20,7 +20,7 @@ from vita_core.resolution import ResolvedTower, resolve_tower
 from vita_core.sources import Source, locate
 from vita_core.specs import WEIGHT_FILES
 
-__all__ = ["Opened", "is_checkpoint", "open_checkpoint"]
+__all__ = ["Opened", "is_checkpoint", "is_known", "open_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ def is_checkpoint(place: str | Path) -> bool:
     return (path / "config.json").is_file() and not (path / "config.yaml").is_file()
 
 
+def is_known(place: str) -> bool:
+    """Whether `place` is the directory of a checkpoint that one of the layouts recognises."""
+    return is_checkpoint(place) and any(layout.recognises(read_config(place)) for layout in LAYOUTS)
+
+
 def open_checkpoint(
     directory: str | Path,
     *,
@@ -52,9 +57,11 @@ def open_checkpoint(
     model_base: str | None = None,
     overrides: Sequence[str] = (),
     max_tiles: int | None = None,
+    config: Config | None = None,
 ) -> Opened:
     """Recognise `directory`, find its tower and settle its config; `overrides` are as in `load_config`.
 
+    `config` is taken instead of the checkpoint's own, `config.tower.weights` as `tower_weights` (``vita migrate``).
     `model_base`: the directory of the language model, where the checkpoint holds only what was trained on top of it.
     Raises CheckpointError for what is missing, damaged or of an unknown layout.
     """
@@ -65,10 +72,12 @@ def open_checkpoint(
     found = survey(layout, files, where)
     _check_stages(found.counts, where, model_base)
     inside = found.counts["tower"] > 0
+    if config is not None:
+        tower_weights = config.tower.weights
     tower = find_tower(layout, own, tower_weights, whole=inside)
     if not inside and tower.source.path is None and tower.source.hub_id is None:
         raise CheckpointError(f"{where} holds no tensor of its tower; pass --tower-weights DIR with the base tower")
-    config = _config(layout, own, tower, overrides)
+    config = _config(layout, own, tower, overrides) if config is None else config
     config = config if max_tiles is None else config.model_copy(update={"images": config.images.at_most(max_tiles)})
     resolved = resolve_tower(config.tower, source=tower.source)
     _check_width(own, resolved)
