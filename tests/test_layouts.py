@@ -6,6 +6,8 @@ import json
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +268,52 @@ def test_vita10_with_mixtral(vita15: Path) -> None:
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         torch.testing.assert_close(model.llm.model(ids).logits, theirs(ids).logits, atol=1e-5, rtol=0)
+
+
+MEASURE = """
+import sys, threading, re
+import transformers, vita_core.building
+from vita_core import build_model
+
+def anonymous():  # bytes of memory that no file backs
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+build_model(checkpoint=sys.argv[1], overrides=["device=cpu"])  # imports and pools, before the baseline
+base, peak, done = anonymous(), 0, threading.Event()
+
+def watch():
+    global peak
+    while not done.wait(0.002):
+        peak = max(peak, anonymous())
+
+thread = threading.Thread(target=watch)
+thread.start()
+model = build_model(checkpoint=sys.argv[2], overrides=["device=cpu", "llm.dtype=float32"])
+done.set()
+thread.join()
+print(peak - base, sum(p.numel() * p.element_size() for p in model.parameters()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own account")
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 0.2), (torch.float16, 1.2)])
+def test_peak_memory(vita15: Path, golden: Path, dtype: torch.dtype, most: float) -> None:
+    """In the dtype it was saved in, the checkpoint stays mapped to its files; in another, one copy is made."""
+    width = 60_000
+    shapes = {"gate_proj": (width, 32), "up_proj": (width, 32), "down_proj": (32, width)}
+
+    def widened(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        for layer in range(3):
+            for name, shape in shapes.items():
+                state[f"model.layers.{layer}.mlp.{name}.weight"] = torch.ones(shape)
+        return {key: tensor.to(dtype) if "layers" in key else tensor for key, tensor in state.items()}
+
+    rewrite(vita15, widened)
+    edit_config(vita15, intermediate_size=width)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, golden / "vita15", vita15], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    peak, size = map(int, done.stdout.split())
+    assert size > 60_000_000
+    assert peak < most * size

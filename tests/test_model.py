@@ -112,3 +112,16 @@ def test_plan_counts_what_is_built(tiny_config: Path, projector: str, options: d
     counted = [sum(p.numel() for p in part.parameters()) for part in (model.tower, model.projector, model.llm)]
     assert [stage.parameters for stage in plan.stages[1:]] == counted
     assert plan.stages[2].shape[-1] == model.llm.hidden_size
+
+
+def test_code_of_a_checkpoint_is_refused(tiny_config: Path, tiny_llm: Path, tmp_path: Path) -> None:
+    import shutil
+
+    own = shutil.copytree(tiny_llm, tmp_path / "own")
+    config = json.loads((own / "config.json").read_text())
+    changes = {"model_type": "mine", "auto_map": {"AutoModelForCausalLM": "mine.Mine", "AutoConfig": "mine.Config"}}
+    (own / "config.json").write_text(json.dumps({**config, **changes}))
+    (own / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(CheckpointError, match=r"refused.*trust_remote_code: true.*llm\.revision: COMMIT"):
+        build_model(load_config(tiny_config, [f"llm.weights={own}"]))
+    assert not (tmp_path / "ran").exists()
