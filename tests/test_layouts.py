@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,8 @@ def _shorter(directory: Path) -> None:
     rewrite(directory, lambda state: {k: v for k, v in state.items() if not k.startswith("model.layers.1.mlp")})
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "LoRA": (lambda d: (d / "adapter_config.json").write_text("{}"), "LoRA adapter.*merge it"),
     "no config.json": (lambda d: (d / "config.json").unlink(), "has no config.json"),
     "unknown model_type": (lambda d: edit_config(d, model_type="vota-Qwen2"), "'vota-Qwen2'.*of no known layout"),
     "unknown VITA": (lambda d: edit_config(d, model_type="vita-gemma"), "'vita-gemma': of VITA's there are"),
@@ -233,6 +235,23 @@ def test_max_tiles(golden: Path) -> None:
     opened = open_checkpoint(golden / "vita15", max_tiles=4, overrides=["device=cpu"])
     answer = build_model(opened).ask(golden / "pictures" / "tall.png", QUESTION, max_new_tokens=1)
     assert answer.tiles[0] <= 5
+
+
+def test_tied_embeddings(vita15: Path) -> None:
+    """Where they are tied, the head is not in the files, and nothing is missing."""
+    rewrite(vita15, lambda state: {key: tensor for key, tensor in state.items() if key != "lm_head.weight"})
+    with pytest.raises(CheckpointError, match=r"1 missing \(lm_head\.weight\)"):
+        build_model(checkpoint=vita15, overrides=["device=cpu"])
+    edit_config(vita15, tie_word_embeddings=True)
+    model = build_model(vita15, overrides=["device=cpu"]).llm.model
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_tower_weights_go_with_a_checkpoint(tiny_config: Path) -> None:
+    from vita_core.cli.checkpoint import settle
+
+    with pytest.raises(ConfigError, match="--tower-weights goes with the directory"):
+        settle(str(tiny_config), tower_weights="x", model_base=None, max_tiles=None, overrides=())
 
 
 def test_either_a_config_or_a_checkpoint(golden: Path) -> None:

@@ -16,6 +16,7 @@ from vita_core import build_model
 from vita_core.anyres import best_grid
 from vita_core.errors import CheckpointError, ConfigError
 from vita_core.images import open_picture, pad_to_square
+from vita_core.layouts.llava_hf import LAYOUT
 from vita_core.merging import merge
 
 PICTURES = ["wide", "tall", "square"]
@@ -93,6 +94,8 @@ def test_a_projector_alone_needs_its_language_model(tmp_path: Path, tiny_llm: Pa
     llava.copy_tokenizer(tiny_llm, base)
     picture = open_picture(golden / "pictures" / "wide.png")
     whole = our_logits(build_model(checkpoint=place, overrides=["device=cpu"]), picture)
+    with pytest.raises(CheckpointError, match=r"a language model of its own \(\d+ tensors\); leave --model-base out"):
+        build_model(checkpoint=place, model_base=str(base))
     (place / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="holds no language model; pass --model-base"):
         build_model(checkpoint=place)
@@ -106,6 +109,22 @@ def test_the_vision_tower_must_be_somewhere(tmp_path: Path, tiny_llm: Path) -> N
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="holds no tensor of its tower; pass --tower-weights"):
         build_model(checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "tower", "feature"), [("default", "clip", "patch"), ("full", "clip", "cls_patch")]
+)
+def test_the_strategy_decides_the_tokens(strategy: str, tower: str, feature: str) -> None:
+    config = {"model_type": "llava", "vision_config": {"model_type": tower}, "vision_feature_select_strategy": strategy}
+    assert LAYOUT.sections(config, 28)["tower"]["select_feature"] == feature
+
+
+def test_siglip_has_no_cls_token() -> None:
+    config = {"model_type": "llava", "vision_config": {"model_type": "siglip_vision_model"}}
+    full = {**config, "vision_feature_select_strategy": "full"}
+    assert LAYOUT.sections(full, 28)["tower"]["select_feature"] == "patch"
+    with pytest.raises(CheckpointError, match="drops a patch"):
+        LAYOUT.sections(config, 28)
 
 
 def test_max_tiles_leaves_the_larger_grids_out(tmp_path: Path, tiny_llm: Path) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import llava
 import pytest
+import torch
 from conftest import vita
+from safetensors.torch import save_file
 
+from vita_core import build_model
 from vita_core.layouts.migrating import migrate, path_accident
 
 SYSTEM = "You are a helpful assistant."
@@ -81,6 +84,15 @@ def test_migrated_config_answers_as_the_checkpoint(golden: Path, tmp_path: Path)
     assert "is there already" in again.stderr
 
 
+def test_a_projector_trained_anew_goes_before_the_checkpoints(golden: Path, tmp_path: Path) -> None:
+    file, weights = tmp_path / "config.yaml", tmp_path / "projector.safetensors"
+    file.write_text(migrate(golden / "vita15").text)
+    sizes = {"0.weight": (32, 128), "0.bias": (32,), "2.weight": (32, 32), "2.bias": (32,)}
+    save_file({key: torch.full(size, 0.5) for key, size in sizes.items()}, weights)
+    model = build_model(file, overrides=[f"projector.weights={weights}", "device=cpu"])
+    assert all(bool((parameter == 0.5).all()) for parameter in model.projector.parameters())
+
+
 def test_the_accident_of_a_path_is_told(golden: Path, tmp_path: Path) -> None:
     shutil.copytree(golden / "internvit", tmp_path / "evaluation" / "design")
     shutil.copytree(golden / "vita15", tmp_path / "vita15")
@@ -113,8 +125,6 @@ def test_migrated_llava(tmp_path: Path, tiny_llm: Path, golden: Path, next_: boo
     """Both layouts: the YAML file gives the answer of the directory."""
     theirs = llava.converted(tmp_path / "hf", tiny_llm, next_=next_)
     for place in (tmp_path / "hf", llava.original(tmp_path, theirs, tiny_llm)):
-        from vita_core import build_model
-
         file = tmp_path / f"{place.name}.yaml"
         file.write_text(migrate(place).text)
         picture = golden / "pictures" / "wide.png"

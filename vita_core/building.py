@@ -10,7 +10,7 @@ import torch
 
 from vita_core.config import Config, load_config, validate
 from vita_core.errors import ConfigError
-from vita_core.layouts.opening import Opened, is_known, open_checkpoint
+from vita_core.layouts.opening import Opened, is_checkpoint, is_known, open_checkpoint
 from vita_core.llm import LanguageModel
 from vita_core.model import VisionLanguageModel
 from vita_core.projectors import build_projector, check_widths
@@ -43,11 +43,13 @@ def build_model(
 ) -> VisionLanguageModel:
     """The model of a config (an object, a dict, or anything `load_config` takes), or of another project's `checkpoint`.
 
-    `checkpoint` is a directory of VITA or LLaVA; see `vita_core.layouts.opening.open_checkpoint` for `tower_weights`
-    and `model_base`. A config whose `llm.weights` is such a directory opens it too, with its own settings (``vita migrate``
-    writes it). `overrides` are as in `load_config`. What does not fit together is told before any weight is read.
-    Raises VitaError.
+    `checkpoint` is a directory of VITA or LLaVA (the first argument may be one too); for `tower_weights` and `model_base`
+    see `vita_core.layouts.opening.open_checkpoint`. A config whose `llm.weights` is such a directory opens it too, with
+    its own settings (``vita migrate`` writes it). `overrides` are as in `load_config`. What does not fit together is told
+    before any weight is read. Raises VitaError.
     """
+    if isinstance(config, str | os.PathLike) and is_checkpoint(os.fspath(config)) and checkpoint is None:
+        config, checkpoint = None, config
     if (config is None) == (checkpoint is None):
         raise ConfigError("build_model takes either a config or checkpoint=DIR")
     if checkpoint is not None:
@@ -76,8 +78,9 @@ def build_model(
 
 
 def _build_opened(opened: Opened) -> VisionLanguageModel:
-    """The three stages of one checkpoint, each from its own tensors."""
+    """The three stages of one checkpoint, each from its own tensors; a projector trained anew goes before the old one."""
     settings = opened.config
+    projected = opened.tensors("projector") if settings.projector.weights is None else None
     device = pick_device(settings.device)
     tower = build_resolved(opened.tower, device)
     llm = LanguageModel(settings.llm, device, opened.language)
@@ -87,7 +90,7 @@ def _build_opened(opened: Opened) -> VisionLanguageModel:
         llm.hidden_size,
         dtype=llm.dtype,
         device=device,
-        tensors=opened.tensors("projector"),
+        tensors=projected,
     )
     newline = next((read() for _, read in opened.tensors("newline")), None)
     if newline is not None:

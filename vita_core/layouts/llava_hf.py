@@ -30,11 +30,18 @@ def _tower(config: OldConfig) -> dict[str, Any]:
     strategy = config.get("vision_feature_select_strategy") or "default"
     if strategy not in FEATURES:
         raise CheckpointError(f"vision_feature_select_strategy {strategy!r} is none of {', '.join(FEATURES)}")
+    feature = FEATURES[strategy]
+    if str(config["vision_config"].get("model_type")).startswith("siglip"):  # it has no CLS token to keep or drop
+        if strategy == "default":
+            raise CheckpointError(
+                "vision_feature_select_strategy 'default' drops a patch of a SigLIP tower; set 'full'"
+            )
+        feature = "patch"
     layer = config.get("vision_feature_layer")
     return {
         "dtype": dtype_of(config),
         "select_layer": -2 if layer is None else layer,
-        "select_feature": FEATURES[strategy],
+        "select_feature": feature,
     }
 
 

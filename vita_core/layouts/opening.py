@@ -119,6 +119,10 @@ def _check_stages(counts: Any, where: str, model_base: str | None) -> None:
         raise CheckpointError(f"{where} holds no projector: 0 of its {counts.total()} tensors are one's")
     if not counts["llm"] and model_base is None:
         raise CheckpointError(f"{where} holds no language model; pass --model-base DIR, the one it was trained on")
+    if counts["llm"] and model_base is not None:
+        raise CheckpointError(
+            f"{where} holds a language model of its own ({counts['llm']} tensors); leave --model-base out"
+        )
 
 
 def _config(layout: Layout, own: Source, tower: FoundTower, overrides: Sequence[str]) -> Config:
