@@ -136,6 +136,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 @pytest.fixture
+def vita15(golden: Path, tmp_path: Path) -> Path:
+    """A copy of the golden checkpoint beside a copy of its base tower, to be broken."""
+    shutil.copytree(golden / "internvit", tmp_path / "internvit")
+    return Path(shutil.copytree(golden / "vita15", tmp_path / "vita15"))
+
+
+@pytest.fixture
 def tiny_config(tmp_path: Path, tiny_llm: Path) -> Path:
     """A YAML file of the golden CLIP tower and the tiny language model."""
     file = tmp_path / "tiny.yaml"

@@ -1,261 +1,237 @@
-"""Checkpoint layouts people have, each against the library that wrote it; and what loading reports."""
+"""Checkpoints of VITA and LLaVA, opened: the original's answers, transformers' logits, and what must be refused."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from conftest import GOLDEN, close
-from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from checkpoints import edit_config, rewrite
+from safetensors.torch import load_file
 
-from vita_core import build_tower
-from vita_core.errors import CheckpointError
+from vita_core import build_model
+from vita_core.errors import CheckpointError, ConfigError, VitaError
+from vita_core.layouts.opening import open_checkpoint
 
-TINY = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": 56,
-    "patch_size": 14,
-}
-TEXT = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "vocab_size": 10,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 1,
-}
+SYSTEM = "You are a helpful assistant."
+QUESTION = "Describe this images."
 
 
-def pictures() -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(2, 3, 56, 56)
+@pytest.mark.parametrize("name", ["wide", "tall", "square"])
+def test_vita_answers_as_the_original(golden: Path, name: str) -> None:
+    expected = json.loads((golden / "vita15" / "expected_answers.json").read_text())[name]
+    model = build_model(checkpoint=golden / "vita15", overrides=["device=cpu"])
+    answer = model.ask(golden / "pictures" / f"{name}.png", QUESTION, system=SYSTEM, max_new_tokens=12)
+    prompt = model.settings.prompt.model_copy(update={"system": SYSTEM})
+    assert model.llm.prompt(prompt, QUESTION, [expected["tiles"]]) == expected["input_ids"]
+    assert answer.tiles == [expected["tiles"]]
+    assert answer.prompt_tokens == expected["sequence_length"]
+    assert answer.token_ids == expected["generated_ids"]
 
 
-def write(state: Mapping[str, Tensor], folder: Path, layout: str) -> None:
-    """Weights as transformers writes them: one file or shards with an index, safetensors or pickles."""
-    state = {key: tensor.contiguous().clone() for key, tensor in state.items()}
-    safe = layout.startswith("safetensors")
-    save = save_file if safe else torch.save
-    name = "model.safetensors" if safe else "pytorch_model.bin"
-    if not layout.endswith("sharded"):
-        save(state, folder / name)
-        return
-    pattern = name.replace(".", "{suffix}.")
-    split = split_torch_state_dict_into_shards(state, filename_pattern=pattern, max_shard_size="20KB")
-    for file, keys in split.filename_to_tensors.items():
-        save({key: state[key] for key in keys}, folder / file)
-    assert len(split.filename_to_tensors) > 2
-    index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-    (folder / f"{name}.index.json").write_text(json.dumps(index))
+def test_what_was_taken_and_skipped_is_told(golden: Path) -> None:
+    notes = "\n".join(open_checkpoint(golden / "vita15").notes)
+    assert "vision only: 2 audio tensors skipped" in notes
+    assert "'../internvit', relative to the checkpoint" in notes
+    assert "60 tensors of the checkpoint itself" in notes
 
 
-@pytest.mark.parametrize("layout", ["safetensors", "safetensors sharded", "bin", "bin sharded"])
-@pytest.mark.parametrize("prefix", ["", "vision_model."], ids=["new keys", "old keys"])
-@pytest.mark.parametrize("family", ["CLIP", "Siglip"])
-def test_vision_models_of_transformers(tmp_path: Path, family: str, prefix: str, layout: str) -> None:
-    import transformers
-
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{family}VisionConfig")(**TINY)
-    model = getattr(transformers, f"{family}VisionModel")(config).eval()
-    config.save_pretrained(tmp_path)
-    plain = {key.removeprefix("vision_model."): tensor for key, tensor in model.state_dict().items()}
-    if prefix:  # old checkpoints hold this table too
-        plain["embeddings.position_ids"] = torch.arange(17)
-    write({prefix + key: tensor for key, tensor in plain.items()}, tmp_path, layout)
-    tower = build_tower({"weights": str(tmp_path)})
-    with torch.no_grad():
-        states = model(pictures(), output_hidden_states=True).hidden_states
-    close(tower(pictures()), states[-2][:, tower.shape.prefix_tokens :])
-
-
-@pytest.mark.parametrize(("family", "type_name"), [("CLIP", "clip"), ("Siglip", "siglip")])
-def test_a_full_model_directory(tmp_path: Path, family: str, type_name: str) -> None:
-    import transformers
-
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(text_config=TEXT, vision_config=TINY)
-    model = getattr(transformers, f"{family}Model")(config).eval()
-    model.save_pretrained(tmp_path)
-    tower = build_tower({"weights": str(tmp_path)})
-    assert tower.resolved.spec.name == type_name
-    with torch.no_grad():
-        states = model.vision_model(pictures(), output_hidden_states=True).hidden_states
-    close(tower(pictures()), states[-2][:, tower.shape.prefix_tokens :])
-    saved = load_file(tmp_path / "model.safetensors")
-    text = next(keys for reason, keys in tower.load_report.skipped.items() if reason.startswith("text tower"))
-    assert set(text) >= {key for key in saved if key.startswith("text_model.")} != set()
-    assert f"{len(text)} skipped (text tower" in str(tower.load_report)
-    assert tower.load_report.loaded + sum(map(len, tower.load_report.skipped.values())) == len(saved)
-
-
-@pytest.mark.parametrize("layout", ["safetensors", "safetensors sharded", "bin sharded"])
-@pytest.mark.parametrize("style", ["internvit", "internvit_6b"])
-def test_an_internvl_chat_checkpoint(tmp_path: Path, style: str, layout: str) -> None:
-    vision = load_file(GOLDEN / style / "model.safetensors")
-    state = {f"vision_model.{key.removeprefix('vision_model.')}": tensor for key, tensor in vision.items()}
-    others = {"language_model.model.embed_tokens.weight": torch.zeros(9, 4), "mlp1.1.weight": torch.zeros(4, 4)}
-    write(state | others, tmp_path, layout)
-    config = {
-        "model_type": "internvl_chat",
-        "vision_config": json.loads((GOLDEN / style / "config.json").read_text()),
-        "llm_config": {"hidden_size": 4},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    tower = build_tower({"weights": str(tmp_path)})
-    expected = load_file(GOLDEN / style / "expected.safetensors")
-    close(tower(expected["pixel_values"]), expected["features"])
-    assert sorted(tower.load_report.skipped["language model and projector"]) == sorted(others)
-
-
-def eva02_tiny_patch14_clip_56(pretrained: bool = False, **arguments: Any) -> torch.nn.Module:
-    """An entry for timm's registry: its EVA02 CLIP models, but 3 blocks of width 32."""
-    from timm.models.eva import Eva
-
-    return Eva(
-        img_size=56,
-        patch_size=14,
-        embed_dim=32,
-        depth=3,
-        num_heads=4,
-        mlp_ratio=2.6667,
-        qkv_fused=False,
-        swiglu_mlp=True,
-        scale_mlp=True,
-        scale_attn_inner=True,
-        use_rot_pos_emb=True,
-        ref_feat_shape=(16, 16),
-        num_classes=arguments.get("num_classes", 0),
-        global_pool=arguments.get("global_pool", "token"),
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("length", ["full", "9"])
+def test_the_old_merge_returns_what_vitas_does(golden: Path, vita15: Path, side: str, length: str) -> None:
+    saved = load_file(golden / "vita15" / "expected_merge.safetensors")
+    limit = None if length == "full" else int(length)
+    edit_config(vita15, tokenizer_padding_side=side, tokenizer_model_max_length=limit)
+    model = build_model(checkpoint=vita15, overrides=["device=cpu"])
+    projected = model.encode_images(saved["pixel_values"])
+    torch.testing.assert_close(projected, saved["projected"], atol=1e-5, rtol=0)
+    positions = torch.arange(saved["input_ids"].shape[1])
+    nothing, positions, mask, cache, embeds, labels = model.prepare_inputs_labels_for_multimodal(
+        saved["input_ids"], positions, saved["attention_mask"], None, saved["labels"], saved["pixel_values"]
     )
+    assert nothing is None
+    assert cache is None
+    torch.testing.assert_close(embeds, saved[f"{side}.{length}.inputs_embeds"], atol=1e-5, rtol=0)
+    assert torch.equal(labels, saved[f"{side}.{length}.labels"])
+    assert torch.equal(mask, saved[f"{side}.{length}.attention_mask"])
+    assert torch.equal(positions, saved[f"{side}.{length}.position_ids"])
+    bare = model.prepare_inputs_labels_for_multimodal(saved["input_ids"], None, None, None, None, None)
+    assert bare[0] is saved["input_ids"]
+    with pytest.raises(VitaError, match="vision half"):
+        model.generate(saved["input_ids"], images=saved["pixel_values"], audios={})
+    with pytest.raises(VitaError, match="4 in all, but 3 are given"):
+        model.generate(saved["input_ids"], images=saved["pixel_values"][:3], attention_mask=saved["attention_mask"])
 
 
-@pytest.mark.parametrize("weights", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
-def test_an_open_clip_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
-    import open_clip
-    from timm.models import _registry
+def test_old_generate_answers_as_the_original(golden: Path) -> None:
+    expected = json.loads((golden / "vita15" / "expected_answers.json").read_text())["wide"]
+    model = build_model(checkpoint=golden / "vita15", overrides=["device=cpu"])
+    pixels = model.pixels(golden / "pictures" / "wide.png")
+    assert model.get_model().get_vision_tower() is model.get_vision_tower() is model.tower
+    ids = torch.tensor([expected["input_ids"]])
+    made = model.generate(ids, images=pixels, do_sample=False, max_new_tokens=12)
+    assert made[0].tolist() == expected["generated_ids"]
 
-    from vita_plugins.eva_clip import ORIGINAL_L_336, TIMM_NAMES
 
-    name = eva02_tiny_patch14_clip_56.__name__
-    monkeypatch.setitem(_registry._model_entrypoints, name, eva02_tiny_patch14_clip_56)
-    tiny = {**ORIGINAL_L_336, "image_size": 56, "layers": 3, "width": 32, "head_width": 8}
-    monkeypatch.setitem(TIMM_NAMES, name, tiny)
-    vision = {"image_size": 56, "timm_model_name": name, "timm_model_pretrained": False}
-    vision |= {"timm_pool": "token", "timm_proj": None}
-    text = {"context_length": 7, "vocab_size": 10, "width": 16, "heads": 2, "layers": 1}
-    model_cfg = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+def test_the_tower_is_looked_for_in_order(vita15: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    elsewhere = Path(shutil.copytree(tmp_path / "internvit", tmp_path / "else where.v1" / "internvit"))
+    edit_config(vita15, mm_vision_tower=str(elsewhere))
+    given = f"--tower-weights {tmp_path / 'internvit'}"
+    assert given in open_checkpoint(vita15, tower_weights=str(tmp_path / "internvit")).notes[0]
+    assert "as it is" in open_checkpoint(vita15).notes[0]
+    edit_config(vita15, mm_vision_tower="inside")
+    shutil.copytree(elsewhere, vita15 / "inside")
+    assert "relative to the checkpoint" in open_checkpoint(vita15).notes[0]
+    edit_config(vita15, mm_vision_tower="/their/machine/internvit")
+    assert "beside the checkpoint" in open_checkpoint(vita15).notes[0]
+    edit_config(vita15, mm_vision_tower="/their/machine/eva-sig-clip")
+    with pytest.raises(CheckpointError, match=r"'/their/machine/eva-sig-clip' is nowhere here.*--tower-weights"):
+        open_checkpoint(vita15)
+
+
+def test_published_geometry_needs_no_tower_directory(vita15: Path) -> None:
+    """Its name must be a known one exactly, not hold one."""
+    edit_config(vita15, mm_vision_tower="/their/InternViT-300M-448px", mm_hidden_size=4096)
+    opened = open_checkpoint(vita15)
+    assert "published geometry of OpenGVLab/InternViT-300M-448px" in opened.notes[0]
+    assert opened.tower.geometry.hidden_size == 4096
+    edit_config(vita15, mm_vision_tower="/their/my-InternViT-300M-448px")
+    with pytest.raises(CheckpointError, match="nowhere here"):
+        open_checkpoint(vita15)
+
+
+@pytest.mark.parametrize("name", ["with space", "dotted.v1.5", "trailing/", "link"])
+def test_directories_of_any_name(vita15: Path, golden: Path, name: str) -> None:
+    place = vita15.with_name(name.strip("/"))
+    if name == "link":
+        place.symlink_to(vita15)
+    else:
+        vita15.rename(place)
+    model = build_model(checkpoint=f"{place}/" if name.endswith("/") else place, overrides=["device=cpu"])
+    expected = json.loads((golden / "vita15" / "expected_answers.json").read_text())["square"]
+    answer = model.ask(golden / "pictures" / "square.png", QUESTION, system=SYSTEM, max_new_tokens=12)
+    assert answer.token_ids == expected["generated_ids"]
+
+
+def test_questions_that_do_not_fit(golden: Path) -> None:
+    model = build_model(checkpoint=golden / "vita15", overrides=["device=cpu"])
+    picture = golden / "pictures" / "wide.png"
+    with pytest.raises(VitaError, match="at least one picture"):
+        model.ask([], QUESTION)
+    with pytest.raises(VitaError, match="1 <image> for 2 pictures"):
+        model.ask([picture, picture], "<image> what is it?")
+    with pytest.raises(VitaError, match=r"the prompt has \d+ tokens .* context of 4096.*--max-tiles"):
+        model.ask(picture, QUESTION, max_new_tokens=4090)
+
+
+def test_max_tiles(golden: Path) -> None:
+    opened = open_checkpoint(golden / "vita15", max_tiles=4, overrides=["device=cpu"])
+    answer = build_model(opened).ask(golden / "pictures" / "tall.png", QUESTION, max_new_tokens=1)
+    assert answer.tiles[0] <= 5
+
+
+def test_tied_embeddings(vita15: Path) -> None:
+    """Where they are tied, the head is not in the files, and nothing is missing."""
+    rewrite(vita15, lambda state: {key: tensor for key, tensor in state.items() if key != "lm_head.weight"})
+    with pytest.raises(CheckpointError, match=r"1 missing \(lm_head\.weight\)"):
+        build_model(checkpoint=vita15, overrides=["device=cpu"])
+    edit_config(vita15, tie_word_embeddings=True)
+    model = build_model(vita15, overrides=["device=cpu"]).llm.model
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_tower_weights_go_with_a_checkpoint(tiny_config: Path) -> None:
+    from vita_core.cli.checkpoint import settle
+
+    with pytest.raises(ConfigError, match="--tower-weights goes with the directory"):
+        settle(str(tiny_config), tower_weights="x", model_base=None, max_tiles=None, overrides=())
+
+
+def test_either_a_config_or_a_checkpoint(golden: Path) -> None:
+    with pytest.raises(ConfigError, match="either"):
+        build_model({}, checkpoint=golden / "vita15")
+    with pytest.raises(ConfigError, match="either"):
+        build_model()
+
+
+def test_vita10_with_mixtral(vita15: Path) -> None:
+    """VITA-1.0's layout: experts as published; the language model against transformers' own."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
     torch.manual_seed(0)
-    written = open_clip.CustomTextCLIP(**model_cfg)
-    config = {"model_cfg": {**model_cfg, "custom_text": True}, "preprocess_cfg": {}}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    (save_file if weights.endswith("safetensors") else torch.save)(written.state_dict(), tmp_path / weights)
-    opened = open_clip.create_model(f"local-dir:{tmp_path}").eval()  # open_clip's own way to open such a directory
+    config = MixtralConfig(
+        vocab_size=317,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    )
+    theirs = MixtralForCausalLM(config).eval()
+    theirs.save_pretrained(vita15 / "mixtral")
+    published = load_file(vita15 / "mixtral" / "model.safetensors")
+    assert "model.layers.0.block_sparse_moe.experts.3.w1.weight" in published
+    ours = re.compile(r"model\.(vision_tower|mm_projector|audio_encoder)\.")
+    rewrite(vita15, lambda state: {**{k: v for k, v in state.items() if ours.match(k)}, **published})
+    edit_config(vita15, **{**config.to_dict(), "model_type": "vita-mixtral", "architectures": None})
+    model = build_model(checkpoint=vita15, overrides=["device=cpu"])
+    assert model.settings.prompt.template == "mixtral_two"
+    ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
-        layers = opened.visual.trunk.forward_intermediates(pictures(), intermediates_only=True, output_fmt="NLC")
-    for layer in (-1, -2):
-        tower = build_tower({"weights": str(tmp_path), "select_layer": layer})
-        assert tower.resolved.rule == "its layout"
-        close(tower(pictures()), layers[layer])
+        torch.testing.assert_close(model.llm.model(ids).logits, theirs(ids).logits, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "module"])
-def test_the_original_eva_checkpoint(tmp_path: Path, wrapper: str | None) -> None:
-    state = torch.load(GOLDEN / "eva_clip" / "EVA02_CLIP_tiny_psz14.pt", weights_only=True)
-    torch.save({wrapper: state} if wrapper else state, tmp_path / "EVA02_CLIP_tiny.pt")
-    (tmp_path / "config.json").write_text((GOLDEN / "eva_clip" / "config.json").read_text())
-    tower = build_tower({"weights": str(tmp_path)})
-    expected = load_file(GOLDEN / "eva_clip" / "expected.safetensors")
-    close(tower(expected["pixel_values"]), expected["features"])
-    assert len(tower.load_report.skipped["text tower"]) == sum(key.startswith(("text.", "logit")) for key in state)
+MEASURE = """
+import sys, threading, re
+import transformers, vita_core.building
+from vita_core import build_model
+
+def anonymous():  # bytes of memory that no file backs
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+build_model(checkpoint=sys.argv[1], overrides=["device=cpu"])  # imports and pools, before the baseline
+base, peak, done = anonymous(), 0, threading.Event()
+
+def watch():
+    global peak
+    while not done.wait(0.002):
+        peak = max(peak, anonymous())
+
+thread = threading.Thread(target=watch)
+thread.start()
+model = build_model(checkpoint=sys.argv[2], overrides=["device=cpu", "llm.dtype=float32"])
+done.set()
+thread.join()
+print(peak - base, sum(p.numel() * p.element_size() for p in model.parameters()))
+"""
 
 
-def copied(tmp_path: Path, **changes: Tensor | None) -> Path:
-    """The golden CLIP directory with some tensors put in place or (None) left out."""
-    state = load_file(GOLDEN / "clip" / "model.safetensors") | changes
-    save_file({key: value for key, value in state.items() if value is not None}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text((GOLDEN / "clip" / "config.json").read_text())
-    return tmp_path
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own account")
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 0.2), (torch.float16, 1.2)])
+def test_peak_memory(vita15: Path, golden: Path, dtype: torch.dtype, most: float) -> None:
+    """In the dtype it was saved in, the checkpoint stays mapped to its files; in another, one copy is made."""
+    width = 60_000
+    shapes = {"gate_proj": (width, 32), "up_proj": (width, 32), "down_proj": (32, width)}
 
+    def widened(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        for layer in range(3):
+            for name, shape in shapes.items():
+                state[f"model.layers.{layer}.mlp.{name}.weight"] = torch.ones(shape)
+        return {key: tensor.to(dtype) if "layers" in key else tensor for key, tensor in state.items()}
 
-def test_loading_counts_what_is_wrong_and_gives_examples(tmp_path: Path) -> None:
-    fc = "vision_model.encoder.layers.{}.mlp.fc1.{}"
-    lost = {fc.format(block, kind): None for block in (0, 1) for kind in ("weight", "bias")}
-    strays = {f"stray{number}": torch.zeros(1) for number in range(5)}
-    bent = {"vision_model.post_layernorm.weight": torch.zeros(7)}
-    with pytest.raises(CheckpointError) as error:
-        build_tower({"weights": str(copied(tmp_path, **lost, **strays, **bent))})
-    for part in (
-        r"4 missing (encoder.layers.0.mlp.fc1.weight, encoder.layers.0.mlp.fc1.bias, encoder.layers.1.mlp.fc1.weight, ...)",
-        r"5 unexpected (stray0, stray1, stray2, ...)",
-        r"1 of another shape (vision_model.post_layernorm.weight (7,) for (32,))",
-    ):
-        assert part in str(error.value)
-
-
-def test_two_tensors_for_one_place_are_not_chosen_between(tmp_path: Path) -> None:
-    twice = {"post_layernorm.weight": torch.zeros(32)}  # the golden directory has it with the old prefix
-    with pytest.raises(CheckpointError, match=r"1 unexpected \((vision_model\.)?post_layernorm.weight\)"):
-        build_tower({"weights": str(copied(tmp_path, **twice))})
-
-
-def test_a_report_names_what_was_skipped_and_why() -> None:
-    tower = build_tower({"weights": str(GOLDEN / "clip")})
-    report = tower.load_report
-    saved = load_file(GOLDEN / "clip" / "model.safetensors")
-    behind = report.skipped["blocks behind the last selected layer"]
-    assert behind == [key for key in saved if ".layers.3." in key]
-    assert report.loaded == len(saved) - sum(map(len, report.skipped.values()))
-    assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
-    whole = build_tower({"weights": str(GOLDEN / "clip"), "layers": "all"})
-    assert "blocks behind the last selected layer" not in whole.load_report.skipped
-
-
-def test_a_tower_that_did_not_load_can_be_loaded_again(tmp_path: Path) -> None:
-    tower = build_tower({"weights": str(copied(tmp_path, stray=torch.zeros(1))), "delay_load": True})
-    with pytest.raises(CheckpointError, match="1 unexpected"):
-        tower.load_model()
-    assert not tower.is_loaded
-    copied(tmp_path)
-    tower.load_model()
-    assert tower.is_loaded
-
-
-def test_a_lost_shard_and_an_empty_index_are_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text((GOLDEN / "clip" / "config.json").read_text())
-    write(load_file(GOLDEN / "clip" / "model.safetensors"), tmp_path, "safetensors sharded")
-    lost = sorted(tmp_path.glob("*.safetensors"))[1]
-    lost.unlink()
-    with pytest.raises(CheckpointError, match=f"missing: {lost.name}"):
-        build_tower({"weights": str(tmp_path)})
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="names no shards"):
-        build_tower({"weights": str(tmp_path)})
-
-
-def test_several_checkpoints_in_one_directory_are_listed_not_joined(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text((GOLDEN / "eva_clip" / "config.json").read_text())
-    for name in ("EVA_a.pt", "EVA_b.pt"):
-        (tmp_path / name).write_bytes((GOLDEN / "eva_clip" / "EVA02_CLIP_tiny_psz14.pt").read_bytes())
-    with pytest.raises(CheckpointError, match=r"holds 2 checkpoints \(EVA_a.pt, EVA_b.pt\); name the one you mean"):
-        build_tower({"weights": str(tmp_path)})
-    build_tower({"weights": str(tmp_path / "EVA_b.pt")})
-
-
-def test_a_checkpoint_without_its_config_is_told(tmp_path: Path) -> None:
-    (tmp_path / "EVA.pt").write_bytes((GOLDEN / "eva_clip" / "EVA02_CLIP_tiny_psz14.pt").read_bytes())
-    with pytest.raises(
-        CheckpointError, match=r"tower 'eva_clip' needs 'width' of the checkpoint's config.json, .*nothing"
-    ):
-        build_tower({"type": "eva_clip", "weights": str(tmp_path / "EVA.pt")})
+    rewrite(vita15, widened)
+    edit_config(vita15, intermediate_size=width)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, golden / "vita15", vita15], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    peak, size = map(int, done.stdout.split())
+    assert size > 60_000_000
+    assert peak < most * size

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vita_core import build_model, load_config, make_plan
+from vita_core.building import pick_device
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.llm import PICTURE_ID
-from vita_core.model import merge, pick_device
+from vita_core.merging import merge
 
 
 def test_merge_is_the_originals(golden: Path) -> None:
@@ -117,3 +118,14 @@ def test_plan_counts_what_is_built(tiny_config: Path, projector: str, options: d
 def test_the_automatic_device_can_be_used() -> None:
     """torch names the accelerator it was built for, whether the machine has one or not."""
     assert torch.zeros(1, device=pick_device("auto")).sum() == 0
+def test_code_of_a_checkpoint_is_refused(tiny_config: Path, tiny_llm: Path, tmp_path: Path) -> None:
+    import shutil
+
+    own = shutil.copytree(tiny_llm, tmp_path / "own")
+    config = json.loads((own / "config.json").read_text())
+    changes = {"model_type": "mine", "auto_map": {"AutoModelForCausalLM": "mine.Mine", "AutoConfig": "mine.Config"}}
+    (own / "config.json").write_text(json.dumps({**config, **changes}))
+    (own / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(CheckpointError, match=r"refused.*trust_remote_code: true.*llm\.revision: COMMIT"):
+        build_model(load_config(tiny_config, [f"llm.weights={own}"]))
+    assert not (tmp_path / "ran").exists()

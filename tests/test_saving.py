@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from vita_core import build_model, load_config
 from vita_core.errors import CheckpointError, PluginError, VitaError
-from vita_core.model import VisionLanguageModel, merge
+from vita_core.merging import merge
+from vita_core.model import VisionLanguageModel
 
 TOWERS = {
     "clip": "clip",

@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vita_core.building import build_model as build_model
     from vita_core.config import load_config as load_config
     from vita_core.errors import VitaError as VitaError
     from vita_core.hookspecs import hookimpl as hookimpl
     from vita_core.llm import LanguageModel as LanguageModel
-    from vita_core.model import build_model as build_model
     from vita_core.planning import make_plan as make_plan
     from vita_core.protocol import VisionTower as VisionTower
     from vita_core.registry import list_towers as list_towers
@@ -36,7 +36,7 @@ _HOME = {
     "TowerSpec": "specs",
     "VisionTower": "protocol",
     "VitaError": "errors",
-    "build_model": "model",
+    "build_model": "building",
     "build_tower": "tower",
     "hookimpl": "hookspecs",
     "list_towers": "registry",

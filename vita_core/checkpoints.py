@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from vita_core.errors import CheckpointError
 
-__all__ = ["KeyRules", "LoadReport", "load_into", "read_tensors"]
+__all__ = ["KeyRules", "LoadReport", "Tensors", "fill", "load_into", "read_tensors"]
 
 Pattern = str
+Tensors = Iterable[tuple[str, Callable[[], Tensor]]]
+"""(key, function that reads the tensor) pairs; a reader is called, if at all, before the next pair is taken."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,14 @@ def _read_pickle(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
 def load_into(
     module: nn.Module, files: Sequence[Path], rules: KeyRules, *, dtype: torch.dtype, device: torch.device, where: str
 ) -> LoadReport:
-    """Fill `module` (its parameters may be on the meta device) from `files`, strictly, cast to `dtype` on `device`.
+    """`fill` the module from every tensor of `files`."""
+    return fill(module, read_tensors(files), rules, dtype=dtype, device=device, where=where)
+
+
+def fill(
+    module: nn.Module, tensors: Tensors, rules: KeyRules, *, dtype: torch.dtype, device: torch.device, where: str
+) -> LoadReport:
+    """Fill `module` (its parameters may be on the meta device) from `tensors`, strictly, cast to `dtype` on `device`.
 
     Tensors that already have the dtype and device stay mapped to the file: no copy, no random initialisation. Raises
     CheckpointError when anything is missing, unexpected or of another shape; the module is then left as it was.
@@ -125,7 +134,7 @@ def load_into(
     wanted = module.state_dict()
     report, state = LoadReport(), {}
     found: set[str] = set()
-    for key, read in read_tensors(files):
+    for key, read in tensors:
         name = rules.renamed(key)
         reason = next((reason for pattern, reason in rules.skips if re.search(pattern, name)), None)
         if reason is not None:

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Discriminator, Field, PositiveInt, Tag
 
-from vita_core.configfiles import read_config
+from vita_core.configfiles import overridden, read_config
+from vita_core.errors import ConfigError
 from vita_core.validation import Section, validate
+from vita_core.yamlfile import Document, Mark
 
 __all__ = [
     "Config",
@@ -19,6 +21,7 @@ __all__ = [
     "ProjectorConfig",
     "TowerConfig",
     "TrainingConfig",
+    "config_from",
     "load_config",
 ]
 
@@ -120,18 +123,52 @@ class TilesConfig(Section):
     thumbnail: bool = True
 
 
+class AnyresConfig(Section):
+    """LLaVA-1.6's tiles: the picture is fitted into the best of `grids` ([rows, cols] of tiles), after a thumbnail.
+
+    `merge` says how the tiles' tokens are put together: `flat` one after the other, `spatial` as one map, `spatial_unpad`
+    as one map without the border, each row ended by the checkpoint's ``image_newline``.
+    """
+
+    grids: Annotated[list[Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]], Field(min_length=1)]
+    merge: Literal["flat", "spatial", "spatial_unpad"] = "flat"
+
+
 class ImagesConfig(Section):
     """Pixels before the tower. `aspect: pad` squares the picture with the processor's mean colour first."""
 
     aspect: Literal["square", "pad"] = "square"
     tiles: TilesConfig | None = None
+    anyres: AnyresConfig | None = None
     max_pixels: PositiveInt | None = None
+
+    @property
+    def most_tiles(self) -> int:
+        """The most pictures that the tower sees for one."""
+        if self.anyres is not None:
+            return 1 + max(rows * cols for rows, cols in self.anyres.grids)
+        return 1 if self.tiles is None else self.tiles.max + int(self.tiles.thumbnail and self.tiles.max > 1)
+
+    def at_most(self, tiles: int) -> ImagesConfig:
+        """The same with no more than `tiles` tiles, the thumbnail not counted. Raises ConfigError where none is left."""
+        if self.anyres is not None:
+            grids = [grid for grid in self.anyres.grids if grid[0] * grid[1] <= tiles]
+            if not grids:
+                least = min(rows * cols for rows, cols in self.anyres.grids)
+                raise ConfigError(f"--max-tiles {tiles}: this checkpoint's smallest grid has {least} tiles")
+            return self.model_copy(update={"anyres": self.anyres.model_copy(update={"grids": grids})})
+        if self.tiles is None:
+            return self
+        return self.model_copy(update={"tiles": self.tiles.model_copy(update={"max": tiles})})
 
 
 class PromptConfig(Section):
-    """`template: chat` is the tokenizer's own; `plain` is picture, question, newline. `question` is the default one."""
+    """`template: chat` is the tokenizer's own; the others are conversation formats of other projects, without their
+    system texts. `question` is the default one."""
 
-    template: Literal["chat", "plain"] = "chat"
+    template: Literal["chat", "plain", "qwen2p5_instruct", "mixtral_two", "nemo", "vicuna_v1", "mistral_instruct"] = (
+        "chat"
+    )
     system: str | None = None
     question: str = "What is this?"
 
@@ -188,4 +225,10 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     file to that file. Raises ConfigError, its message starting ``file:line:column:``.
     """
     document = read_config(path, overrides)
+    return validate(Config, document.data, document.marks)
+
+
+def config_from(data: Mapping[str, Any], overrides: Sequence[str], name: str) -> Config:
+    """Plain sections as a config, `overrides` applied as in `load_config`; `name` is what messages call it."""
+    document = overridden(Document(dict(data), {(): Mark(name)}), overrides)
     return validate(Config, document.data, document.marks)

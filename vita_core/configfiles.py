@@ -11,7 +11,7 @@ from vita_core.errors import ConfigError, nearest
 from vita_core.sources import expand
 from vita_core.yamlfile import Document, Key, Mark, parse_value, read_yaml
 
-__all__ = ["config_file", "read_config", "shipped_configs"]
+__all__ = ["config_file", "overridden", "read_config", "shipped_configs"]
 
 PATH_KEYS: tuple[tuple[str, str], ...] = (("tower", "weights"), ("projector", "weights"), ("llm", "weights"))
 """Keys whose value may be a path, relative to the file that holds it."""
@@ -46,7 +46,11 @@ def config_file(name: str | os.PathLike[str]) -> Path:
 
 def read_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Document:
     """The config file meant by `path`, what it extends, and the ``key.key=value`` overrides, as one document."""
-    document = _read(config_file(path), ())
+    return overridden(_read(config_file(path), ()), overrides)
+
+
+def overridden(document: Document, overrides: Sequence[str]) -> Document:
+    """`document` with ``key.key=value`` overrides applied."""
     data, marks = document.data, dict(document.marks)
     for override in overrides:
         _override(data, marks, override)

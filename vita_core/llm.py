@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vita_core.checkpoints import LoadReport, Tensors
 from vita_core.config import LLMConfig, PromptConfig
+from vita_core.conversations import CONVERSATIONS, IMAGE
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.sources import Source, locate
 
-__all__ = ["IMAGE", "PICTURE_ID", "LanguageModel"]
+__all__ = ["PICTURE_ID", "LanguageModel", "LanguagePart"]
 
-IMAGE = "<image>"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICTURE_ID = -200
 """Stands for one picture among token ids, as in LLaVA and VITA."""
+
+
+@dataclass(frozen=True)
+class LanguagePart:
+    """A decoder inside a larger checkpoint: its config in transformers' keys (``model_type`` among them), the directory
+    of its tokenizer, and a function that reads its tensors."""
+
+    config: Mapping[str, Any]
+    directory: Path
+    tensors: Callable[[], Tensors]
 
 
 class LanguageModel(nn.Module):
     """A decoder with its tokenizer. `model` is the transformers model itself.
 
-    Raises CheckpointError when the directory holds no causal language model or no tokenizer.
+    It is `config.weights`, or with `part` the decoder inside a larger checkpoint. Raises CheckpointError when there is
+    no causal language model or no tokenizer.
     """
 
-    def __init__(self, config: LLMConfig, device: torch.device) -> None:
+    def __init__(self, config: LLMConfig, device: torch.device, part: LanguagePart | None = None) -> None:
         super().__init__()
-        source = locate(config.weights, config.revision)
-        place, revision = _place(source), config.revision
-        if config.trust_remote_code and source.path is None and revision is None:
-            raise ConfigError("llm.trust_remote_code: needs `llm.revision`, the commit whose code you have read")
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        common: dict[str, Any] = {
-            "revision": revision,
-            "trust_remote_code": config.trust_remote_code,
-            "local_files_only": source.path is not None,
-        }
-        dtype = getattr(torch, config.dtype)
-        attention = "sdpa" if config.attention == "auto" else config.attention
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(place, **common)
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation=attention, **common)
+            self.tokenizer, model = _pretrained(config) if part is None else _from_part(config, part)
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, VitaError):
+                raise
             first = str(error).strip().splitlines()[0]
             raise CheckpointError(
                 f"llm.weights: cannot open {config.weights} as a causal language model: {first}"
@@ -84,32 +86,46 @@ class LanguageModel(nn.Module):
         embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
         return embedded
 
-    def prompt(self, prompt: PromptConfig, question: str, pictures: int) -> list[int]:
-        """Token ids of a question about `pictures` pictures, `PICTURE_ID` where each stands.
+    def prompt(self, prompt: PromptConfig, question: str, pictures: int | Sequence[int]) -> list[int]:
+        """Token ids of a question about pictures, `PICTURE_ID` where each stands.
 
-        A question that holds ``<image>`` itself says where they stand, and must hold one for each. Raises VitaError.
+        `pictures` is how many there are, or how many places each one takes (a format that marks every tile). A question
+        that holds ``<image>`` itself says where they stand, and must hold one for each. Raises VitaError.
         """
+        places = [1] * pictures if isinstance(pictures, int) else list(pictures)
         written = question.count(IMAGE)
-        if written not in (0, pictures):
+        if written not in (0, len(places)) or (written and not places):
             raise VitaError(
-                f"the question holds {written} {IMAGE} for {pictures} pictures; write one for each, or none"
+                f"the question holds {written} {IMAGE} for {len(places)} pictures; write one for each, or none"
             )
-        content = question if written else f"{IMAGE}\n" * pictures + question
-        if prompt.template == "plain":
-            text = "".join(part + "\n" for part in (prompt.system, content) if part)
+        form = CONVERSATIONS.get(prompt.template, CONVERSATIONS["plain"])
+        if written:
+            texts = question.split(IMAGE)
+            content = texts[0] + "".join(IMAGE * n + text for n, text in zip(places, texts[1:], strict=True))
         else:
-            text = self._chat(prompt.system, content)
-        ids: list[int] = []
+            content = form.content(question, places)
+        chat = prompt.template == "chat"
+        text = self._chat(prompt.system, content) if chat else form.text(prompt.system, content)
+        ids = [] if chat else self._leading_ids()
         for index, segment in enumerate(text.split(IMAGE)):
             ids += [PICTURE_ID] * (index > 0) + self.tokenizer(segment, add_special_tokens=False).input_ids
-        bos = self.tokenizer.bos_token_id
-        if prompt.template == "plain" and bos is not None and getattr(self.tokenizer, "add_bos_token", False):
-            ids.insert(0, bos)
         return ids
+
+    def marks_tiles(self, prompt: PromptConfig) -> bool:
+        """Whether the prompt format has one ``<image>`` for every tile, not for every picture."""
+        return prompt.template in CONVERSATIONS and CONVERSATIONS[prompt.template].per_tile
+
+    def _leading_ids(self) -> list[int]:
+        """What the tokenizer puts before any text: its BOS, or nothing (a chat template writes its own)."""
+        first: list[int] = self.tokenizer("").input_ids[:1]
+        return first if first == [self.tokenizer.bos_token_id] else []
 
     def _chat(self, system: str | None, content: str) -> str:
         if self.tokenizer.chat_template is None:
-            raise ConfigError("prompt.template: this tokenizer has no chat template; set `prompt.template: plain`")
+            raise ConfigError(
+                "prompt.template: this tokenizer has no chat template; set `prompt.template: plain`, or to one of: "
+                + ", ".join(CONVERSATIONS)
+            )
         messages = [{"role": "user", "content": content}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
@@ -125,6 +141,67 @@ class LanguageModel(nn.Module):
                 on_text(text)
 
         return Pieces(self.tokenizer, skip_special_tokens=True)
+
+
+def _pretrained(config: LLMConfig) -> tuple[Any, Any]:
+    """Tokenizer and model of a directory or hub id."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = locate(config.weights, config.revision)
+    if config.trust_remote_code and source.path is None and config.revision is None:
+        raise ConfigError("llm.trust_remote_code: needs `llm.revision`, the commit whose code you have read")
+    if "auto_map" in source.config and not config.trust_remote_code and source.config.get("model_type") not in _known():
+        raise CheckpointError(
+            f"llm.weights: {config.weights} runs code of its own, which is refused; once you have read it, allow it with "
+            "`llm.trust_remote_code: true` and `llm.revision: COMMIT`"
+        )
+    place = _place(source)
+    common: dict[str, Any] = {
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "local_files_only": source.path is not None,
+    }
+    tokenizer = AutoTokenizer.from_pretrained(place, **common)
+    return tokenizer, AutoModelForCausalLM.from_pretrained(place, **_options(config), **common)
+
+
+def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
+    """Tokenizer and model of a part, loaded strictly; tensors of the wanted dtype stay mapped to their files."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, GenerationConfig
+
+    if not any((part.directory / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{part.directory} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); copy it there"
+        )
+    settings = dict(part.config)
+    decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    tokenizer = AutoTokenizer.from_pretrained(part.directory, config=decoder, local_files_only=True)
+    state = {key: read() for key, read in part.tensors()}
+    try:
+        model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
+            None, config=decoder, state_dict=state, output_loading_info=True, **_options(config)
+        )
+    except RuntimeError as error:  # of another shape
+        raise CheckpointError(f"language model of {config.weights} does not fit: {error}") from error
+    missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    LoadReport(loaded=len(state) - len(unexpected), missing=missing, unexpected=unexpected).raise_if_wrong(
+        f"language model of {config.weights}"
+    )
+    if (part.directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(part.directory, local_files_only=True)
+    return tokenizer, model
+
+
+def _options(config: LLMConfig) -> dict[str, Any]:
+    attention = "sdpa" if config.attention == "auto" else config.attention
+    return {"dtype": getattr(torch, config.dtype), "attn_implementation": attention}
+
+
+def _known() -> Any:
+    """The model types that transformers has code for."""
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING
 
 
 def _place(source: Source) -> Path | str:

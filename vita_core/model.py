@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,20 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from vita_core.config import Config, ImagesConfig, load_config
-from vita_core.errors import ConfigError, VitaError
-from vita_core.images import MAX_PIXELS, arrange, open_picture
-from vita_core.llm import PICTURE_ID, LanguageModel
-from vita_core.projectors import build_projector, check_widths
-from vita_core.registry import import_object, registry
-from vita_core.resolution import resolve_tower
+from vita_core.anyres import pack
+from vita_core.config import Config
+from vita_core.errors import CheckpointError, VitaError
+from vita_core.images import MAX_PIXELS, open_picture
+from vita_core.layouts.opening import Opened
+from vita_core.llm import LanguageModel
+from vita_core.merging import merge
+from vita_core.old_names import OldNames
+from vita_core.pixels import Picture, picture_pixels
 from vita_core.saving import save_model
-from vita_core.sources import locate
-from vita_core.specs import LLMSpec
-from vita_core.tower import BaseVisionTower, build_tower
-from vita_core.validation import validate
+from vita_core.tower import BaseVisionTower
 
-__all__ = ["Answer", "Picture", "VisionLanguageModel", "build_model", "merge"]
-
-Picture = str | os.PathLike[str] | Image.Image
+__all__ = ["Answer", "VisionLanguageModel"]
 
 
 @dataclass(frozen=True)
@@ -50,15 +46,35 @@ class Answer:
         return asdict(self)
 
 
-class VisionLanguageModel(nn.Module):
-    """Tower, projector and language model of one config."""
+class VisionLanguageModel(OldNames):
+    """Tower, projector and language model of one config.
 
-    def __init__(self, config: Config, tower: BaseVisionTower, projector: nn.Module, llm: LanguageModel) -> None:
-        super().__init__()
+    `newline` (D) ends the rows of LLaVA-1.6's unpadded maps. `opened` says which checkpoint of another project this is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tower: BaseVisionTower,
+        projector: nn.Module,
+        llm: LanguageModel,
+        *,
+        newline: Tensor | None = None,
+        opened: Opened | None = None,
+    ) -> None:
+        anyres = config.images.anyres
+        if newline is None and anyres is not None and anyres.merge == "spatial_unpad":
+            raise CheckpointError(
+                "images.anyres.merge: spatial_unpad needs the image_newline of a LLaVA-1.6 checkpoint"
+            )
+        super().__init__(opened.old_config if opened is not None else {})
         self.settings = config
         self.tower = tower
         self.projector = projector
         self.llm = llm
+        self.newline: Tensor | None
+        self.register_buffer("newline", newline)
+        self.opened = opened
 
     def pixels(self, picture: Picture) -> Tensor:
         """One picture, opened and arranged as configured: (tiles, 3, H, W)."""
@@ -110,13 +126,19 @@ class VisionLanguageModel(nn.Module):
         on_text: Callable[[str], None] | None,
     ) -> list[Answer]:
         start = time.perf_counter()
+        if not all(rows):
+            raise VitaError("a question needs at least one picture")
         prompt = self.settings.prompt if system is None else self.settings.prompt.model_copy(update={"system": system})
-        ids = [self.llm.prompt(prompt, question or prompt.question, len(row)) for row in rows]
-        pixels = [[self.pixels(picture) for picture in row] for row in rows]
-        opened = time.perf_counter()
-        tokens = self._visual_tokens(pixels)
+        most = self.settings.images.max_pixels or MAX_PIXELS
+        opened = [[open_picture(picture, max_pixels=most) for picture in row] for row in rows]
+        pixels = [[self.pixels(picture) for picture in row] for row in opened]
+        by_tile = self.llm.marks_tiles(prompt) and self.settings.images.anyres is None
+        places = [[len(picture) if by_tile else 1 for picture in row] for row in pixels]
+        ids = [self.llm.prompt(prompt, question or prompt.question, row) for row in places]
+        prepared = time.perf_counter()
+        visual = self._visual_tokens(pixels, opened, by_tile)
         encoded = time.perf_counter()
-        embeds, mask = merge(ids, [[t.flatten(0, 1) for t in row] for row in tokens], self.llm.embed)
+        embeds, mask = merge(ids, [[part for picture in row for part in picture] for row in visual], self.llm.embed)
         limit = max_new_tokens or self.settings.generation.max_new_tokens
         self._check_context(embeds.shape[1], limit)
         first: list[float] = []
@@ -129,30 +151,43 @@ class VisionLanguageModel(nn.Module):
         generated = self._generate(embeds, mask, limit, piece if len(rows) == 1 else None)
         end = time.perf_counter()
         timings = {
-            "pictures": opened - start,
-            "tower": encoded - opened,
+            "pictures": prepared - start,
+            "tower": encoded - prepared,
             "generate": end - encoded,
             "total": end - start,
         }
         if first:
             timings["first_token"] = first[0] - start
-        return [self._finished(out, t, m, timings) for out, t, m in zip(generated, tokens, mask, strict=True)]
+        tiles = [[len(picture) for picture in row] for row in pixels]
+        counts = [sum(len(part) for picture in row for part in picture) for row in visual]
+        answers = zip(generated, tiles, counts, mask.sum(1).tolist(), strict=True)
+        return [self._finished(*answer, timings) for answer in answers]
 
-    def _visual_tokens(self, pixels: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        """Projected tokens (tiles, N, D) of each picture of each row, all tiles through the tower together."""
+    def _visual_tokens(
+        self, pixels: Sequence[Sequence[Tensor]], pictures: Sequence[Sequence[Image.Image]], by_tile: bool
+    ) -> list[list[list[Tensor]]]:
+        """Projected tokens (N, D) of each picture of each row, one tensor a place in the prompt.
+
+        All tiles of all rows go through the tower together.
+        """
         flat = [picture for row in pixels for picture in row]
-        if not flat:
-            return [[] for _ in pixels]
-        tiles = self.encode_images(torch.cat(flat)).split([len(picture) for picture in flat])
-        found = iter(tiles)
-        return [[next(found) for _ in row] for row in pixels]
+        found = iter(self.encode_images(torch.cat(flat)).split([len(picture) for picture in flat]))
+        return [[self.pack(next(found), picture.size, by_tile) for picture in row] for row in pictures]
+
+    def pack(self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False) -> list[Tensor]:
+        """Tokens (tiles, N, D) of a picture of `size` (width, height) as what stands in its place(s), each (M, D)."""
+        anyres = self.settings.images.anyres
+        if anyres is not None:
+            tile = self.tower.resolved.geometry.input_size[0]
+            return [pack(tokens, self.tower.grid, size, anyres, tile, self.newline)]
+        return list(tokens) if by_tile else [tokens.flatten(0, 1)]
 
     def _check_context(self, prompt_tokens: int, limit: int) -> None:
         context = self.llm.context
         if context is not None and prompt_tokens + limit > context:
             raise VitaError(
                 f"the prompt has {prompt_tokens} tokens and {limit} more may be generated, over the language model's "
-                f"context of {context}; use fewer pictures or tiles (images.tiles.max), or a lower --max-new-tokens"
+                f"context of {context}; use fewer pictures or tiles (--max-tiles, images.tiles.max), or a lower --max-new-tokens"
             )
 
     def _generate(
@@ -181,91 +216,16 @@ class VisionLanguageModel(nn.Module):
             rows.append(row[:end])
         return rows
 
-    def _finished(self, ids: list[int], tokens: Sequence[Tensor], mask: Tensor, timings: dict[str, float]) -> Answer:
+    def _finished(
+        self, ids: list[int], tiles: list[int], visual_tokens: int, prompt_tokens: int, timings: dict[str, float]
+    ) -> Answer:
         return Answer(
             text=self.llm.tokenizer.decode(ids, skip_special_tokens=True).strip(),
             token_ids=ids,
             tower=self.tower.resolved.spec.name,
             llm=self.llm.name,
-            tiles=[len(picture) for picture in tokens],
-            visual_tokens=sum(picture.shape[0] * picture.shape[1] for picture in tokens),
-            prompt_tokens=int(mask.sum()),
+            tiles=tiles,
+            visual_tokens=visual_tokens,
+            prompt_tokens=prompt_tokens,
             timings={key: round(value, 4) for key, value in timings.items()},
         )
-
-
-def picture_pixels(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> Tensor:
-    """One picture, opened and arranged as `images` says: (tiles, 3, H, W)."""
-    processor, tiles = tower.image_processor, images.tiles
-    opened = open_picture(picture, max_pixels=images.max_pixels or MAX_PIXELS)
-    red, green, blue = (int(255 * mean) for mean in processor.image_mean)
-    parts = arrange(
-        opened,
-        aspect=images.aspect,
-        tile=tower.resolved.geometry.input_size[0],
-        tiles=(tiles.min, tiles.max, tiles.thumbnail) if tiles else None,
-        fill=(red, green, blue),
-    )
-    pixels: Tensor = processor.preprocess(parts, return_tensors="pt")["pixel_values"]
-    return pixels
-
-
-def merge(
-    prompts: Sequence[Sequence[int]],
-    pictures: Sequence[Sequence[Tensor]],
-    embed: Callable[[Tensor], Tensor],
-    *,
-    padding: str = "left",
-) -> tuple[Tensor, Tensor]:
-    """Put picture tokens in the prompts' `PICTURE_ID` places: embeddings (B, T, D), zero-padded, and mask (B, T).
-
-    `pictures[b]` are the (N, D) tokens of row b's pictures, in order. Raises VitaError when the counts differ.
-    """
-    rows = []
-    for ids, visual in zip(prompts, pictures, strict=True):
-        places = [index for index, token in enumerate(ids) if token == PICTURE_ID]
-        if len(places) != len(visual):
-            raise VitaError(f"the prompt has places for {len(places)} pictures, and {len(visual)} are given")
-        parts, begin = [], 0
-        for place, tokens in zip(places, visual, strict=True):
-            parts += [embed(torch.tensor(ids[begin:place], dtype=torch.long)), tokens]
-            begin = place + 1
-        rows.append(torch.cat([*parts, embed(torch.tensor(ids[begin:], dtype=torch.long))]))
-    ones = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
-    return (
-        pad_sequence(rows, batch_first=True, padding_side=padding),
-        pad_sequence(ones, batch_first=True, padding_side=padding),
-    )
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the first accelerator, else the CPU. Raises ConfigError for a device that torch does not know."""
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: {name!r} is no torch device; use auto, cpu, cuda or mps") from error
-
-
-def build_model(config: Config | Mapping[str, Any] | str | os.PathLike[str]) -> VisionLanguageModel:
-    """Tower, projector and language model of a config (an object, a dict, or anything `load_config` takes).
-
-    What does not fit together is told before any weight is read. Raises VitaError.
-    """
-    if isinstance(config, str | os.PathLike):
-        config = load_config(config)
-    settings = config if isinstance(config, Config) else validate(Config, config)
-    resolved = resolve_tower(settings.tower)
-    source = locate(settings.llm.weights, settings.llm.revision)
-    width = resolved.geometry.hidden_size
-    if "hidden_size" in source.config:
-        check_widths(settings.projector, width, int(source.config["hidden_size"]))
-    device = pick_device(settings.device)
-    tower = build_tower(settings.tower, device=device)
-    spec = registry().find(LLMSpec, settings.llm.type)
-    factory = import_object(spec.spec.factory, requires=spec.spec.requires, owner=spec.owner)
-    llm: LanguageModel = factory(settings.llm, device)
-    projector = build_projector(settings.projector, width, llm.hidden_size, dtype=llm.dtype, device=device)
-    model = VisionLanguageModel(settings, tower, projector.requires_grad_(False), llm)
-    return model.eval()

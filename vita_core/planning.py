@@ -67,8 +67,7 @@ def make_plan(config: Config | Mapping[str, Any] | str | os.PathLike[str]) -> Pl
         config = load_config(config)
     settings = config if isinstance(config, Config) else validate(Config, config)
     resolved = resolve_tower(settings.tower, offline=True)
-    geometry, tiling = resolved.geometry, settings.images.tiles
-    tiles = 1 if tiling is None else tiling.max + int(tiling.thumbnail and tiling.max > 1)
+    geometry, tiles = resolved.geometry, settings.images.most_tiles
     tokens = tiles * geometry.num_tokens
     llm = plan_llm(settings)
     height, width = geometry.input_size

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vita_core.builtin import mlp_widths
-from vita_core.checkpoints import KeyRules, load_into
+from vita_core.checkpoints import KeyRules, Tensors, fill, load_into
 from vita_core.config import ProjectorConfig
 from vita_core.errors import CheckpointError, ConfigError
 from vita_core.registry import import_object
@@ -71,13 +71,22 @@ def check_widths(config: ProjectorConfig, in_features: int, out_features: int) -
 
 
 def build_projector(
-    config: ProjectorConfig, in_features: int, out_features: int, *, dtype: torch.dtype, device: torch.device
+    config: ProjectorConfig,
+    in_features: int,
+    out_features: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    tensors: Tensors | None = None,
 ) -> nn.Module:
-    """The projector, with its weights if the config names any, else freshly initialised."""
+    """The projector, with `tensors` (a part of a larger checkpoint) or the weights the config names, else untrained."""
     check_widths(config, in_features, out_features)
     found, options = resolve_projector(config)
     factory = import_object(found.spec.factory, requires=found.spec.requires, owner=found.owner)
     module: nn.Module = factory(config.type, in_features, out_features, options)
-    if config.weights is not None:
+    if tensors is not None:
+        where = f"projector {config.type!r} from {in_features} to {out_features} channels: the checkpoint"
+        fill(module, tensors, KeyRules(), dtype=dtype, device=device, where=where)
+    elif config.weights is not None:
         load_into(module, [Path(config.weights)], KeyRules(), dtype=dtype, device=device, where=config.weights)
     return module.to(device=device, dtype=dtype)

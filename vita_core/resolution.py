@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,16 @@ from vita_core.sources import Source, locate
 from vita_core.specs import ProjectorSpec, Shape, TowerSpec
 from vita_core.validation import validate
 
-__all__ = ["ResolvedTower", "named_tower", "resolve_projector", "resolve_tower"]
+__all__ = ["ResolvedTower", "known_towers", "named_tower", "resolve_projector", "resolve_tower"]
 
 
 @dataclass(frozen=True)
 class ResolvedTower:
-    """A tower's spec and owner, the rule that chose it, its config with the family's defaults, and its sizes."""
+    """A tower's spec and owner, the rule that chose it, its config with the family's defaults, and its sizes.
+
+    `tensors` reads its weights (see `vita_core.checkpoints.Tensors`) where they are a part of a larger checkpoint;
+    otherwise `source` has them in files.
+    """
 
     spec: TowerSpec
     owner: Owner
@@ -32,6 +36,7 @@ class ResolvedTower:
     shape: Shape
     geometry: Geometry
     processor: Mapping[str, Any]
+    tensors: Callable[[], Iterable[tuple[str, Any]]] | None = None
 
     @property
     def parameters(self) -> int:
@@ -40,18 +45,24 @@ class ResolvedTower:
         return sum(stage.parameters for stage in built) + (self.shape.norm_parameters or 0)
 
 
-def resolve_tower(config: TowerConfig | Mapping[str, Any], *, offline: bool = False) -> ResolvedTower:
+def known_towers() -> dict[str, Mapping[str, Any]]:
+    """Every hub id whose published config a registered tower carries."""
+    return {hub_id: conf for tower in registry().all(TowerSpec) for hub_id, conf in tower.spec.hub_ids.items()}
+
+
+def resolve_tower(
+    config: TowerConfig | Mapping[str, Any], *, offline: bool = False, source: Source | None = None
+) -> ResolvedTower:
     """Choose the tower and check the config against the checkpoint's own geometry.
 
-    With `offline`, published geometry of known hub ids stands in for asking the hub (``vita plan``). Raises
-    ConfigError, PluginError or CheckpointError before any weight is read.
+    With `offline`, published geometry of known hub ids stands in for asking the hub (``vita plan``). `source` stands
+    for what the config's `weights` would be located as, where the caller has found it. Raises ConfigError, PluginError
+    or CheckpointError before any weight is read.
     """
     settings = config if isinstance(config, TowerConfig) else validate(TowerConfig, config)
-    towers = registry().all(TowerSpec)
     if settings.type is not None:  # a misspelled type is told before the network is asked for anything
         registry().find(TowerSpec, settings.type)
-    known = {hub_id: conf for tower in towers for hub_id, conf in tower.spec.hub_ids.items()}
-    source = locate(settings.weights, settings.revision, known, offline=offline)
+    source = source or locate(settings.weights, settings.revision, known_towers(), offline=offline)
     choice = registry().choose(settings.type, source.config, source.hub_id, settings.weights)
     spec, owner = choice.tower.spec, choice.tower.owner
     rule = f"known hub id {source.hub_id}" if source.published and settings.type is None else choice.rule

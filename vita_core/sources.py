@@ -141,8 +141,15 @@ def _local(weights: str, path: Path) -> Source:
         if (directory / name).is_file():
             config = read_json(directory / name)
             break
-    preprocessor = directory / "preprocessor_config.json"
-    return Source(weights, path, None, None, config, read_json(preprocessor) if preprocessor.is_file() else None)
+    return Source(weights, path, None, None, config, _preprocessor(directory))
+
+
+def _preprocessor(directory: Path) -> Mapping[str, Any] | None:
+    """The image processor's config: a file of its own, or since transformers 5 a part of the processor's."""
+    own, shared = directory / "preprocessor_config.json", directory / "processor_config.json"
+    if own.is_file():
+        return read_json(own)
+    return read_json(shared).get("image_processor") if shared.is_file() else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

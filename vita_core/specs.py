@@ -12,6 +12,13 @@ __all__ = ["LLMShape", "LLMSpec", "ProjectorSpec", "Shape", "Stage", "TowerSpec"
 
 CheckpointConfig = Mapping[str, Any]
 """The parsed ``config.json`` (or the like) of a checkpoint."""
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""What transformers calls its weights; the first that is there is read."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +129,7 @@ class TowerSpec:
     model_types: tuple[str, ...] = ()
     recognises: Callable[[CheckpointConfig], bool] = _never
     hub_ids: Mapping[str, CheckpointConfig] = field(default_factory=dict)
-    weight_files: tuple[str, ...] = (
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-    )
+    weight_files: tuple[str, ...] = WEIGHT_FILES
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: str | None = None
     requires: str | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_core import features
-from vita_core.checkpoints import KeyRules, LoadReport, load_into
+from vita_core.checkpoints import KeyRules, LoadReport, fill, read_tensors
 from vita_core.config import TowerConfig
 from vita_core.errors import VitaError
 from vita_core.freezing import freeze, train_unfrozen
@@ -95,13 +95,14 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
             return
         from accelerate import init_empty_weights
 
-        source = self.resolved.source
-        files = source.files(self.resolved.spec.weight_files)
+        source, tensors = self.resolved.source, self.resolved.tensors
+        found = tensors() if tensors is not None else read_tensors(source.files(self.resolved.spec.weight_files))
         with torch.device("cpu"):  # also where the caller builds on the meta device
             with init_empty_weights(include_buffers=False):
                 encoder = self.build_encoder()
             device = torch.device("cpu") if self._device.type == "meta" else self._device
-            report = load_into(encoder, files, self._rules(), dtype=self.dtype, device=device, where=source.weights)
+            where = f"tower {source.weights}"
+            report = fill(encoder, found, self._rules(), dtype=self.dtype, device=device, where=where)
         freeze(encoder, self.settings.freeze, self.shape)
         self.encoder, self.load_report = encoder, report
         self.train(self.training)
@@ -213,7 +214,11 @@ def build_tower(config: TowerConfig | Mapping[str, Any], *, device: torch.device
 
     Raises ConfigError, PluginError or CheckpointError, all VitaError.
     """
-    resolved = resolve_tower(config)
+    return build_resolved(resolve_tower(config), device)
+
+
+def build_resolved(resolved: ResolvedTower, device: torch.device | str) -> BaseVisionTower:
+    """The tower that was resolved, loaded unless its config says ``delay_load: true``."""
     factory = import_object(resolved.spec.factory, requires=resolved.spec.requires, owner=resolved.owner)
     tower: BaseVisionTower = factory(resolved, device)
     if not resolved.settings.delay_load:

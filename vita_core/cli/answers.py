@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vita_core.cli.checkpoint import config_of, open_settled
 from vita_core.cli.common import write_whole
 from vita_core.errors import ConfigError, PictureError, VitaError
+from vita_core.images import MAX_PIXELS, open_picture
 from vita_core.training.data import SUFFIXES
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vita_core.model import VisionLanguageModel
+    from vita_core.config import Config
+    from vita_core.layouts.opening import Opened
 
 __all__ = ["answer_folder"]
 
@@ -23,15 +26,14 @@ ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 def answer_folder(
-    open_model: Callable[[], VisionLanguageModel],
+    settled: Config | Opened,
     folder: Path,
     out: Path,
-    question: str,
+    question: str | None,
     *,
-    batch: int = 8,
-    max_pixels: int,
-    system: str | None = None,
-    max_new_tokens: int | None = None,
+    batch: int,
+    system: str | None,
+    max_new_tokens: int | None,
 ) -> dict[str, int]:
     """Ask `question` about every picture below `folder`, `batch` at a time, in sorted order; append a row each to `out`.
 
@@ -40,7 +42,9 @@ def answer_folder(
     is opened only when something is left to ask. Returns the counts of rows ``answered``, ``skipped``, ``errors``.
     Raises ConfigError for a folder without pictures or a damaged `out`.
     """
-    pictures = _pictures(folder)
+    config, pictures = config_of(settled), _pictures(folder)
+    question = question or config.prompt.question
+    max_pixels = config.images.max_pixels or MAX_PIXELS
     done = {row["image"] for row in _kept_rows(out) if row["question"] == question}
     left = [name for name in pictures if name not in done]
     counts = {"answered": 0, "skipped": len(pictures) - len(left), "errors": 0}
@@ -48,7 +52,7 @@ def answer_folder(
         return counts
     from tqdm import tqdm
 
-    model = open_model()
+    model = open_settled(settled)
 
     def ask(opened: Sequence[Image.Image]) -> list[str]:
         answers = model.ask_each(opened, question, system=system, max_new_tokens=max_new_tokens)
@@ -121,8 +125,6 @@ def _ask(
     paths: Sequence[Path], ask: Callable[[Sequence[Image.Image]], list[str]], max_pixels: int
 ) -> Iterator[str | VitaError]:
     """The answer about each picture, or what is wrong with it."""
-    from vita_core.images import open_picture
-
     opened: list[Image.Image | PictureError] = []
     for path in paths:
         try:

@@ -20,6 +20,8 @@ BUILTIN = {
     "plan": "plan:plan",
     "encode": "encode:encode",
     "run": "run:run",
+    "demo": "demo:demo",
+    "migrate": "migrate:migrate",
     "train": "train:train",
     "eval": "evaluate:evaluate",
     "check": "check:check",

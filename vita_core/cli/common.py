@@ -10,7 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["ConfigArgument", "JsonOption", "SetOption", "open_model", "print_json", "print_table", "write_whole"]
+__all__ = [
+    "ConfigArgument",
+    "JsonOption",
+    "SetOption",
+    "open_model",
+    "print_json",
+    "print_table",
+    "quiet_transformers",
+    "write_whole",
+]
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, a shipped config's name, or a trained directory.")
@@ -51,13 +60,18 @@ def open_model(config: str, overrides: list[str] | None) -> Any:
     from vita_core.config import load_config
 
     settings = load_config(config, overrides or ())
-    from transformers.utils import logging
+    quiet_transformers()
+    from vita_core.building import build_model
 
-    from vita_core.model import build_model
+    return build_model(settings)
+
+
+def quiet_transformers() -> None:
+    """No progress bars and warnings of transformers between our own lines."""
+    from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return build_model(settings)
 
 
 def write_whole(path: Path, write: Any) -> None:

@@ -34,8 +34,9 @@ def encode(
     import torch
     from safetensors.torch import save_file
 
+    from vita_core.building import pick_device
     from vita_core.images import MAX_PIXELS, open_picture
-    from vita_core.model import pick_device, picture_pixels
+    from vita_core.pixels import picture_pixels
     from vita_core.tower import build_tower
 
     opened = {str(path): open_picture(path, max_pixels=settings.images.max_pixels or MAX_PIXELS) for path in pictures}

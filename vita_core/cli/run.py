@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, open_model, print_json
+from vita_core.cli.checkpoint import UNTILED, MaxTilesOption, TowerWeightsOption, ask, settle
+from vita_core.cli.common import JsonOption, SetOption, print_json
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def run(
-    config: ConfigArgument,
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="CONFIG", help="As elsewhere, or the directory of a VITA or LLaVA checkpoint."),
+    ] = None,
     image: Annotated[
         list[Path] | None, typer.Option("--image", metavar="PICTURE", help="A picture; give it again for more.")
     ] = None,
@@ -29,53 +36,49 @@ def run(
     ] = None,
     system: Annotated[str | None, typer.Option(help="System text, as the checkpoint was trained with.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens to answer with.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="DIR", help="The same as DIR in the place of CONFIG.")
+    ] = None,
+    tower_weights: TowerWeightsOption = None,
+    model_base: Annotated[
+        str | None,
+        typer.Option("--model-base", metavar="DIR", help="The language model under a projector's checkpoint."),
+    ] = None,
+    max_tiles: MaxTilesOption = None,
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Answer a question about one picture or more, a video, or each picture of a folder; an answer streams as it is made."""
-    from vita_core.config import load_config
     from vita_core.errors import ConfigError
 
-    settings = load_config(config, overrides or ())
+    place = config or checkpoint
+    if place is None or (config and checkpoint):
+        raise typer.BadParameter("give either CONFIG or --checkpoint DIR")
     if sum(bool(given) for given in (image, video, images)) != 1 or (images is None) != (jsonl is None):
         raise ConfigError(
             "give one of --image, --video and --images; --images goes with --jsonl OUT, the others without"
         )
-    from vita_core.images import MAX_PIXELS, open_picture
-
-    limit = settings.images.max_pixels or MAX_PIXELS
+    settled = settle(
+        place,
+        tower_weights=tower_weights,
+        model_base=model_base,
+        max_tiles=max_tiles,
+        overrides=[*(overrides or ()), *(UNTILED if video else ())],
+    )
     if images is not None and jsonl is not None:
         from vita_core.cli.answers import answer_folder
 
         counts = answer_folder(
-            lambda: open_model(config, overrides),
-            images,
-            jsonl,
-            question or settings.prompt.question,
-            batch=batch,
-            max_pixels=limit,
-            system=system,
-            max_new_tokens=max_new_tokens,
+            settled, images, jsonl, question, batch=batch, system=system, max_new_tokens=max_new_tokens
         )
         _finish(counts, jsonl, json)
         return
+    pictures: list[Path | Image.Image] = [*(image or ())]
     if video is not None:
         from vita_core.video import read_frames
 
-        pictures = [open_picture(frame, max_pixels=limit) for frame in read_frames(video, max_frames)]
-        overrides = [*(overrides or ()), "images.tiles=null"]
-    else:  # a picture that cannot be opened is told before any weight is read
-        pictures = [open_picture(path, max_pixels=limit) for path in image or ()]
-    model = open_model(config, overrides)
-
-    def show(text: str) -> None:
-        typer.echo(text, nl=False)
-
-    answer = model.ask(pictures, question, system=system, max_new_tokens=max_new_tokens, on_text=None if json else show)
-    if json:
-        print_json(answer.to_dict())
-    else:
-        typer.echo()
+        pictures += read_frames(video, max_frames)
+    ask(settled, pictures, question, system=system, max_new_tokens=max_new_tokens, json=json)
 
 
 def _finish(counts: dict[str, int], jsonl: Path, json: bool) -> None:

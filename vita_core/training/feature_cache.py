@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from vita_core.config import Config
 from vita_core.images import MAX_PIXELS, open_picture
-from vita_core.model import picture_pixels
+from vita_core.pixels import picture_pixels
 from vita_core.tower import BaseVisionTower
 from vita_core.training.data import Sample
 from vita_core.training.variants import varied

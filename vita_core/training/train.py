@@ -16,9 +16,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from vita_core.assets import ASSET_PREFIX, provenance
+from vita_core.building import build_model
 from vita_core.config import Config
 from vita_core.errors import ConfigError
-from vita_core.model import VisionLanguageModel, build_model
+from vita_core.model import VisionLanguageModel
 from vita_core.training.align import CachedSamples, Rows, run_alignment, run_warm_start
 from vita_core.training.data import Sample, read_samples
 from vita_core.training.feature_cache import FeatureCache

@@ -1,0 +1,36 @@
+"""``vita migrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vita_core.cli.checkpoint import TowerWeightsOption
+from vita_core.cli.common import JsonOption, SetOption, print_json, print_table, write_whole
+
+
+def migrate(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="The directory of a VITA or LLaVA checkpoint.")],
+    out: Annotated[Path, typer.Option(help="The YAML file to write.")],
+    tower_weights: TowerWeightsOption = None,
+    overrides: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write the config of a VITA or LLaVA checkpoint as ours, and report what became of each of its keys."""
+    from vita_core.errors import ConfigError
+    from vita_core.layouts.migrating import migrate as migrate_config
+
+    if out.exists():
+        raise ConfigError(f"--out {out} is there already; move it away or choose another name")
+    migration = migrate_config(directory, tower_weights=tower_weights, overrides=overrides or ())
+    write_whole(out, lambda path: path.write_text(migration.text, encoding="utf-8"))
+    if json:
+        print_json({"out": str(out), **migration.to_dict()})
+        return
+    print_table("became", ["old key", "value", "now"], migration.became)
+    print_table("ignored", ["old key", "value", "why"], migration.ignored)
+    if migration.accident is not None:
+        typer.echo(migration.accident)
+    typer.echo(f"wrote {out}")

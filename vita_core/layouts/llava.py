@@ -1,0 +1,54 @@
+"""LLaVA-1.5 and 1.6 as their authors publish them: keys under ``model.``, the tower often left outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vita_core.layouts.layout import Layout, OldConfig, Rule, decoder_config, dtype_of
+from vita_core.layouts.sections import image_section, projector_section, tower_name, tower_section
+
+__all__ = ["LAYOUT"]
+
+# model_type -> (transformers' model_type, conversation format); plain `llava` is LLaVA-1.5's own
+BACKBONES = {
+    "llava": ("llama", "vicuna_v1"),
+    "llava_llama": ("llama", "vicuna_v1"),
+    "llava_mistral": ("mistral", "mistral_instruct"),
+    "llava_qwen": ("qwen2", "chat"),
+    "llava_qwen2": ("qwen2", "chat"),
+}
+RULES = (
+    Rule(r"^model\.vision_tower\.(?:vision_tower\.)?", "tower"),
+    Rule(r"^(?:model\.)?mm_projector\.", "projector"),
+    Rule(r"^(?:model\.)?image_newline$", "newline", to="newline"),
+    Rule(r"rotary_emb\.inv_freq$", reason="{count} tables of rotary angles skipped: they are computed"),
+    Rule(r"^(?=model\.(?:embed_tokens|layers|norm)\.|lm_head\.)", "llm"),
+)
+
+
+def _recognises(config: OldConfig) -> bool:
+    # Hugging Face's converted checkpoints say `llava` too, with the tower's config beside it
+    return config.get("model_type") in BACKBONES and "vision_config" not in config
+
+
+def sections(config: OldConfig, tile: int) -> dict[str, Any]:
+    """As the config says; LLaVA-1.5 pads to a square, LLaVA-1.6 says anyres."""
+    return {
+        "tower": tower_section(config, tile),
+        "projector": projector_section(config),
+        "llm": {"dtype": dtype_of(config)},
+        "images": image_section(config, tile),
+        "prompt": {"template": BACKBONES[config["model_type"]][1]},
+    }
+
+
+LAYOUT = Layout(
+    name="LLaVA",
+    model_types=tuple(BACKBONES),
+    recognises=_recognises,
+    rules=RULES,
+    decoder=lambda config: decoder_config(config, BACKBONES[config["model_type"]][0]),
+    sections=sections,
+    tower_name=tower_name,
+    projector_file="mm_projector.bin",
+)
