@@ -118,6 +118,8 @@ def test_plan_counts_what_is_built(tiny_config: Path, projector: str, options: d
 def test_the_automatic_device_can_be_used() -> None:
     """torch names the accelerator it was built for, whether the machine has one or not."""
     assert torch.zeros(1, device=pick_device("auto")).sum() == 0
+
+
 def test_code_of_a_checkpoint_is_refused(tiny_config: Path, tiny_llm: Path, tmp_path: Path) -> None:
     import shutil
 
