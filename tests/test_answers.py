@@ -16,6 +16,7 @@ from vita_core.cli.answers import answer_folder
 from vita_core.errors import ConfigError
 
 QUESTION = "what is this ?"
+DEFAULTS = {"batch": 8, "system": None, "max_new_tokens": None}
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_a_picture_that_overflows_the_context_spoils_no_other(tiny_config: Path,
     Image.new("RGB", (12 * 56, 56)).save(folder / "long.png")
     Image.new("RGB", (56, 56)).save(folder / "small.png")
     settings = load_config(tiny_config, ["images.tiles={max: 12}", "generation.max_new_tokens=60"])
-    counts = answer_folder(lambda: build_model(settings), folder, out, QUESTION, max_pixels=10**8)
+    counts = answer_folder(settings, folder, out, QUESTION, **DEFAULTS)
     assert counts == {"answered": 1, "skipped": 0, "errors": 1}
     long, small = rows(out)
     assert "context of 256" in long["error"]
@@ -94,15 +95,15 @@ def test_a_picture_that_overflows_the_context_spoils_no_other(tiny_config: Path,
 
 
 def test_what_is_refused(tiny_config: Path, tmp_path: Path, folder: Path) -> None:
-    wrong = tmp_path / "wrong.jsonl"
+    settings, wrong = load_config(tiny_config), tmp_path / "wrong.jsonl"
     wrong.write_text('{"caption": "a"}\n')
     with pytest.raises(ConfigError, match=r"wrong\.jsonl:1:1"):
-        answer_folder(lambda: build_model(tiny_config), folder, wrong, QUESTION, max_pixels=10**8)
+        answer_folder(settings, folder, wrong, QUESTION, **DEFAULTS)
     assert wrong.read_text() == '{"caption": "a"}\n'
     (tmp_path / "empty").mkdir()
     for folder_, message in ((tmp_path / "empty", "holds no picture"), (tmp_path / "none", "no such directory")):
         with pytest.raises(ConfigError, match=message):
-            answer_folder(lambda: build_model(tiny_config), folder_, tmp_path / "o", QUESTION, max_pixels=10**8)
+            answer_folder(settings, folder_, tmp_path / "o", QUESTION, **DEFAULTS)
     alone = vita("run", tiny_config, "--images", folder)
     assert alone.returncode == 2
     assert "--images goes with --jsonl" in alone.stderr
