@@ -40,6 +40,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     if not sys.stdout.isatty():
         lines = [columns, *[[str(cell) for cell in row] for row in rows]]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        typer.echo(title)
         for line in lines:
             typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         return
