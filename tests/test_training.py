@@ -11,7 +11,7 @@ from conftest import vita
 from safetensors.torch import load_file
 
 from vita_core import build_model, load_config
-from vita_core.errors import ConfigError
+from vita_core.errors import ConfigError, VitaError
 from vita_core.training.data import read_samples
 from vita_core.training.evaluate import evaluate, names_it
 from vita_core.training.train import train
@@ -64,8 +64,17 @@ def test_train_writes_what_run_opens(tiny_config: Path, captioned: Path, tmp_pat
     for key, value in model.projector.state_dict().items():
         assert (value - trained[key].float()).abs().max() == 0
     assert model.ask(golden / "pictures" / "wide.png").tower == "clip"
+    (tmp_path / "plain").touch()
+    written = ["projector.safetensors", "config.yaml", "provenance.json", "held_out.jsonl"]
+    assert {(out / name).stat().st_mode for name in written} == {(tmp_path / "plain").stat().st_mode}
     with pytest.raises(ConfigError, match="another config or other data"):
         train(load_config(tiny_config, [*QUICK, "training.seed=1"]), [captioned], out)
+
+
+def test_a_place_that_cannot_be_written_is_told(tiny_config: Path, captioned: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(VitaError, match=r"cannot write .*file"):
+        train(load_config(tiny_config, QUICK), [captioned], tmp_path / "file" / "out")
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from vita_core.conversions import convert_mobilenet, convert_smollm2
 from vita_core.errors import AssetError, nearest
+from vita_core.files import sha256
 
 __all__ = [
     "ASSETS",
@@ -24,7 +24,6 @@ __all__ = [
     "find_asset",
     "inspect_asset",
     "provenance",
-    "sha256",
     "statuses",
     "target",
     "verify",
@@ -123,12 +122,6 @@ def find_asset(name: str) -> Asset:
 def target(asset: Asset) -> Path:
     """The directory in the cache that is, or will be, the finished asset."""
     return cache_dir() / "assets" / f"{asset.name}-{asset.version}"
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def inspect_asset(name: str, hashes: bool = False) -> State:

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vita_core.assets import RECORD, Asset, cache_dir, find_asset, inspect_asset, sha256, target
+from vita_core.assets import RECORD, Asset, cache_dir, find_asset, inspect_asset, target
 from vita_core.errors import AssetError
+from vita_core.files import sha256
 
 __all__ = ["fetch"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -20,6 +19,7 @@ from vita_core.assets import ASSET_PREFIX, provenance
 from vita_core.checkpoints import KeyRules
 from vita_core.config import Config
 from vita_core.errors import CheckpointError, VitaError
+from vita_core.files import sha256, write_whole
 from vita_core.llm import LanguageModel
 from vita_core.registry import CORE, SESSION, registry
 from vita_core.specs import LLMSpec, ProjectorSpec
@@ -82,7 +82,8 @@ def _write(made: Path, settings: Config, tower: BaseVisionTower, projector: nn.M
     resolved["projector"].pop("weights", None)
     if state := _state(projector):
         widths = {"in_features": str(tower.hidden_size), "out_features": str(llm.hidden_size)}
-        save_file(state, made / "projector.safetensors", metadata={**widths, "type": settings.projector.type})
+        metadata = {**widths, "type": settings.projector.type}
+        write_whole(made / "projector.safetensors", lambda path: save_file(state, path, metadata=metadata))
         resolved["projector"]["weights"] = "./projector.safetensors"
     llm.model.save_pretrained(made / "llm")
     llm.tokenizer.save_pretrained(made / "llm")
@@ -96,7 +97,7 @@ def _write(made: Path, settings: Config, tower: BaseVisionTower, projector: nn.M
         "sources": _sources(settings, tower),
     }
     written = sorted(made.rglob("*.safetensors"))
-    record["files"] = {path.relative_to(made).as_posix(): _sha256(path) for path in written}
+    record["files"] = {path.relative_to(made).as_posix(): sha256(path) for path in written}
     (made / "provenance.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
@@ -116,8 +117,7 @@ def _write_tower(made: Path, tower: BaseVisionTower) -> dict[str, Any]:
             f"tower {tower.resolved.spec.name!r} cannot be saved: its renames, splits or skips change {len(changed)} of its "
             f"own keys, such as {changed[0]!r}; anchor those patterns so that they match the checkpoint's keys alone"
         )
-    made.mkdir()
-    save_file(state, made / "model.safetensors", metadata={"format": "pt"})
+    write_whole(made / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
     for name, content in (("config.json", source.config), ("preprocessor_config.json", source.preprocessor)):
         if content:
             (made / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -167,7 +167,7 @@ def _sources(settings: Config, tower: BaseVisionTower) -> dict[str, Any]:
 def _source(weights: str | None, revision: str | None, files: list[Path]) -> dict[str, Any]:
     if weights is not None and weights.startswith(ASSET_PREFIX):
         return {"weights": weights, "asset": provenance(weights.removeprefix(ASSET_PREFIX))}
-    return {"weights": weights, "revision": revision, "files": {path.name: _sha256(path) for path in files}}
+    return {"weights": weights, "revision": revision, "files": {path.name: sha256(path) for path in files}}
 
 
 def _weight_files(weights: str | None) -> list[Path]:
@@ -177,8 +177,3 @@ def _weight_files(weights: str | None) -> list[Path]:
         return []
     files = [path] if path.is_file() else path.iterdir()
     return sorted(file for file in files if file.suffix in WEIGHT_SUFFIXES)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vita_core.cli.checkpoint import config_of, open_settled
-from vita_core.cli.common import write_whole
 from vita_core.errors import ConfigError, PictureError, VitaError
+from vita_core.files import write_whole
 from vita_core.images import MAX_PIXELS, open_picture
 from vita_core.training.data import SUFFIXES
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,6 @@ __all__ = [
     "print_json",
     "print_table",
     "quiet_transformers",
-    "write_whole",
 ]
 
 ConfigArgument = Annotated[
@@ -73,18 +71,3 @@ def quiet_transformers() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-
-
-def write_whole(path: Path, write: Any) -> None:
-    """Call ``write(temporary path)`` and rename: a file is there whole or not at all. Raises VitaError."""
-    from vita_core.errors import VitaError
-
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise VitaError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

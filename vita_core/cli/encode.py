@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, print_json, write_whole
+from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, print_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,6 +35,7 @@ def encode(
     from safetensors.torch import save_file
 
     from vita_core.building import pick_device
+    from vita_core.files import write_whole
     from vita_core.images import MAX_PIXELS, open_picture
     from vita_core.pixels import picture_pixels
     from vita_core.tower import build_tower

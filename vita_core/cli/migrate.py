@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vita_core.cli.checkpoint import TowerWeightsOption
-from vita_core.cli.common import JsonOption, SetOption, print_json, print_table, write_whole
+from vita_core.cli.common import JsonOption, SetOption, print_json, print_table
 
 
 def migrate(
@@ -20,12 +20,13 @@ def migrate(
 ) -> None:
     """Write the config of a VITA or LLaVA checkpoint as ours, and report what became of each of its keys."""
     from vita_core.errors import ConfigError
+    from vita_core.files import write_text
     from vita_core.layouts.migrating import migrate as migrate_config
 
     if out.exists():
         raise ConfigError(f"--out {out} is there already; move it away or choose another name")
     migration = migrate_config(directory, tower_weights=tower_weights, overrides=overrides or ())
-    write_whole(out, lambda path: path.write_text(migration.text, encoding="utf-8"))
+    write_text(out, migration.text)
     if json:
         print_json({"out": str(out), **migration.to_dict()})
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from vita_core.assets import ASSET_PREFIX, provenance
 from vita_core.building import build_model
 from vita_core.config import Config
 from vita_core.errors import ConfigError
+from vita_core.files import sha256, write_text, write_whole
 from vita_core.model import VisionLanguageModel
 from vita_core.training.align import CachedSamples, Rows, run_alignment, run_warm_start
 from vita_core.training.data import Sample, read_samples
@@ -38,7 +38,6 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
     groups = [number for number, group in enumerate(sets) for _ in group]
     settings = config.training
     work = out / "work"
-    work.mkdir(parents=True, exist_ok=True)
     _check_same(config, samples, work)
     torch.manual_seed(settings.seed)
     vlm = build_model(config)
@@ -55,7 +54,7 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
     scores = run_alignment(vlm, training, held_out, work / "alignment", settings)
     scores |= {"samples": len(kept), "held_out": len(held)}
     _write(vlm, config, out, scores, _sources(config, data, sets, licences))
-    (out / "held_out.jsonl").write_text("".join(_row(samples[i]) for i in held), encoding="utf-8")
+    write_text(out / "held_out.jsonl", "".join(_row(samples[i]) for i in held))
     return scores
 
 
@@ -66,8 +65,7 @@ def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: lis
         return
     if not done.is_file():
         run_warm_start(vlm, training, captions, work, settings)
-        save_file(vlm.projector.state_dict(), work / "warm_start.partial")
-        (work / "warm_start.partial").rename(done)
+        write_whole(done, lambda path: save_file(vlm.projector.state_dict(), path))
     vlm.projector.load_state_dict(load_file(done))
 
 
@@ -79,7 +77,7 @@ def _check_same(config: Config, samples: Sequence[Sample], work: Path) -> None:
         raise ConfigError(
             f"{work.parent} holds a run with another config or other data; give another --out, or delete {work} to start anew"
         )
-    file.write_text(json.dumps({"key": key}))
+    write_text(file, json.dumps({"key": key}))
 
 
 def _split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -128,7 +126,7 @@ def _earlier(projector: Path) -> dict[str, Any]:
     """The projector that a training goes on from: its hash, and the record of the run that made it, where it lies beside."""
     record = projector.with_name("provenance.json")
     made = {"made_by_run": json.loads(record.read_text(encoding="utf-8"))} if record.is_file() else {}
-    return {"sha256": hashlib.sha256(projector.read_bytes()).hexdigest(), **made}
+    return {"sha256": sha256(projector), **made}
 
 
 def _write(
@@ -143,13 +141,11 @@ def _write(
         "out_features": str(vlm.llm.hidden_size),
         "type": config.projector.type,
     }
-    partial = out / "projector.partial"
-    save_file(state, partial, metadata=widths)
-    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
-    partial.rename(out / "projector.safetensors")
+    projector = out / "projector.safetensors"
+    write_whole(projector, lambda path: save_file(state, path, metadata=widths))
     resolved = config.model_dump(mode="json", exclude_none=True)
     resolved["projector"]["weights"] = "./projector.safetensors"
-    _write_text(out / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+    write_text(out / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
     owner = vlm.tower.resolved.owner
     record = {
         "made_by": {
@@ -157,14 +153,8 @@ def _write(
             "tower_plugin": owner.distribution,
             "tower_plugin_version": owner.version,
         },
-        "projector_sha256": digest,
+        "projector_sha256": sha256(projector),
         "scores": scores,
         **sources,
     }
-    _write_text(out / "provenance.json", json.dumps(record, indent=2, ensure_ascii=False))
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    shutil.move(partial, path)
+    write_text(out / "provenance.json", json.dumps(record, indent=2, ensure_ascii=False))
