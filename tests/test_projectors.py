@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from vita_core import ProjectorSpec, VitaError
+from vita_core import ProjectorSpec, VitaError, load_config, make_plan
 from vita_core.config import ProjectorConfig
 from vita_core.projectors import build_projector
 from vita_core.registry import registry
+from vita_core.resolution import resolve_projector
 
 CPU = torch.device("cpu")
 NAMED = {
@@ -28,9 +31,12 @@ def build(config: ProjectorConfig, width: int) -> torch.nn.Module:
 def test_parameters_as_planned(name: str) -> None:
     kind, width, options = NAMED[name]
     module = build(ProjectorConfig(type=kind, options=options), width)
-    spec = registry().find(ProjectorSpec, kind).spec
-    assert sum(p.numel() for p in module.parameters()) == spec.parameters(kind, width, 8, options)
+    found, bare, validated = resolve_projector(ProjectorConfig(type=f"vita-core/{kind}", options=options))
+    assert bare == kind
+    assert sum(p.numel() for p in module.parameters()) == found.spec.parameters(bare, width, 8, validated)
     assert module(torch.rand(2, 3, width)).shape == (2, 3, 8)
+    named = build(ProjectorConfig(type=f"vita-core/{kind}", options=options), width)
+    assert [p.shape for p in named.parameters()] == [p.shape for p in module.parameters()]
 
 
 def test_class_scores_become_the_names_of_their_classes() -> None:
@@ -51,7 +57,9 @@ def test_class_scores_become_the_names_of_their_classes() -> None:
     torch.testing.assert_close(own, torch.full((1, 1, 8), 282.0), atol=1e-2, rtol=0)
 
 
-def test_class_scores_are_needed() -> None:
+def test_class_scores_are_needed(tiny_config: Path) -> None:
+    with pytest.raises(VitaError, match=r"gives 32 channels.*class_scores: true"):  # told without a weight, too
+        make_plan(load_config(tiny_config, ["projector.type=class_scores_mlp"]))
     with pytest.raises(VitaError, match=r"gives 1000 channels.*class_scores: true"):
         build(ProjectorConfig(type="class_scores_mlp"), 1000)
     few = build(

@@ -106,8 +106,8 @@ def tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
 
 
 def _projector_stage(settings: Config, width: int, out: int, tiles: int, tokens: int) -> PlannedStage:
-    found, options = resolve_projector(settings.projector)
-    parameters = found.spec.parameters(settings.projector.type, width, out, options)
+    found, name, options = resolve_projector(settings.projector)
+    parameters = found.spec.parameters(name, width, out, options)
     size = parameters * BYTES[settings.llm.dtype]
     return PlannedStage(
         "projector", settings.projector.type, (tiles, tokens, out), parameters, size, 2 * parameters * tiles * tokens

@@ -41,13 +41,13 @@ def identity(name: str, in_features: int, out_features: int, options: Mapping[st
 
 
 def check_widths(config: ProjectorConfig, in_features: int, out_features: int) -> None:
-    """Compare saved projector weights (their header alone) with the tower's and language model's widths.
+    """Whether the projector can map these widths, and its saved weights (their header alone) were trained for them.
 
-    Raises CheckpointError with both numbers.
+    Raises CheckpointError with both numbers, or what the projector itself refuses them with.
     """
+    with torch.device("meta"):
+        _untrained(config, in_features, out_features)
     if config.weights is None:
-        if config.type == "identity":
-            identity(config.type, in_features, out_features, {})
         return
     from safetensors import SafetensorError, safe_open
 
@@ -70,6 +70,13 @@ def check_widths(config: ProjectorConfig, in_features: int, out_features: int) -
             )
 
 
+def _untrained(config: ProjectorConfig, in_features: int, out_features: int) -> nn.Module:
+    found, name, options = resolve_projector(config)
+    factory = import_object(found.spec.factory, requires=found.spec.requires, owner=found.owner)
+    module: nn.Module = factory(name, in_features, out_features, options)
+    return module
+
+
 def build_projector(
     config: ProjectorConfig,
     in_features: int,
@@ -81,9 +88,7 @@ def build_projector(
 ) -> nn.Module:
     """The projector, with `tensors` (a part of a larger checkpoint) or the weights the config names, else untrained."""
     check_widths(config, in_features, out_features)
-    found, options = resolve_projector(config)
-    factory = import_object(found.spec.factory, requires=found.spec.requires, owner=found.owner)
-    module: nn.Module = factory(config.type, in_features, out_features, options)
+    module = _untrained(config, in_features, out_features)
     if tensors is not None:
         where = f"projector {config.type!r} from {in_features} to {out_features} channels: the checkpoint"
         fill(module, tensors, KeyRules(), dtype=dtype, device=device, where=where)

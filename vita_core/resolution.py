@@ -89,10 +89,11 @@ def resolve_tower(
     return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor)
 
 
-def resolve_projector(config: ProjectorConfig) -> tuple[Registered[ProjectorSpec], dict[str, Any]]:
-    """The projector's spec and its validated options. Raises PluginError or ConfigError."""
+def resolve_projector(config: ProjectorConfig) -> tuple[Registered[ProjectorSpec], str, dict[str, Any]]:
+    """The projector's spec, its type without the distribution, its validated options. Raises PluginError or ConfigError."""
     found = registry().find(ProjectorSpec, config.type)
-    return found, _validated_options("projector", found.spec, found.owner, config.options)
+    bare = config.type.rpartition("/")[2]
+    return found, bare, _validated_options("projector", found.spec, found.owner, config.options)
 
 
 def _validated_options(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vita_core import ProjectorSpec, Shape, TowerSpec, hookimpl
+from vita_core import ProjectorSpec, Shape, TowerSpec, VitaError, hookimpl
 
 vita_api = 1
 
@@ -24,10 +24,20 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     }
 
 
+def features_beside_scores(in_features: int, classes: int) -> int:
+    """Channels of a token that are no class scores. Raises VitaError where there are none."""
+    if in_features <= classes:
+        raise VitaError(
+            f"projector.type: class_scores_mlp needs features and {classes} class scores, but the tower gives {in_features} "
+            "channels; with a torchvision tower set `tower.options: {class_scores: true}` and `select_layer: [-2, -1]`"
+        )
+    return in_features - classes
+
+
 def projector_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
     """Weights and biases of both branches, and of the LayerNorm."""
-    classes, hidden = options.get("classes", 1000), options.get("hidden_size", 512)
-    features = in_features - classes
+    classes, hidden = options["classes"], options["hidden_size"]
+    features = features_beside_scores(in_features, classes)
     return (classes + 1) * out_features + 2 * features + (features + 1) * hidden + (hidden + 1) * out_features
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from vita_core import VitaError
+from vita_plugins.torchvision import features_beside_scores
 
 
 class ProjectorOptions(pydantic.BaseModel):
@@ -41,7 +42,7 @@ class ClassScoresMLP(nn.Module):
     def __init__(self, in_features: int, out_features: int, options: ProjectorOptions) -> None:
         super().__init__()
         self.options = options
-        self.features = in_features - options.classes
+        self.features = features_beside_scores(in_features, options.classes)
         self.words = nn.Linear(options.classes, out_features)
         self.mlp = nn.Sequential(
             nn.LayerNorm(self.features),
@@ -73,10 +74,4 @@ class ClassScoresMLP(nn.Module):
 
 def class_scores_mlp(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
     """The projector. Raises VitaError where the tower gives no channels beside the scores."""
-    validated = ProjectorOptions(**options)
-    if in_features <= validated.classes:
-        raise VitaError(
-            f"projector.type: {name} needs features and {validated.classes} class scores, but the tower gives {in_features} "
-            "channels; with a torchvision tower set `tower.options: {class_scores: true}` and `select_layer: [-2, -1]`"
-        )
-    return ClassScoresMLP(in_features, out_features, validated)
+    return ClassScoresMLP(in_features, out_features, ProjectorOptions(**options))
