@@ -49,8 +49,10 @@ def test_a_row_each_resumed_and_mended(tiny_config: Path, tmp_path: Path, folder
     assert json.loads(done.stdout) == {"out": str(out), "answered": 3, "skipped": 0, "errors": 0}
     assert "3/3" in done.stderr
     names = ["more/square.PNG", "tall.png", "wide.png"]
+    made = rows(out)[0]["settings"]
     assert rows(out) == [
-        {"image": name, "question": QUESTION, "answer": model.ask(folder / name, QUESTION).text} for name in names
+        {"image": name, "question": QUESTION, "settings": made, "answer": model.ask(folder / name, QUESTION).text}
+        for name in names
     ]
     whole = out.read_bytes()
     out.write_bytes(whole[:-9])  # the last line torn, as when the machine went down
@@ -60,6 +62,10 @@ def test_a_row_each_resumed_and_mended(tiny_config: Path, tmp_path: Path, folder
     assert out.read_bytes() == whole
     third = vita(*command)
     assert "0 answered, 3 already there" in third.stdout
+    assert out.read_bytes() == whole
+    longer = vita(*command, "--max-new-tokens", 7)
+    assert longer.returncode == 2
+    assert "holds 3 answers to this question made with another config" in longer.stderr
     assert out.read_bytes() == whole
 
 

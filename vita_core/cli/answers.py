@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,15 +38,24 @@ def answer_folder(
 ) -> dict[str, int]:
     """Ask `question` about every picture below `folder`, `batch` at a time, in sorted order; append a row each to `out`.
 
-    A row is ``{"image", "question", "answer"}``, or ``{"image", "question", "error"}`` for a picture that cannot be
-    opened or asked about. Pictures that `out` has an answer for are skipped, those with an error tried again. The model
-    is opened only when something is left to ask. Returns the counts of rows ``answered``, ``skipped``, ``errors``.
-    Raises ConfigError for a folder without pictures or a damaged `out`.
+    A row is ``{"image", "question", "settings", "answer"}``, with ``"error"`` in the place of the answer for a picture
+    that cannot be opened or asked about; `settings` is a hash of the config, `system` and `max_new_tokens`. Pictures that
+    `out` has an answer for are skipped, those with an error tried again. The model is opened only when something is left
+    to ask. Returns the counts of rows ``answered``, ``skipped``, ``errors``. Raises ConfigError for a folder without
+    pictures, and for an `out` that is damaged or was made with other settings.
     """
     config, pictures = config_of(settled), _pictures(folder)
     question = question or config.prompt.question
     max_pixels = config.images.max_pixels or MAX_PIXELS
-    done = {row["image"] for row in _kept_rows(out) if row["question"] == question}
+    stated = f"{config.model_dump_json()}{system!r}{max_new_tokens}"
+    settings = hashlib.sha256(stated.encode()).hexdigest()[:12]
+    there = [row for row in _kept_rows(out) if row["question"] == question]
+    if other := sum(row.get("settings") != settings for row in there):
+        raise ConfigError(
+            f"{out} holds {other} answers to this question made with another config, --system or --max-new-tokens; give "
+            "another --jsonl"
+        )
+    done = {row["image"] for row in there}
     left = [name for name in pictures if name not in done]
     counts = {"answered": 0, "skipped": len(pictures) - len(left), "errors": 0}
     if not left:
@@ -64,7 +74,8 @@ def answer_folder(
             rows = []
             for name, result in zip(names, _ask([folder / name for name in names], ask, max_pixels), strict=True):
                 failed = isinstance(result, VitaError)
-                rows.append({"image": name, "question": question, "error" if failed else "answer": str(result)})
+                row = {"image": name, "question": question, "settings": settings}
+                rows.append({**row, "error" if failed else "answer": str(result)})
                 counts["errors" if failed else "answered"] += 1
             _append(out, rows)
             progress.update(len(names))
