@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY, vita
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from vita_core import build_model
 from vita_core.cli.commands import BUILTIN
 
 COMMANDS = list(BUILTIN)
@@ -68,9 +70,21 @@ def test_encode_writes_features_and_a_map(tiny_config: Path, golden: Path, tmp_p
     assert json.loads(done.stdout)["pictures"][0]["shape"] == [1, 16, 32]
 
 
-def test_run_streams(tiny_config: Path, golden: Path) -> None:
-    done = vita("run", tiny_config, "--image", golden / "pictures" / "wide.png", "--question", "what is this ?")
+def test_run_streams(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
+    """The answer comes in pieces, and together they are what `--json` tells at once."""
+    torch.manual_seed(0)
+    model, pieces = build_model(tiny_config), list[str]()
+    weights, picture = tmp_path / "projector.safetensors", golden / "pictures" / "wide.png"
+    save_file(model.projector.state_dict(), weights)
+    answer = model.ask(picture, "what is this ?", on_text=pieces.append)
+    assert answer.text
+    assert len([piece for piece in pieces if piece]) > 1
+    assert "".join(pieces).strip() == answer.text
+    done = vita(
+        "run", tiny_config, "--image", picture, "--question", "what is this ?", "--set", f"projector.weights={weights}"
+    )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == answer.text
 
 
 def bad_pictures(folder: Path) -> dict[str, Path]:
