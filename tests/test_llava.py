@@ -59,6 +59,8 @@ def test_converted_llava16(tmp_path: Path, tiny_llm: Path, golden: Path, name: s
     expected = their_logits(theirs, picture, ours.shape[1] - len(PROMPT) + 1, **inputs)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
     assert model.settings.prompt.template == "mistral_instruct"
+    model.save(tmp_path / "saved")
+    assert torch.equal(our_logits(build_model(tmp_path / "saved"), picture), ours)
 
 
 @pytest.mark.parametrize("next_", [False, True])

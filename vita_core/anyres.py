@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vita_core.checkpoints import read_tensors
 from vita_core.config import AnyresConfig
+from vita_core.errors import CheckpointError
 from vita_core.geometry import Grid
 
-__all__ = ["best_grid", "cut_anyres", "pack"]
+__all__ = ["NEWLINE", "best_grid", "cut_anyres", "pack", "read_newline"]
+
+NEWLINE = "image_newline"
+"""The tensor (D) that ends a row of tokens, as LLaVA-1.6's checkpoints call it."""
+
+
+def read_newline(config: AnyresConfig | None, *, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """The `image_newline` (D) of the file that the config names, None where it names none. Raises CheckpointError."""
+    if config is None or config.newline is None:
+        return None
+    found = {key: read() for key, read in read_tensors([Path(config.newline)])}
+    if NEWLINE not in found:
+        raise CheckpointError(f"images.anyres.newline: {config.newline} holds no {NEWLINE}, but {', '.join(found)}")
+    return found[NEWLINE].to(device=device, dtype=dtype)
 
 
 def best_grid(size: tuple[int, int], grids: Sequence[Sequence[int]], tile: int) -> Grid:

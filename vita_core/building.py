@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vita_core.anyres import read_newline
 from vita_core.config import Config, load_config
 from vita_core.errors import ConfigError
 from vita_core.layouts.opening import Opened, is_checkpoint, is_known, open_checkpoint
@@ -75,7 +76,8 @@ def build_model(
     factory = import_object(spec.spec.factory, requires=spec.spec.requires, owner=spec.owner)
     llm: LanguageModel = factory(settings.llm, device)
     projector = build_projector(settings.projector, width, llm.hidden_size, dtype=llm.dtype, device=device)
-    return VisionLanguageModel(settings, tower, projector.requires_grad_(False), llm).eval()
+    newline = read_newline(settings.images.anyres, dtype=llm.dtype, device=device)
+    return VisionLanguageModel(settings, tower, projector.requires_grad_(False), llm, newline=newline).eval()
 
 
 def _build_opened(opened: Opened) -> VisionLanguageModel:

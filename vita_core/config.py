@@ -127,11 +127,13 @@ class AnyresConfig(Section):
     """LLaVA-1.6's tiles: the picture is fitted into the best of `grids` ([rows, cols] of tiles), after a thumbnail.
 
     `merge` says how the tiles' tokens are put together: `flat` one after the other, `spatial` as one map, `spatial_unpad`
-    as one map without the border, each row ended by the checkpoint's ``image_newline``.
+    as one map without the border, each row ended by LLaVA-1.6's ``image_newline``: the checkpoint's, or of the safetensors
+    file `newline`, which a saved model has.
     """
 
     grids: Annotated[list[Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]], Field(min_length=1)]
     merge: Literal["flat", "spatial", "spatial_unpad"] = "flat"
+    newline: str | None = None
 
 
 class ImagesConfig(Section):

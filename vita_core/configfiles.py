@@ -13,7 +13,12 @@ from vita_core.yamlfile import Document, Key, Mark, parse_value, read_yaml
 
 __all__ = ["config_file", "overridden", "read_config", "shipped_configs"]
 
-PATH_KEYS: tuple[tuple[str, str], ...] = (("tower", "weights"), ("projector", "weights"), ("llm", "weights"))
+PATH_KEYS: tuple[Key, ...] = (
+    ("tower", "weights"),
+    ("projector", "weights"),
+    ("llm", "weights"),
+    ("images", "anyres", "newline"),
+)
 """Keys whose value may be a path, relative to the file that holds it."""
 
 
@@ -64,10 +69,12 @@ def _read(file: Path, chain: tuple[Path, ...]) -> Document:
         raise ConfigError(f"{file}:1:1: `extends:` goes in a circle: {' -> '.join(map(str, [*chain, file]))}")
     document = read_yaml(file)
     data, marks = dict(document.data), dict(document.marks)
-    for section, key in PATH_KEYS:
-        value = data.get(section)
-        if isinstance(value, dict) and isinstance(value.get(key), str):
-            data[section] = {**value, key: expand(value[key], file.parent)}
+    for *sections, key in PATH_KEYS:
+        owner: Any = data
+        for section in sections:
+            owner = owner.get(section) if isinstance(owner, dict) else None
+        if isinstance(owner, dict) and isinstance(owner.get(key), str):
+            owner[key] = expand(owner[key], file.parent)
     if "extends" not in data:
         return Document(data, marks)
     parent = data.pop("extends")

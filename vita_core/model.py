@@ -65,7 +65,7 @@ class VisionLanguageModel(OldNames):
         anyres = config.images.anyres
         if newline is None and anyres is not None and anyres.merge == "spatial_unpad":
             raise CheckpointError(
-                "images.anyres.merge: spatial_unpad needs the image_newline of a LLaVA-1.6 checkpoint"
+                "images.anyres.merge: spatial_unpad needs the image_newline of a LLaVA-1.6 checkpoint (images.anyres.newline)"
             )
         super().__init__(opened.old_config if opened is not None else {})
         self.settings = config
@@ -114,7 +114,7 @@ class VisionLanguageModel(OldNames):
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write a directory that `build_model` and ``vita run`` open again; see `vita_core.saving.save_model`."""
-        save_model(Path(directory), self.settings, self.tower, self.projector, self.llm)
+        save_model(Path(directory), self.settings, self.tower, self.projector, self.llm, self.newline)
 
     @torch.inference_mode()
     def _answer(

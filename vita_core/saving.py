@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vita_core.anyres import NEWLINE
 from vita_core.assets import ASSET_PREFIX, provenance
 from vita_core.checkpoints import KeyRules
 from vita_core.config import Config
@@ -30,14 +31,20 @@ __all__ = ["save_model"]
 
 FORMAT = "vita-core model"
 """What ``provenance.json`` of a saved model says under ``format``."""
-CONTENT = {"config.yaml", "provenance.json", "tower", "projector.safetensors", "llm"}
+CONTENT = {"config.yaml", "provenance.json", "tower", "projector.safetensors", "newline.safetensors", "llm"}
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
 
 
 def save_model(
-    directory: Path, settings: Config, tower: BaseVisionTower, projector: nn.Module, llm: LanguageModel
+    directory: Path,
+    settings: Config,
+    tower: BaseVisionTower,
+    projector: nn.Module,
+    llm: LanguageModel,
+    newline: Tensor | None = None,
 ) -> None:
-    """Write ``config.yaml``, ``provenance.json``, ``tower/``, ``projector.safetensors`` and ``llm/`` into `directory`.
+    """Write ``config.yaml``, ``provenance.json``, ``tower/``, ``projector.safetensors`` and ``llm/`` into `directory`, and
+    ``newline.safetensors`` for a model that has LLaVA-1.6's.
 
     It appears whole or not at all, and replaces nothing but a model saved earlier. Raises VitaError when something else
     stands there, the tower is not loaded, or the disk refuses; CheckpointError when the tower's key rules would not read
@@ -50,7 +57,7 @@ def save_model(
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
             made, old = Path(scratch) / "made", Path(scratch) / "old"
             made.mkdir()  # inside, so that it has the usual permissions: a temporary directory is its owner's alone
-            _write(made, settings, tower, projector, llm)
+            _write(made, settings, tower, projector, llm, newline)
             if directory.exists():
                 directory.rename(old)
             try:
@@ -76,7 +83,14 @@ def _check_target(directory: Path) -> None:
     )
 
 
-def _write(made: Path, settings: Config, tower: BaseVisionTower, projector: nn.Module, llm: LanguageModel) -> None:
+def _write(
+    made: Path,
+    settings: Config,
+    tower: BaseVisionTower,
+    projector: nn.Module,
+    llm: LanguageModel,
+    newline: Tensor | None,
+) -> None:
     resolved = settings.model_dump(mode="json", exclude_none=True)
     resolved["tower"] = _write_tower(made / "tower", tower)
     resolved["projector"].pop("weights", None)
@@ -85,6 +99,10 @@ def _write(made: Path, settings: Config, tower: BaseVisionTower, projector: nn.M
         metadata = {**widths, "type": settings.projector.type}
         write_whole(made / "projector.safetensors", lambda path: save_file(state, path, metadata=metadata))
         resolved["projector"]["weights"] = "./projector.safetensors"
+    if newline is not None and settings.images.anyres is not None:
+        ending = {NEWLINE: newline.cpu().contiguous()}
+        write_whole(made / "newline.safetensors", lambda path: save_file(ending, path))
+        resolved["images"]["anyres"]["newline"] = "./newline.safetensors"
     llm.model.save_pretrained(made / "llm")
     llm.tokenizer.save_pretrained(made / "llm")
     resolved["llm"] |= {"weights": "./llm", "dtype": _name(llm.dtype)}
