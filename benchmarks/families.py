@@ -37,7 +37,7 @@ def _transformers(model: Any, config: Any, layer: int, prefix: int, last: str = 
         model(config).save_pretrained(folder)
 
     def opened(folder: Path, **changes: Any) -> nn.Module:
-        return model.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **changes).eval()  # type: ignore[no-any-return]
+        return model.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **changes).eval()  # type: ignore[no-any-return]  # untyped
 
     def best(folder: Path) -> Forward:
         truncated = {last: getattr(config, last) + 1 + layer}

@@ -89,7 +89,7 @@ def original(folder: Path, model: Any, tokenizer: Path, *, tower_inside: bool = 
     state = {}
     for key, tensor in model.state_dict().items():
         for pattern, name in TO_ORIGINAL:
-            key = re.sub(pattern, name, key)  # noqa: PLW2901
+            key = re.sub(pattern, name, key)  # noqa: PLW2901  # renamed step by step
         state[key] = tensor.contiguous()
     projector = {key: state.pop(key) for key in list(state) if "mm_projector" in key} if adapter else {}
     if adapter:

@@ -94,7 +94,7 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     try:
         with safe_open(path, framework="pt") as handle:
             for key in handle.keys():  # noqa: SIM118  # the handle is no mapping
-                yield key, lambda key=key: handle.get_tensor(key)  # type: ignore[misc]
+                yield key, lambda key=key: handle.get_tensor(key)  # type: ignore[misc]  # a default cannot be typed
     except SafetensorError as error:
         raise CheckpointError(f"cannot read {path}: it is truncated or no safetensors file ({error})") from error
 
@@ -113,7 +113,7 @@ def _read_pickle(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors")
     for key, value in state.items():
         if isinstance(value, Tensor):
-            yield key, lambda value=value: value  # type: ignore[misc]
+            yield key, lambda value=value: value  # type: ignore[misc]  # as above
 
 
 def load_into(

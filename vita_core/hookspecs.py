@@ -27,10 +27,10 @@ def vita_towers() -> Iterable[TowerSpec]:  # type: ignore[empty-body]  # pluggy 
 
 
 @hookspec
-def vita_projectors() -> Iterable[ProjectorSpec]:  # type: ignore[empty-body]
+def vita_projectors() -> Iterable[ProjectorSpec]:  # type: ignore[empty-body]  # as above
     """Projectors this plugin offers."""
 
 
 @hookspec
-def vita_llms() -> Iterable[LLMSpec]:  # type: ignore[empty-body]
+def vita_llms() -> Iterable[LLMSpec]:  # type: ignore[empty-body]  # as above
     """Language models this plugin offers."""

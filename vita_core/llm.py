@@ -62,12 +62,12 @@ class LanguageModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]  # untyped
 
     @property
     def dtype(self) -> torch.dtype:
         """Of its embeddings."""
-        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]  # untyped
 
     @property
     def context(self) -> int | None:

@@ -67,11 +67,10 @@ class Registry:
         """Register one spec for this process; the same name registered again replaces the earlier one."""
         if type(spec) not in KINDS:
             raise PluginError(f"register() takes a TowerSpec, ProjectorSpec or LLMSpec, not {type(spec).__name__}")
-        same = [
-            r for r in self._specs if r.owner == SESSION and type(r.spec) is type(spec) and r.spec.name == spec.name
-        ]
+        name = (SESSION, type(spec), spec.name)
         added: Any = spec
-        self._specs = [r for r in self._specs if r not in same] + [Registered(added, SESSION)]
+        self._specs = [r for r in self._specs if (r.owner, type(r.spec), r.spec.name) != name]
+        self._specs.append(Registered(added, SESSION))
 
     def all(self, kind: type[Spec]) -> list[Registered[Spec]]:
         """Every registered spec of one kind, sorted by name."""

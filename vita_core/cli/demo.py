@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def demo(
+def demo(  # long by its options alone: typer reads them from the signature
     model_path: Annotated[str, typer.Option("--model_path", metavar="DIR", help="The checkpoint's directory.")],
     question: Annotated[str, typer.Option("--question", help="The question.")] = "",
     image_path: Annotated[

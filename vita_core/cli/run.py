@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def run(
+def run(  # long by its options alone: typer reads them from the signature
     config: Annotated[
         str | None,
         typer.Argument(metavar="CONFIG", help="As elsewhere, or the directory of a VITA or LLaVA checkpoint."),
