@@ -1,4 +1,4 @@
-"""Every registered projector: its size as planned; and what `class_scores_mlp` makes of scores."""
+"""Every registered projector: its size as planned; and what `visual_vocabulary` makes of scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMED = {
     "linear": ("linear", 8, {}),
     "mlpNx_gelu": ("mlp3x_gelu", 8, {"input_norm": True}),
 }
-NAMED["class_scores_mlp"] = ("class_scores_mlp", 12, {"classes": 5, "hidden_size": 7})
+NAMED["visual_vocabulary"] = ("visual_vocabulary", 12, {"classes": 5, "words": 7})
 
 
 def build(config: ProjectorConfig, width: int) -> torch.nn.Module:
@@ -39,31 +39,32 @@ def test_parameters_as_planned(name: str) -> None:
     assert [p.shape for p in named.parameters()] == [p.shape for p in module.parameters()]
 
 
-def test_class_scores_become_the_names_of_their_classes() -> None:
-    weights = "MobileNet_V2_Weights.IMAGENET1K_V1"
-    projector = build(ProjectorConfig(type="class_scores_mlp", options={"names_of": weights}), 1010).eval()
+def test_a_vocabulary_says_the_names_of_classes_and_of_captions() -> None:
+    options = {"names_of": "MobileNet_V2_Weights.IMAGENET1K_V1", "words": 2}
+    projector = build(ProjectorConfig(type="visual_vocabulary", options=options), 1010).eval()
     said: list[str] = []
 
     def embed(text: str) -> torch.Tensor:
         said.append(text)
         return torch.full((8,), float(len(said)))
 
-    projector.start_from_words(embed)
-    assert (len(said), said[281]) == (1000, "tabby")
+    projector.start_from_words(["Tabby", "inline skate"], embed)
+    assert (len(said), said[281], said[1000]) == (1001, "tabby", "inline skate")  # a caption that names a class needs no word
     scores = 40 * F.one_hot(torch.tensor([[281]]), 1000).float()
-    features = torch.rand(1, 1, 10)
-    with torch.no_grad():
-        own = projector(torch.cat([features, scores], -1)) - projector.mlp(features)
-    torch.testing.assert_close(own, torch.full((1, 1, 8), 282.0), atol=1e-2, rtol=0)
+    tokens = torch.cat([torch.zeros(1, 1, 10), scores], -1)
+    torch.testing.assert_close(projector(tokens), torch.full((1, 1, 8), 282.0), atol=1e-2, rtol=0)
+    assert projector.word_loss(tokens, torch.tensor([0])) < 1e-3 < 30 < projector.word_loss(tokens, torch.tensor([1]))
+    with pytest.raises(VitaError, match=r"options.words: 3 captions name no class, such as 'a b'.* set it to 3"):
+        projector.start_from_words(["a b", "c", "tabby", "d"], embed)
 
 
 def test_class_scores_are_needed(tiny_config: Path) -> None:
     with pytest.raises(VitaError, match=r"gives 32 channels.*class_scores: true"):  # told without a weight, too
-        make_plan(load_config(tiny_config, ["projector.type=class_scores_mlp"]))
+        make_plan(load_config(tiny_config, ["projector.type=visual_vocabulary"]))
     with pytest.raises(VitaError, match=r"gives 1000 channels.*class_scores: true"):
-        build(ProjectorConfig(type="class_scores_mlp"), 1000)
+        build(ProjectorConfig(type="visual_vocabulary"), 1000)
     few = build(
-        ProjectorConfig(type="class_scores_mlp", options={"classes": 5, "names_of": "ResNet18_Weights.DEFAULT"}), 12
+        ProjectorConfig(type="visual_vocabulary", options={"classes": 5, "names_of": "ResNet18_Weights.DEFAULT"}), 12
     )
     with pytest.raises(VitaError, match="has 1000 classes, not 5"):
-        few.start_from_words(lambda text: torch.zeros(8))
+        few.start_from_words([], lambda text: torch.zeros(8))

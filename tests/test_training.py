@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 from vita_core import build_model, load_config
 from vita_core.errors import ConfigError, VitaError
+from vita_core.training.align import CachedSamples, Rows
 from vita_core.training.data import read_samples
 from vita_core.training.evaluate import evaluate, names_it
+from vita_core.training.feature_cache import FeatureCache
 from vita_core.training.train import train
 
 QUICK = [
@@ -75,6 +77,25 @@ def test_a_place_that_cannot_be_written_is_told(tiny_config: Path, captioned: Pa
     (tmp_path / "file").touch()
     with pytest.raises(VitaError, match=r"cannot write .*file"):
         train(load_config(tiny_config, QUICK), [captioned], tmp_path / "file" / "out")
+
+
+def test_features_are_moved_towards_another_sets_moments(tiny_config: Path, captioned: Path, tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+
+    config = load_config(tiny_config, [*QUICK, "training.moment_jitter=1"])
+    vlm = build_model(config)
+    samples = read_samples(captioned)
+    cache = FeatureCache(tmp_path, config, vlm.tower, samples)
+    cache.array[:] = np.random.default_rng(0).normal(size=cache.shape)
+    cache.array[:, 6:] = 3 * cache.array[:, 6:] + 10  # another set: brighter and of higher contrast, say
+    rows = Rows(list(range(12)), [0] * 6 + [1] * 6)
+    drawn = CachedSamples(cache, rows, [torch.zeros(1)] * 12, draws=400)
+    means = torch.stack([drawn[item]["features"].mean() for item in range(400)])
+    assert len([mean for mean in means if 2 < mean < 8]) > 100  # between the sets, where no photo of either is
+    assert torch.equal(drawn[7]["features"], drawn[7]["features"])
+    plain = CachedSamples(cache, rows, [torch.zeros(1)] * 12)
+    assert torch.equal(plain[0]["features"], torch.from_numpy(cache.array[0, 0].astype("float32")))
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(

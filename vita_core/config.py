@@ -188,8 +188,9 @@ class TrainingConfig(Section):
 
     `variants`: how many altered copies (cropped, rescaled, sharpened, blurred, re-compressed) of each photo are encoded
     beside the photo itself. `warm_start_steps`: steps, of `warm_start_batch` photos, that regress the projected tokens
-    onto the embeddings of the caption's words before the language model is run at all. `held_out`: the share of photos
-    kept for the score.
+    onto the embeddings of the caption's words before the language model is run at all. `moment_jitter`: with several data
+    sets, how far (0 to 1) a photo's features may be moved to have another set's mean and deviation in every channel, so
+    that how sharp a set's photos are does not tell what they show. `held_out`: the share of photos kept for the score.
     """
 
     steps: PositiveInt = 800
@@ -201,6 +202,7 @@ class TrainingConfig(Section):
     warm_start_batch: PositiveInt = 256
     warm_start_learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     variants: Annotated[int, Field(ge=0)] = 3
+    moment_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
     seed: int = 0
     eval_steps: PositiveInt = 100

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
@@ -47,6 +49,8 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
         self.cache, self.rows, self.answers, self.draws = cache, rows, answers, draws
         pairs = list(zip(rows.indices, rows.groups, strict=True))
         self.groups = [[index for index, of in pairs if of == group] for group in sorted(set(rows.groups))]
+        jitters = draws is not None and cache.config.training.moment_jitter > 0
+        self.moments = [_moments(cache.array[0, group]) for group in self.groups] if jitters else []
 
     def __len__(self) -> int:
         return len(self.rows.indices) if self.draws is None else self.draws
@@ -57,11 +61,28 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
             return {"features": self._features(0, index), "answer_ids": self.answers[index]}
         settings = self.cache.config.training
         rng = random.Random(f"{settings.seed}-{self.draws}-{item}")
-        index, copy = rng.choice(rng.choice(self.groups)), rng.randrange(self.cache.copies)
-        return {"features": self._features(copy, index), "answer_ids": self.answers[index]}
+        group = rng.randrange(len(self.groups))
+        index, copy = rng.choice(self.groups[group]), rng.randrange(self.cache.copies)
+        features = self._features(copy, index)
+        if self.moments:
+            features = self._moved(features, group, rng)
+        return {"features": features, "answer_ids": self.answers[index]}
+
+    def _moved(self, features: Tensor, group: int, rng: random.Random) -> Tensor:
+        """Features (N, C) of a data set, on their way to the moments of a random one (its own, as often as any)."""
+        (mean, deviation), (other_mean, other_deviation) = self.moments[group], rng.choice(self.moments)
+        way = rng.uniform(0, self.cache.config.training.moment_jitter)
+        scale = (deviation + way * (other_deviation - deviation)) / deviation
+        return (features - mean) * scale + mean + way * (other_mean - mean)
 
     def _features(self, copy: int, index: int) -> Tensor:
         return torch.from_numpy(self.cache.array[copy, index].astype("float32"))  # (N, C)
+
+
+def _moments(features: NDArray[np.float16]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (C) of a data set's features (samples, N, C)."""
+    values = torch.from_numpy(features.astype("float32")).flatten(0, 1)
+    return values.mean(0), values.std(0) + 1e-6
 
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -99,7 +120,10 @@ class _ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
 
 
 class WarmStart(_ProjectorTrainer):
-    """Projected tokens, on average, become the mean embedding of the caption's words, and closest to it of all captions."""
+    """Projected tokens, on average, become the mean embedding of the caption's words, and closest to it of all captions.
+
+    A projector that has a ``word_loss`` is trained on that instead.
+    """
 
     def __init__(self, *args: Any, targets: Tensor, target_of: dict[tuple[int, ...], int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -107,9 +131,14 @@ class WarmStart(_ProjectorTrainer):
         self.centre, self.variance = targets.mean(0), targets.var()
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        """Squared error of every token over the targets' variance, plus a softmax over all captions' directions."""
+        """Squared error of every token over the targets' variance, plus a softmax over all captions' directions; or the
+        projector's own."""
         keys = [tuple(int(i) for i in row if i != IGNORE) for row in inputs["answer_ids"]]
         wanted = torch.tensor([self.target_of[key] for key in keys], device=self.targets.device)
+        word_loss = getattr(model, "word_loss", None)
+        if word_loss is not None:
+            loss = word_loss(inputs["features"], wanted)
+            return (loss, {}) if return_outputs else loss
         tokens = model(inputs["features"])  # (B, N, D)
         error = (tokens - self.targets[wanted, None]).pow(2).mean() / self.variance
         direction = F.normalize(tokens.mean(1) - self.centre, dim=-1)
@@ -170,7 +199,7 @@ def run_warm_start(
 
     start_from_words = getattr(vlm.projector, "start_from_words", None)
     if callable(start_from_words):
-        start_from_words(embed)
+        start_from_words([words(caption) for caption in ids], embed)
     trainer = WarmStart(
         vlm,
         train,

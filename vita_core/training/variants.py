@@ -14,24 +14,24 @@ SMALL = 64
 
 
 def varied(picture: Image.Image, rng: random.Random, side: int) -> Image.Image:
-    """`picture` cropped, perhaps shrunk and re-compressed, brought to `side` pixels, rarely sharpened or blurred.
+    """`picture` cropped, brought to `side` pixels, sometimes shrunk and re-compressed, rarely sharpened or blurred.
 
-    Shrinking is what carries names over from small photos to sharp ones; much sharpening hurts.
+    Much of either hurts: what carries names over from small photos to sharp ones is `training.moment_jitter`.
     """
     width, height = picture.size
     scale, stretch = rng.uniform(0.5, 1.0) ** 0.5, rng.uniform(0.87, 1.15)
     crop_width, crop_height = min(width, width * scale * stretch), min(height, height * scale / stretch)
     left, top = rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height)
     box = (left, top, left + crop_width, top + crop_height)
-    if min(width, height) > SMALL and rng.random() < 0.7:  # what a thumbnail of it would show
+    if min(width, height) > SMALL and rng.random() < 0.3:  # what a thumbnail of it would show
         small = SMALL if rng.random() < 0.5 else rng.randint(SMALL, max(SMALL, min(176, width, height)))
         picture = _compressed(picture.resize((small, small), Image.Resampling.BILINEAR, box=box), rng.randint(40, 95))
         box = (0, 0, small, small)
     picture = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
     fate = rng.random()
-    if fate < 0.2:
+    if fate < 0.1:
         picture = picture.filter(ImageFilter.UnsharpMask(rng.uniform(1.5, 4), rng.randint(60, 250), 0))
-    elif fate < 0.35:
+    elif fate < 0.2:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.5)))
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else picture
 

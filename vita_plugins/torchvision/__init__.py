@@ -28,26 +28,26 @@ def features_beside_scores(in_features: int, classes: int) -> int:
     """Channels of a token that are no class scores. Raises VitaError where there are none."""
     if in_features <= classes:
         raise VitaError(
-            f"projector.type: class_scores_mlp needs features and {classes} class scores, but the tower gives {in_features} "
+            f"projector.type: visual_vocabulary needs features and {classes} class scores, but the tower gives {in_features} "
             "channels; with a torchvision tower set `tower.options: {class_scores: true}` and `select_layer: [-2, -1]`"
         )
     return in_features - classes
 
 
 def projector_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
-    """Weights and biases of both branches, and of the LayerNorm."""
-    classes, hidden = options["classes"], options["hidden_size"]
+    """LayerNorm, the linear layer that reads the features, the scores' scale, and the table of words."""
+    classes, size = options["classes"], options["classes"] + options["words"]
     features = features_beside_scores(in_features, classes)
-    return (classes + 1) * out_features + 2 * features + (features + 1) * hidden + (hidden + 1) * out_features
+    return 2 * features + (features + 1) * size + classes + size * out_features
 
 
 @hookimpl
 def vita_projectors() -> list[ProjectorSpec]:
     return [
         ProjectorSpec(
-            name="class_scores_mlp",
-            summary="class probabilities as words, plus an MLP on the features beside them",
-            factory="vita_plugins.torchvision.projector:class_scores_mlp",
+            name="visual_vocabulary",
+            summary="probabilities over words, from class scores and the features beside them (Ovis, arXiv 2405.20797)",
+            factory="vita_plugins.torchvision.projector:visual_vocabulary",
             parameters=projector_parameters,
             options="vita_plugins.torchvision.projector:ProjectorOptions",
         )

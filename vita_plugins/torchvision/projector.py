@@ -1,77 +1,97 @@
-"""A projector for towers whose last layer are a classifier's scores: `class_scores_mlp`."""
+"""A projector for towers whose last layer are a classifier's scores: `visual_vocabulary`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pydantic
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from vita_core import VitaError
 from vita_plugins.torchvision import features_beside_scores
 
 
 class ProjectorOptions(pydantic.BaseModel):
-    """Options of ``class_scores_mlp``.
+    """Options of ``visual_vocabulary``.
 
-    `classes`: how many of the last channels are scores. `temperature`: of their softmax. `hidden_size`: of the MLP on the
-    other channels. `dropout`, `feature_dropout`: in training, of that MLP's channels, and of all it says about a picture.
-    `names_of`: the torchvision weights whose class names a training starts from.
+    `classes`: how many of the last channels are scores, each a word of the vocabulary. `words`: how many more it has, for
+    captions that name no class. `dropout`: of the features, in training. `names_of`: the torchvision weights whose class
+    names a training starts from.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
     classes: pydantic.PositiveInt = 1000
-    temperature: pydantic.PositiveFloat = 2.0
-    hidden_size: pydantic.PositiveInt = 512
+    words: pydantic.NonNegativeInt = 128
     dropout: float = pydantic.Field(0.2, ge=0, lt=1)
-    feature_dropout: float = pydantic.Field(0.3, ge=0, lt=1)
     names_of: str | None = None
 
 
-class ClassScoresMLP(nn.Module):
-    """(B, N, C + K) -> (B, N, D): the expected embedding under the class probabilities, plus an MLP on the features.
+class VisualVocabulary(nn.Module):
+    """(B, N, C + K) -> (B, N, D): what each token shows, as the expected embedding under probabilities over words.
 
-    Probabilities hardly change with a picture's sharpness, features do: dropping the MLP's whole output for some pictures
-    in training (stochastic depth, arXiv 1603.09382) keeps the first branch able to answer alone.
+    Such a table of visual words, read by probability, is Ovis's (arXiv 2405.20797). Here the logits of the K classes are
+    the tower's own scores plus a correction read from the C features, those of the further words are read from the
+    features alone. Whatever is shown, the language model then reads a mixture of words that it knows.
     """
 
     def __init__(self, in_features: int, out_features: int, options: ProjectorOptions) -> None:
         super().__init__()
         self.options = options
         self.features = features_beside_scores(in_features, options.classes)
-        self.words = nn.Linear(options.classes, out_features)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(self.features),
-            nn.Linear(self.features, options.hidden_size),
-            nn.GELU(),
-            nn.Dropout(options.dropout),
-            nn.Linear(options.hidden_size, out_features),
-        )
-        self.drop = StochasticDepth(options.feature_dropout, mode="row")
+        size = options.classes + options.words
+        self.norm = nn.LayerNorm(self.features)
+        self.dropout = nn.Dropout(options.dropout)
+        self.reading = nn.Linear(self.features, size)
+        self.scale = nn.Parameter(torch.ones(options.classes))
+        self.table = nn.Parameter(torch.randn(size, out_features) / out_features**0.5)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, C + K) -> a logit for every word (B, N, K + words)."""
+        features, scores = tokens.split([self.features, self.options.classes], dim=-1)
+        read: Tensor = self.reading(self.dropout(self.norm(features)))
+        return read + F.pad(self.scale * scores, (0, self.options.words))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        features, scores = tokens.split([self.features, self.options.classes], dim=-1)
-        said: Tensor = self.words(torch.softmax(scores / self.options.temperature, dim=-1))
-        return said + self.drop(self.mlp(features))
+        return torch.softmax(self.logits(tokens), dim=-1) @ self.table
 
     @torch.no_grad()
-    def start_from_words(self, embed: Callable[[str], Tensor]) -> None:
-        """Let each class say its name: `embed` gives the mean embedding (D) of a text's words."""
-        if self.options.names_of is None:
-            return
-        names = torchvision.models.get_weight(self.options.names_of).meta["categories"]
-        if len(names) != self.options.classes:
+    def start_from_words(self, captions: Sequence[str], embed: Callable[[str], Tensor]) -> None:
+        """Let each class, and each caption that names none, have a word: the mean embedding (D) that `embed` gives."""
+        names: list[str] = []
+        if self.options.names_of is not None:
+            names = torchvision.models.get_weight(self.options.names_of).meta["categories"]
+            if len(names) != self.options.classes:
+                raise VitaError(
+                    f"projector.options.names_of: {self.options.names_of} has {len(names)} classes, not {self.options.classes}"
+                )
+        place = {name.casefold(): number for number, name in reversed(list(enumerate(names)))}
+        own = [caption for caption in captions if caption.casefold() not in place]
+        if len(own) > self.options.words:
             raise VitaError(
-                f"projector.options.names_of: {self.options.names_of} has {len(names)} classes, not {self.options.classes}"
+                f"projector.options.words: {len(own)} captions name no class, such as {own[0]!r}, but the vocabulary has "
+                f"{self.options.words} words for them; set it to {len(own)} or more, or take an mlp2x_gelu"
             )
-        self.words.weight.copy_(torch.stack([embed(name) for name in names]).T)
-        self.words.bias.zero_()
+        place |= {caption.casefold(): self.options.classes + number for number, caption in enumerate(own)}
+        for text, number in [
+            *((name, number) for number, name in enumerate(names)),
+            *((c, place[c.casefold()]) for c in own),
+        ]:
+            self.table[number] = embed(text)
+        self.reading.weight[: len(names)] = 0
+        nn.init.zeros_(self.reading.bias)
+        self.places = torch.tensor([place[caption.casefold()] for caption in captions])
+
+    def word_loss(self, tokens: Tensor, wanted: Tensor) -> Tensor:
+        """Cross-entropy of tokens (B, N, C + K) on the words of `wanted` (B), numbers of ``start_from_words``' captions."""
+        logits = self.logits(tokens)
+        words = self.places.to(wanted.device)[wanted]
+        return F.cross_entropy(logits.flatten(0, 1), words.repeat_interleave(logits.shape[1]))
 
 
-def class_scores_mlp(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
+def visual_vocabulary(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
     """The projector. Raises VitaError where the tower gives no channels beside the scores."""
-    return ClassScoresMLP(in_features, out_features, ProjectorOptions(**options))
+    return VisualVocabulary(in_features, out_features, ProjectorOptions(**options))
