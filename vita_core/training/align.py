@@ -24,7 +24,7 @@ from vita_core.llm import PICTURE_ID
 from vita_core.model import VisionLanguageModel
 from vita_core.training.feature_cache import FeatureCache
 
-__all__ = ["CachedSamples", "run_alignment", "run_warm_start"]
+__all__ = ["CachedSamples", "CaptionWords", "Rows", "run_alignment", "run_warm_start"]
 
 IGNORE = -100
 
@@ -125,16 +125,16 @@ class WarmStart(_ProjectorTrainer):
     A projector that has a ``word_loss`` is trained on that instead.
     """
 
-    def __init__(self, *args: Any, targets: Tensor, target_of: dict[tuple[int, ...], int], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, captions: CaptionWords, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.targets, self.target_of = targets, target_of
-        self.centre, self.variance = targets.mean(0), targets.var()
+        self.targets, self.number = captions.targets, captions.number
+        self.centre, self.variance = self.targets.mean(0), self.targets.var()
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         """Squared error of every token over the targets' variance, plus a softmax over all captions' directions; or the
         projector's own."""
         keys = [tuple(int(i) for i in row if i != IGNORE) for row in inputs["answer_ids"]]
-        wanted = torch.tensor([self.target_of[key] for key in keys], device=self.targets.device)
+        wanted = torch.tensor([self.number[key] for key in keys], device=self.targets.device)
         word_loss = getattr(model, "word_loss", None)
         if word_loss is not None:
             loss = word_loss(inputs["features"], wanted)
@@ -187,25 +187,43 @@ def words(caption: str) -> str:
     return re.sub(r"^(an?|the)\s+", "", caption.rstrip(". "), flags=re.IGNORECASE)
 
 
+class CaptionWords:
+    """The distinct captions of a training, in order, their token ids, and the mean embeddings (captions, D) of their words."""
+
+    def __init__(self, vlm: VisionLanguageModel, captions: Sequence[str], answers: Sequence[Tensor]) -> None:
+        self.vlm = vlm
+        found = dict(zip(captions, answers, strict=True))
+        self.texts = [words(caption) for caption in found]
+        self.number = {tuple(answer.tolist()): place for place, answer in enumerate(found.values())}
+        self.targets = torch.stack([self.embed(text) for text in self.texts])
+
+    @torch.no_grad()
+    def embed(self, text: str) -> Tensor:
+        """Mean embedding (D) of a text's tokens, as within a sentence."""
+        ids = self.vlm.llm.tokenizer(" " + text, add_special_tokens=False).input_ids
+        return self.vlm.llm.embed(torch.tensor(ids)).mean(0).float()
+
+    def tell_projector(self) -> None:
+        """Give the words to a projector that asks for them; one that has been trained before keeps its weights."""
+        projector, trained = self.vlm.projector, self.vlm.settings.projector.weights is not None
+        start = getattr(projector, "start_from_words", None)
+        if start is None:
+            return
+        before = copy.deepcopy(projector.state_dict())
+        start(self.texts, self.embed)
+        if trained:
+            projector.load_state_dict(before)
+
+
 def run_warm_start(
-    vlm: VisionLanguageModel, train: CachedSamples, captions: Sequence[str], folder: Path, settings: TrainingConfig
+    vlm: VisionLanguageModel, train: CachedSamples, captions: CaptionWords, folder: Path, settings: TrainingConfig
 ) -> None:
-    """Regress the projector onto word embeddings; see `WarmStart`. `captions` are those of `train.rows`."""
-    ids = {caption: train.answers[index] for caption, index in zip(captions, train.rows.indices, strict=True)}
-
-    def embed(text: str) -> Tensor:
-        tokens = vlm.llm.tokenizer(" " + text, add_special_tokens=False).input_ids
-        return vlm.llm.embed(torch.tensor(tokens)).mean(0).float()
-
-    start_from_words = getattr(vlm.projector, "start_from_words", None)
-    if callable(start_from_words):
-        start_from_words([words(caption) for caption in ids], embed)
+    """Regress the projector onto word embeddings; see `WarmStart`."""
     trainer = WarmStart(
         vlm,
         train,
         None,
-        targets=torch.stack([embed(words(caption)) for caption in ids]).detach(),
-        target_of={tuple(answer.tolist()): place for place, answer in enumerate(ids.values())},
+        captions=captions,
         output_dir=str(folder),
         max_steps=settings.warm_start_steps,
         per_device_train_batch_size=settings.warm_start_batch,

@@ -20,7 +20,7 @@ from vita_core.config import Config
 from vita_core.errors import ConfigError
 from vita_core.files import sha256, write_text, write_whole
 from vita_core.model import VisionLanguageModel
-from vita_core.training.align import CachedSamples, Rows, run_alignment, run_warm_start
+from vita_core.training.align import CachedSamples, CaptionWords, Rows, run_alignment, run_warm_start
 from vita_core.training.data import Sample, read_samples
 from vita_core.training.feature_cache import FeatureCache
 
@@ -49,7 +49,9 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
     held_out = CachedSamples(cache, Rows(held, [groups[i] for i in held]), answers) if held else None
     vlm.projector.requires_grad_(True)
     warming = CachedSamples(cache, rows, answers, settings.warm_start_steps * settings.warm_start_batch)
-    _warm_start(vlm, warming, [samples[i].caption for i in kept], work)
+    captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
+    captions.tell_projector()
+    _warm_start(vlm, warming, captions, work)
     training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
     scores = run_alignment(vlm, training, held_out, work / "alignment", settings)
     scores |= {"samples": len(kept), "held_out": len(held)}
@@ -58,7 +60,7 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
     return scores
 
 
-def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: list[str], work: Path) -> None:
+def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: CaptionWords, work: Path) -> None:
     """The warm start, or its result from an earlier, interrupted call."""
     settings, done = vlm.settings.training, work / "warm_start.safetensors"
     if settings.warm_start_steps == 0 or vlm.settings.projector.weights is not None:
