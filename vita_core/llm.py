@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vita_core.adapters import merge_adapter
 from vita_core.checkpoints import LoadReport, Tensors
 from vita_core.config import LLMConfig, PromptConfig
 from vita_core.conversations import CONVERSATIONS, IMAGE
@@ -26,11 +27,12 @@ PICTURE_ID = -200
 @dataclass(frozen=True)
 class LanguagePart:
     """A decoder inside a larger checkpoint: its config in transformers' keys (``model_type`` among them), the directory
-    of its tokenizer, and a function that reads its tensors."""
+    of its tokenizer, a function that reads its tensors, and the directory of a LoRA adapter to merge into it."""
 
     config: Mapping[str, Any]
     directory: Path
     tensors: Callable[[], Tensors]
+    adapter: Path | None = None
 
 
 class LanguageModel(nn.Module):
@@ -189,7 +191,7 @@ def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
     )
     if (part.directory / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(part.directory, local_files_only=True)
-    return tokenizer, model
+    return tokenizer, model if part.adapter is None else merge_adapter(model, part.adapter)
 
 
 def _options(config: LLMConfig) -> dict[str, Any]:
