@@ -229,3 +229,17 @@ def test_migrate_says_to_merge_first(lora: tuple[Path, Path, Any]) -> None:
         CheckpointError, match=r"merge it first: build_model\(checkpoint=\.\.\., model_base=\.\.\.\)\.save"
     ):
         migrate(lora[0])
+
+
+def test_a_merged_adapter_is_exported_with_its_bases_keys(vita15: Path, tmp_path: Path) -> None:
+    plain = build_model(checkpoint=vita15, overrides=["device=cpu"])
+    place = tmp_path / "vita-lora"
+    adapted = adapt(plain.llm.model, place)
+    shutil.copy(vita15 / "config.json", place)
+    model = build_model(checkpoint=place, model_base=str(vita15), overrides=["device=cpu"])
+    with pytest.raises(CheckpointError, match="is no whole checkpoint: it was opened on"):
+        model.export(tmp_path / "out")
+    told = model.export(tmp_path / "out", source=vita15)
+    assert told.changed == 3 * len(EVERY)
+    again = build_model(checkpoint=tmp_path / "out", overrides=["device=cpu"])
+    torch.testing.assert_close(logits(again.llm.model), logits(adapted), atol=1e-5, rtol=0)

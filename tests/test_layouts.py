@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import edit_config, rewrite
+from checkpoints import edit_config, rewrite, with_mixtral
 from safetensors.torch import load_file
 
 from vita_core import build_model
@@ -162,25 +161,7 @@ def test_either_a_config_or_a_checkpoint(golden: Path) -> None:
 
 def test_vita10_with_mixtral(vita15: Path) -> None:
     """VITA-1.0's layout: experts as published; the language model against transformers' own."""
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    torch.manual_seed(0)
-    config = MixtralConfig(
-        vocab_size=317,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=4,
-    )
-    theirs = MixtralForCausalLM(config).eval()
-    theirs.save_pretrained(vita15 / "mixtral")
-    published = load_file(vita15 / "mixtral" / "model.safetensors")
-    assert "model.layers.0.block_sparse_moe.experts.3.w1.weight" in published
-    ours = re.compile(r"model\.(vision_tower|mm_projector|audio_encoder)\.")
-    rewrite(vita15, lambda state: {**{k: v for k, v in state.items() if ours.match(k)}, **published})
-    edit_config(vita15, **{**config.to_dict(), "model_type": "vita-mixtral", "architectures": None})
+    theirs = with_mixtral(vita15)
     model = build_model(checkpoint=vita15, overrides=["device=cpu"])
     assert model.settings.prompt.template == "mixtral_two"
     ids = torch.tensor([[5, 6, 7, 8]])

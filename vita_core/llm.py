@@ -88,6 +88,13 @@ class LanguageModel(nn.Module):
         embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
         return embedded
 
+    def published(self) -> dict[str, Tensor]:
+        """Its tensors under the keys that it is published with: transformers joins the experts of some models."""
+        from transformers.core_model_loading import revert_weight_conversion
+
+        state: dict[str, Tensor] = revert_weight_conversion(self.model, self.model.state_dict())
+        return state
+
     def prompt(self, prompt: PromptConfig, question: str, pictures: int | Sequence[int]) -> list[int]:
         """Token ids of a question about pictures, `PICTURE_ID` where each stands.
 
