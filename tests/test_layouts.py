@@ -75,6 +75,15 @@ def test_old_generate_answers_as_the_original(golden: Path) -> None:
     ids = torch.tensor([expected["input_ids"]])
     made = model.generate(ids, images=pixels, do_sample=False, max_new_tokens=12)
     assert made[0].tolist() == expected["generated_ids"]
+    as_the_demo = model.generate(
+        ids, images=pixels, audios=None, do_sample=False, temperature=0.01, top_p=None, num_beams=1, output_scores=True,
+        return_dict_in_generate=True, max_new_tokens=12, use_cache=True, stopping_criteria=[], shared_v_pid_stride=None,
+    )  # fmt: skip
+    assert as_the_demo.sequences.tolist() == made.tolist()
+    with pytest.raises(VitaError, match="slow-fast"):
+        model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, pixels, None, torch.ones(7))
+    with pytest.raises(VitaError, match="shared_v_pid_stride 8"):
+        model.generate(ids, images=pixels, shared_v_pid_stride=8)
 
 
 def test_the_tower_is_looked_for_in_order(vita15: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
