@@ -92,6 +92,8 @@ def test_the_tower_is_looked_for_in_order(vita15: Path, tmp_path: Path, monkeypa
     edit_config(vita15, mm_vision_tower=str(elsewhere))
     given = f"--tower-weights {tmp_path / 'internvit'}"
     assert given in open_checkpoint(vita15, tower_weights=str(tmp_path / "internvit")).notes[0]
+    with pytest.raises(CheckpointError, match=r"--tower-weights: no such file or directory: internvitt"):
+        open_checkpoint(vita15, tower_weights="./internvitt")
     assert "as it is" in open_checkpoint(vita15).notes[0]
     edit_config(vita15, mm_vision_tower="inside")
     shutil.copytree(elsewhere, vita15 / "inside")
