@@ -13,7 +13,7 @@ import torch
 from checkpoints import edit_config, rewrite, with_mixtral
 from safetensors.torch import load_file
 
-from vita_core import build_model
+from vita_core import build_model, load_config
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.layouts.opening import open_checkpoint
 
@@ -94,6 +94,8 @@ def test_the_tower_is_looked_for_in_order(vita15: Path, tmp_path: Path, monkeypa
     assert given in open_checkpoint(vita15, tower_weights=str(tmp_path / "internvit")).notes[0]
     with pytest.raises(CheckpointError, match=r"--tower-weights: no such file or directory: internvitt"):
         open_checkpoint(vita15, tower_weights="./internvitt")
+    with pytest.raises(CheckpointError, match=r"--tower-weights .*: there is no config\.json"):
+        open_checkpoint(vita15, tower_weights=str(tmp_path))
     assert "as it is" in open_checkpoint(vita15).notes[0]
     edit_config(vita15, mm_vision_tower="inside")
     shutil.copytree(elsewhere, vita15 / "inside")
@@ -154,6 +156,16 @@ def test_tied_embeddings(vita15: Path) -> None:
     edit_config(vita15, tie_word_embeddings=True)
     model = build_model(vita15, overrides=["device=cpu"]).llm.model
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_directories_that_are_no_config(vita15: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a checkpoint \(config\.json\).*vita migrate"):
+        load_config(vita15)
+    (vita15 / "config.json").unlink()
+    with pytest.raises(
+        ConfigError, match=r"neither a config\.yaml .* nor a config\.json .*; it holds chat_template\.jinja"
+    ):
+        build_model(vita15)
 
 
 def test_tower_weights_go_with_a_checkpoint(tiny_config: Path) -> None:

@@ -91,8 +91,9 @@ def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Callable[[], Tens
             else:
                 yield from _read_pickle(path)
         except pickle.UnpicklingError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{path} holds more than tensors and is not opened ({reason})") from error
+            called = re.search(r"GLOBAL (\S+)", str(error))
+            reason = f"it would call {called[1]}" if called else str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{path} holds more than tensors and is not opened: {reason}") from error
         except CheckpointError:
             raise
         except (OSError, RuntimeError, EOFError, ValueError) as error:

@@ -186,16 +186,19 @@ def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
     decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
     tokenizer = AutoTokenizer.from_pretrained(part.directory, config=decoder, local_files_only=True)
     state = {key: read() for key, read in part.tensors()}
-    try:
-        model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
-            None, config=decoder, state_dict=state, output_loading_info=True, **_options(config)
-        )
-    except RuntimeError as error:  # of another shape
-        raise CheckpointError(f"language model of {config.weights} does not fit: {error}") from error
-    missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
-    LoadReport(loaded=len(state) - len(unexpected), missing=missing, unexpected=unexpected).raise_if_wrong(
-        f"language model of {config.weights}"
+    model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
+        None,
+        config=decoder,
+        state_dict=state,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told below, with the others
+        **_options(config),
     )
+    missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    mismatched = [f"{key} {tuple(theirs)} for {tuple(own)}" for key, theirs, own in sorted(found["mismatched_keys"])]
+    report = LoadReport(missing=missing, unexpected=unexpected, mismatched=mismatched)
+    report.loaded = len(state) - len(unexpected) - len(mismatched)
+    report.raise_if_wrong(f"language model of {config.weights}")
     if (part.directory / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(part.directory, local_files_only=True)
     return tokenizer, model if part.adapter is None else merge_adapter(model, part.adapter)

@@ -60,9 +60,12 @@ def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -
 
 def _given(weights: str) -> Source:
     try:
-        return locate(weights)
+        source = locate(weights)
     except CheckpointError as error:
         raise CheckpointError(f"--tower-weights: {error}") from error
+    if not source.config:
+        raise CheckpointError(f"--tower-weights {weights}: there is no {' or '.join(CONFIG_FILES)} in it")
+    return source
 
 
 def _is_tower(place: Path) -> bool:
