@@ -47,10 +47,10 @@ def vision_config() -> CLIPVisionConfig:
     )
 
 
-def converted(folder: Path, tokenizer: Path, *, next_: bool) -> Any:
-    """transformers' model, saved in `folder` with an image processor and the tokenizer of `tokenizer`."""
+def converted(folder: Path, tokenizer: Path, *, next_: bool, text: Any = None) -> Any:
+    """transformers' model, saved in `folder` with an image processor and the tokenizer of `tokenizer`; `text`: its config."""
     torch.manual_seed(0)
-    text = MistralConfig(**TEXT) if next_ else LlamaConfig(**TEXT)
+    text = text or (MistralConfig(**TEXT) if next_ else LlamaConfig(**TEXT))
     common: dict[str, Any] = {
         "image_token_index": IMAGE_TOKEN,
         "vision_feature_layer": -2,
@@ -101,7 +101,7 @@ def original(folder: Path, model: Any, tokenizer: Path, *, tower_inside: bool = 
     anyres = isinstance(model, LlavaNextForConditionalGeneration)
     config = {
         **text.to_dict(),
-        "model_type": "llava_mistral" if anyres else "llava_llama",
+        "model_type": f"llava_{text.model_type}",
         "mm_vision_tower": "../clip",
         "mm_projector_type": "mlp2x_gelu",
         "mm_hidden_size": 16,

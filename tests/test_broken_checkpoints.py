@@ -58,7 +58,7 @@ def _shorter(directory: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "LoRA": (lambda d: (d / "adapter_config.json").write_text("{}"), "LoRA adapter.*merge it"),
+    "LoRA": (lambda d: (d / "adapter_config.json").write_text("{}"), "holds a LoRA adapter; pass --model-base DIR"),
     "no config.json": (lambda d: (d / "config.json").unlink(), "has no config.json"),
     "unknown model_type": (lambda d: edit_config(d, model_type="vota-Qwen2"), "'vota-Qwen2'.*of no known layout"),
     "unknown VITA": (lambda d: edit_config(d, model_type="vita-gemma"), "'vita-gemma': of VITA's there are"),
@@ -77,10 +77,14 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "narrow projector": (_narrow_projector, r"1 of another shape \(0\.weight \(32, 64\) for \(32, 128\)\)"),
     "stated width": (lambda d: edit_config(d, mm_hidden_size=77), r"takes 77 channels .* gives 128"),
     "language model short": (_shorter, r"language model of .* does not fit: .*3 missing \(model\.layers\.1\.mlp"),
+    "other vocabulary": (
+        lambda d: edit_config(d, vocab_size=300),
+        r"37 tensors match; 2 of another shape \(lm_head\.weight \(317, 32\) for \(300, 32\), model\.embed_tokens",
+    ),
     "other projector": (lambda d: edit_config(d, mm_projector_type="spp"), "unknown projector 'spp'"),
     "other aspect": (lambda d: edit_config(d, image_aspect_ratio="wide"), "none of square, pad and anyres"),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer"),
-    "a pickle with code": (_pickle, "holds more than tensors and is not opened"),
+    "a pickle with code": (_pickle, "holds more than tensors and is not opened: it would call getattr"),
 }
 
 

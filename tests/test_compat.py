@@ -28,6 +28,24 @@ def test_features_are_the_originals(golden: Path, family: str, kind: Any, key: s
     assert not [name for name in KEYS if not hasattr(tower, name)]
 
 
+def test_any_object_is_a_config(golden: Path) -> None:
+    """transformers' config, attributes of a class, a tuple with names."""
+    from collections import namedtuple
+
+    from transformers import PretrainedConfig
+
+    class Attributes:
+        mm_vision_tower = str(golden / "clip")
+
+    named = namedtuple("named", "vision_tower mm_vision_select_layer")
+    for config in (
+        PretrainedConfig(mm_vision_tower=str(golden / "clip")),
+        Attributes(),
+        named(str(golden / "clip"), -2),
+    ):
+        assert build_vision_tower(config, delay_load=True).resolved.geometry.layers == (3,)
+
+
 def test_s2_scales_as_text_and_by_default(golden: Path) -> None:
     saved = load_file(golden / "siglip_s2" / "expected.safetensors")
     base = {"mm_vision_tower": str(golden / "siglip_s2"), "use_s2": True}

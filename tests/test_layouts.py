@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import edit_config, rewrite
+from checkpoints import edit_config, rewrite, with_mixtral
 from safetensors.torch import load_file
 
-from vita_core import build_model
+from vita_core import build_model, load_config
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.layouts.opening import open_checkpoint
 
@@ -76,6 +75,15 @@ def test_old_generate_answers_as_the_original(golden: Path) -> None:
     ids = torch.tensor([expected["input_ids"]])
     made = model.generate(ids, images=pixels, do_sample=False, max_new_tokens=12)
     assert made[0].tolist() == expected["generated_ids"]
+    as_the_demo = model.generate(
+        ids, images=pixels, audios=None, do_sample=False, temperature=0.01, top_p=None, num_beams=1, output_scores=True,
+        return_dict_in_generate=True, max_new_tokens=12, use_cache=True, stopping_criteria=[], shared_v_pid_stride=None,
+    )  # fmt: skip
+    assert as_the_demo.sequences.tolist() == made.tolist()
+    with pytest.raises(VitaError, match="slow-fast"):
+        model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, pixels, None, torch.ones(7))
+    with pytest.raises(VitaError, match="shared_v_pid_stride 8"):
+        model.generate(ids, images=pixels, shared_v_pid_stride=8)
 
 
 def test_the_tower_is_looked_for_in_order(vita15: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +92,10 @@ def test_the_tower_is_looked_for_in_order(vita15: Path, tmp_path: Path, monkeypa
     edit_config(vita15, mm_vision_tower=str(elsewhere))
     given = f"--tower-weights {tmp_path / 'internvit'}"
     assert given in open_checkpoint(vita15, tower_weights=str(tmp_path / "internvit")).notes[0]
+    with pytest.raises(CheckpointError, match=r"--tower-weights: no such file or directory: internvitt"):
+        open_checkpoint(vita15, tower_weights="./internvitt")
+    with pytest.raises(CheckpointError, match=r"--tower-weights .*: there is no config\.json"):
+        open_checkpoint(vita15, tower_weights=str(tmp_path))
     assert "as it is" in open_checkpoint(vita15).notes[0]
     edit_config(vita15, mm_vision_tower="inside")
     shutil.copytree(elsewhere, vita15 / "inside")
@@ -146,6 +158,16 @@ def test_tied_embeddings(vita15: Path) -> None:
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+def test_directories_that_are_no_config(vita15: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a checkpoint \(config\.json\).*vita migrate"):
+        load_config(vita15)
+    (vita15 / "config.json").unlink()
+    with pytest.raises(
+        ConfigError, match=r"neither a config\.yaml .* nor a config\.json .*; it holds chat_template\.jinja"
+    ):
+        build_model(vita15)
+
+
 def test_tower_weights_go_with_a_checkpoint(tiny_config: Path) -> None:
     from vita_core.cli.checkpoint import settle
 
@@ -162,25 +184,7 @@ def test_either_a_config_or_a_checkpoint(golden: Path) -> None:
 
 def test_vita10_with_mixtral(vita15: Path) -> None:
     """VITA-1.0's layout: experts as published; the language model against transformers' own."""
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    torch.manual_seed(0)
-    config = MixtralConfig(
-        vocab_size=317,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=4,
-    )
-    theirs = MixtralForCausalLM(config).eval()
-    theirs.save_pretrained(vita15 / "mixtral")
-    published = load_file(vita15 / "mixtral" / "model.safetensors")
-    assert "model.layers.0.block_sparse_moe.experts.3.w1.weight" in published
-    ours = re.compile(r"model\.(vision_tower|mm_projector|audio_encoder)\.")
-    rewrite(vita15, lambda state: {**{k: v for k, v in state.items() if ours.match(k)}, **published})
-    edit_config(vita15, **{**config.to_dict(), "model_type": "vita-mixtral", "architectures": None})
+    theirs = with_mixtral(vita15)
     model = build_model(checkpoint=vita15, overrides=["device=cpu"])
     assert model.settings.prompt.template == "mixtral_two"
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import LlamaForCausalLM, LlavaNextImageProcessorPil
+from transformers import LlamaForCausalLM, LlavaNextImageProcessorPil, Qwen2Config
 
 from vita_core import build_model
 from vita_core.anyres import best_grid
@@ -83,6 +83,20 @@ def test_original_layout(
     expected = their_logits(theirs, picture, ours.shape[1] - len(PROMPT) + 1, **inputs)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
     assert ("tensors of the checkpoint itself" in str(model.opened.notes)) == tower_inside
+
+
+def test_llava_on_qwen(tmp_path: Path, tiny_llm: Path, golden: Path) -> None:
+    """`llava_qwen`, whose prompts are the tokenizer's own."""
+    theirs = llava.converted(tmp_path / "hf", tiny_llm, next_=True, text=Qwen2Config(**llava.TEXT))
+    picture = open_picture(golden / "pictures" / "tall.png")
+    inputs = LlavaNextImageProcessorPil.from_pretrained(tmp_path / "hf")(picture, return_tensors="pt")
+    for place in (tmp_path / "hf", llava.original(tmp_path, theirs, tiny_llm)):
+        model = build_model(checkpoint=place, overrides=["device=cpu"])
+        ours = our_logits(model, picture)
+        expected = their_logits(theirs, picture, ours.shape[1] - len(PROMPT) + 1, **inputs)
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+        assert model.settings.prompt.template == "chat"
+    assert model.opened.old_config["model_type"] == "llava_qwen2"
 
 
 def test_a_projector_alone_needs_its_language_model(tmp_path: Path, tiny_llm: Path, golden: Path) -> None:

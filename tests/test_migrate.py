@@ -11,9 +11,11 @@ import pytest
 import torch
 from conftest import vita
 from safetensors.torch import save_file
+from test_video import write_video
 
 from vita_core import build_model
 from vita_core.layouts.migrating import migrate, path_accident
+from vita_core.video import read_frames
 
 SYSTEM = "You are a helpful assistant."
 QUESTION = "Describe this images."
@@ -42,6 +44,22 @@ def test_the_seed_command(golden: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["token_ids"] == expected(golden, "wide")
+
+
+def test_the_seed_command_on_a_video(golden: Path, tmp_path: Path) -> None:
+    """Six seconds are six frames, none of them tiled, each a place in the prompt."""
+    file = write_video(tmp_path / "v.mp4", 60, size=(64, 48))
+    done = vita(
+        *("demo", "--model_path", golden / "vita15", "--video_path", file, "--model_type", "qwen2p5_instruct"),
+        *("--conv_mode", "qwen2p5_instruct", "--question", QUESTION, "--max-new-tokens", "5", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["tiles"] == [1] * 6
+    assert answer["visual_tokens"] == 6 * 4
+    untiled = ["device=cpu", "images.tiles=null"]
+    model = build_model(checkpoint=golden / "vita15", overrides=untiled)
+    assert answer["token_ids"] == model.ask(read_frames(file), QUESTION, max_new_tokens=5).token_ids
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,18 @@ def test_towers_without_a_golden_file(tiny_config: Path, golden: Path, tmp_path:
     assert torch.equal(logits(build_model(tmp_path / "saved"), golden), logits(model, golden))
 
 
+def test_an_opened_checkpoint(vita15: Path, golden: Path, tmp_path: Path) -> None:
+    """Its tower, tiles and prompt format come back, without the checkpoint or its base tower."""
+    model = build_model(checkpoint=vita15, overrides=["device=cpu"])
+    model.save(tmp_path / "saved")
+    expected, answer = logits(model, golden), model.ask(golden / "pictures" / "tall.png", "what?", max_new_tokens=5)
+    shutil.rmtree(vita15)
+    shutil.rmtree(tmp_path / "internvit")
+    again = build_model(tmp_path / "saved")
+    assert torch.equal(logits(again, golden), expected)
+    assert again.ask(golden / "pictures" / "tall.png", "what?", max_new_tokens=5).token_ids == answer.token_ids
+
+
 def test_what_was_changed_in_memory_is_what_is_saved(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
     model = opened(tiny_config, golden, "internvit")
     with torch.no_grad():

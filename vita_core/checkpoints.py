@@ -39,6 +39,17 @@ class KeyRules:
             key = re.sub(pattern, replacement, key)
         return key
 
+    def skipped(self, name: str) -> str | None:
+        """Why a tensor of this renamed key is of no use; None where it is."""
+        return next((reason for pattern, reason in self.skips if re.search(pattern, name)), None)
+
+    def targets(self, name: str) -> list[str]:
+        """The module's keys that a renamed key fills, in the order of its parts: one, or several where it is split."""
+        for pattern, parts in self.splits:
+            if re.search(pattern, name):
+                return [re.sub(pattern, part, name) for part in parts]
+        return [name]
+
 
 @dataclass
 class LoadReport:
@@ -80,8 +91,9 @@ def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Callable[[], Tens
             else:
                 yield from _read_pickle(path)
         except pickle.UnpicklingError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{path} holds more than tensors and is not opened ({reason})") from error
+            called = re.search(r"GLOBAL (\S+)", str(error))
+            reason = f"it would call {called[1]}" if called else str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{path} holds more than tensors and is not opened: {reason}") from error
         except CheckpointError:
             raise
         except (OSError, RuntimeError, EOFError, ValueError) as error:
@@ -136,7 +148,7 @@ def fill(
     found: set[str] = set()
     for key, read in tensors:
         name = rules.renamed(key)
-        reason = next((reason for pattern, reason in rules.skips if re.search(pattern, name)), None)
+        reason = rules.skipped(name)
         if reason is not None:
             report.skipped.setdefault(reason, []).append(key)
             continue
@@ -163,11 +175,9 @@ def fill(
 
 
 def _split(name: str, read: Callable[[], Tensor], rules: KeyRules) -> Iterator[tuple[str, Tensor]]:
-    for pattern, targets in rules.splits:
-        if re.search(pattern, name):
-            # .contiguous(): a view would keep the whole fused tensor alive
-            parts = read().chunk(len(targets), dim=0)
-            for target, part in zip(targets, parts, strict=True):
-                yield re.sub(pattern, target, name), part.clone()
-            return
-    yield name, read()
+    targets = rules.targets(name)
+    if len(targets) == 1:
+        yield targets[0], read()
+        return
+    for target, part in zip(targets, read().chunk(len(targets), dim=0), strict=True):
+        yield target, part.clone()  # a view would keep the whole fused tensor alive

@@ -36,7 +36,16 @@ def config_file(name: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         if (path / "config.yaml").is_file():
             return path / "config.yaml"
-        raise ConfigError(f"{path} is a directory without a config.yaml; give a YAML file or what `vita train` wrote")
+        if (path / "config.json").is_file():
+            raise ConfigError(
+                f"{path} is a checkpoint (config.json), no config of ours; `vita run` opens VITA's and LLaVA's, and "
+                f"`vita migrate {path} --out FILE.yaml` writes a config of one"
+            )
+        held = ", ".join(sorted(entry.name for entry in path.iterdir())) or "nothing"
+        raise ConfigError(
+            f"{path} holds neither a config.yaml (`vita train` and model.save write one) nor a config.json (a VITA or LLaVA "
+            f"checkpoint has one); it holds {held}"
+        )
     if path.is_file():
         return path
     shipped = shipped_configs()

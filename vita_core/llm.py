@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vita_core.adapters import merge_adapter
 from vita_core.checkpoints import LoadReport, Tensors
 from vita_core.config import LLMConfig, PromptConfig
 from vita_core.conversations import CONVERSATIONS, IMAGE
@@ -26,11 +27,12 @@ PICTURE_ID = -200
 @dataclass(frozen=True)
 class LanguagePart:
     """A decoder inside a larger checkpoint: its config in transformers' keys (``model_type`` among them), the directory
-    of its tokenizer, and a function that reads its tensors."""
+    of its tokenizer, a function that reads its tensors, and the directory of a LoRA adapter to merge into it."""
 
     config: Mapping[str, Any]
     directory: Path
     tensors: Callable[[], Tensors]
+    adapter: Path | None = None
 
 
 class LanguageModel(nn.Module):
@@ -85,6 +87,13 @@ class LanguageModel(nn.Module):
         """Token ids (T) -> embeddings (T, D)."""
         embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
         return embedded
+
+    def published(self) -> dict[str, Tensor]:
+        """Its tensors under the keys that it is published with: transformers joins the experts of some models."""
+        from transformers.core_model_loading import revert_weight_conversion
+
+        state: dict[str, Tensor] = revert_weight_conversion(self.model, self.model.state_dict())
+        return state
 
     def prompt(self, prompt: PromptConfig, question: str, pictures: int | Sequence[int]) -> list[int]:
         """Token ids of a question about pictures, `PICTURE_ID` where each stands.
@@ -177,19 +186,22 @@ def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
     decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
     tokenizer = AutoTokenizer.from_pretrained(part.directory, config=decoder, local_files_only=True)
     state = {key: read() for key, read in part.tensors()}
-    try:
-        model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
-            None, config=decoder, state_dict=state, output_loading_info=True, **_options(config)
-        )
-    except RuntimeError as error:  # of another shape
-        raise CheckpointError(f"language model of {config.weights} does not fit: {error}") from error
-    missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
-    LoadReport(loaded=len(state) - len(unexpected), missing=missing, unexpected=unexpected).raise_if_wrong(
-        f"language model of {config.weights}"
+    model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
+        None,
+        config=decoder,
+        state_dict=state,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told below, with the others
+        **_options(config),
     )
+    missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    mismatched = [f"{key} {tuple(theirs)} for {tuple(own)}" for key, theirs, own in sorted(found["mismatched_keys"])]
+    report = LoadReport(missing=missing, unexpected=unexpected, mismatched=mismatched)
+    report.loaded = len(state) - len(unexpected) - len(mismatched)
+    report.raise_if_wrong(f"language model of {config.weights}")
     if (part.directory / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(part.directory, local_files_only=True)
-    return tokenizer, model
+    return tokenizer, model if part.adapter is None else merge_adapter(model, part.adapter)
 
 
 def _options(config: LLMConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vita_core.anyres import pack
 from vita_core.config import Config
 from vita_core.errors import CheckpointError, VitaError
+from vita_core.exporting import Exported, export_model, source_of
 from vita_core.images import MAX_PIXELS, open_picture
 from vita_core.layouts.opening import Opened
 from vita_core.llm import LanguageModel
@@ -114,7 +115,22 @@ class VisionLanguageModel(OldNames):
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write a directory that `build_model` and ``vita run`` open again; see `vita_core.saving.save_model`."""
-        save_model(Path(directory), self.settings, self.tower, self.projector, self.llm, self.newline)
+        save_model(Path(directory), self.settings, self.tower, self.projector, self.llm, self.newline, self.opened)
+
+    def export(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        layout: str = "vita",
+        source: str | os.PathLike[str] | None = None,
+        audio: bool = False,
+    ) -> Exported:
+        """Write the layout of the checkpoint this model came from (`source`, by default the one that was opened), with its
+        audio half if `audio`; see `vita_core.exporting.export_model`. Raises VitaError."""
+        if layout != "vita":
+            raise VitaError(f"layout {layout!r} cannot be written; there is only 'vita'")
+        origin = source_of(self.opened, None if source is None else os.fspath(source), self.settings)
+        return export_model(Path(directory), self.settings, self.tower, self.projector, self.llm, origin, audio=audio)
 
     @torch.inference_mode()
     def _answer(

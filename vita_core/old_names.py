@@ -70,6 +70,8 @@ class OldNames(nn.Module, abc.ABC):
         labels: Tensor | None,
         images: Tensor | Sequence[Tensor] | None,
         audios: Any = None,
+        sf_masks: Tensor | None = None,
+        shared_v_pid_stride: int | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Any, Tensor | None, Tensor | None]:
         """(None, positions, mask, cache, embeddings (B, T, D), labels) of ids (B, T) with -200 where pictures stand.
@@ -77,10 +79,11 @@ class OldNames(nn.Module, abc.ABC):
         `images`: (P, 3, H, W), a place for each; or a list (or 5 dimensions) of (tiles, 3, H, W), one place for each. A row
         without a picture has a blank one in `images` all the same. Positions, mask and labels come back None where they
         were None. Without `images`, or for a single next token, everything comes back as it was. Rows are padded at the
-        config's `tokenizer_padding_side` and cut at its `tokenizer_model_max_length`. Raises VitaError.
+        config's `tokenizer_padding_side` and cut at its `tokenizer_model_max_length`. `image_sizes` (LLaVA-1.6's; width,
+        height) has tiles packed as configured. Raises VitaError; also for VITA's `audios`, and for `sf_masks` and
+        `shared_v_pid_stride` that ask for anything.
         """
-        if audios is not None:
-            raise VitaError("audios are given, but this is the vision half; leave them out")
+        _refuse(audios, sf_masks, shared_v_pid_stride)
         if images is None or input_ids.shape[1] == 1:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
         keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
@@ -98,19 +101,21 @@ class OldNames(nn.Module, abc.ABC):
 
     def generate(
         self,
-        input_ids: Tensor,
+        inputs: Tensor,
         images: Tensor | Sequence[Tensor] | None = None,
         audios: Any = None,
+        sf_masks: Tensor | None = None,
+        shared_v_pid_stride: int | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         **options: Any,
     ) -> Any:
         """transformers' ``generate`` on ids (B, T) with -200 where pictures stand; only the new tokens come back."""
         mask, positions = options.pop("attention_mask", None), options.pop("position_ids", None)
         _, positions, mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
-            input_ids, positions, mask, None, None, images, audios, image_sizes
+            inputs, positions, mask, None, None, images, audios, sf_masks, shared_v_pid_stride, image_sizes
         )
         if embeds is None:
-            embeds = self.llm.embed(input_ids)
+            embeds = self.llm.embed(inputs)
         return self.llm.model.generate(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, **options)
 
     def _features(
@@ -124,6 +129,18 @@ class OldNames(nn.Module, abc.ABC):
         if image_sizes is None:
             return [tokens.flatten(0, 1) for tokens in encoded]
         return [self.pack(tokens, size)[0] for tokens, size in zip(encoded, image_sizes, strict=True)]
+
+
+def _refuse(audios: Any, sf_masks: Tensor | None, shared_v_pid_stride: int | None) -> None:
+    """What VITA's calls may pass that has no counterpart here; zero and None mean that it was not asked for."""
+    if audios is not None:
+        raise VitaError("audios are given, but this is the vision half; leave them out")
+    if sf_masks is not None and bool((sf_masks > 0).any()):
+        raise VitaError("sf_masks asks for VITA's slow-fast pooling of frames, which is not there; leave it out")
+    if shared_v_pid_stride:
+        raise VitaError(
+            f"shared_v_pid_stride {shared_v_pid_stride} asks for pictures that share positions, which is not there; leave it out"
+        )
 
 
 def _dealt(features: Sequence[Tensor], ids: Sequence[Tensor]) -> list[list[Tensor]]:

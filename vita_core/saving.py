@@ -21,13 +21,15 @@ from vita_core.checkpoints import KeyRules
 from vita_core.config import Config
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.files import sha256, write_whole
+from vita_core.layouts.opening import Opened
 from vita_core.llm import LanguageModel
 from vita_core.registry import CORE, SESSION, registry
+from vita_core.sources import read_json
 from vita_core.specs import LLMSpec, ProjectorSpec
 from vita_core.tower import BaseVisionTower
 from vita_core.validation import validate
 
-__all__ = ["save_model"]
+__all__ = ["is_saved", "save_model", "saved_from"]
 
 FORMAT = "vita-core model"
 """What ``provenance.json`` of a saved model says under ``format``."""
@@ -42,9 +44,10 @@ def save_model(
     projector: nn.Module,
     llm: LanguageModel,
     newline: Tensor | None = None,
+    opened: Opened | None = None,
 ) -> None:
     """Write ``config.yaml``, ``provenance.json``, ``tower/``, ``projector.safetensors`` and ``llm/`` into `directory`, and
-    ``newline.safetensors`` for a model that has LLaVA-1.6's.
+    ``newline.safetensors`` for a model that has LLaVA-1.6's. The provenance names the checkpoint that was `opened`.
 
     It appears whole or not at all, and replaces nothing but a model saved earlier. Raises VitaError when something else
     stands there, the tower is not loaded, or the disk refuses; CheckpointError when the tower's key rules would not read
@@ -57,7 +60,7 @@ def save_model(
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
             made, old = Path(scratch) / "made", Path(scratch) / "old"
             made.mkdir()  # inside, so that it has the usual permissions: a temporary directory is its owner's alone
-            _write(made, settings, tower, projector, llm, newline)
+            _write(made, settings, tower, projector, llm, newline, opened)
             if directory.exists():
                 directory.rename(old)
             try:
@@ -70,12 +73,17 @@ def save_model(
         raise VitaError(f"cannot write {directory}: {error}") from error
 
 
+def is_saved(directory: Path) -> bool:
+    """Whether `directory` is a model that `save_model` wrote."""
+    record = directory / "provenance.json"
+    return record.is_file() and read_json(record).get("format") == FORMAT
+
+
 def _check_target(directory: Path) -> None:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
-    record = directory / "provenance.json"
     names = {entry.name for entry in directory.iterdir()} if directory.is_dir() else {directory.name}
-    if names <= CONTENT and record.is_file() and json.loads(record.read_text()).get("format") == FORMAT:
+    if names <= CONTENT and is_saved(directory):
         return
     other = ", ".join(sorted(names - CONTENT)[:3])
     raise VitaError(
@@ -90,6 +98,7 @@ def _write(
     projector: nn.Module,
     llm: LanguageModel,
     newline: Tensor | None,
+    opened: Opened | None,
 ) -> None:
     resolved = settings.model_dump(mode="json", exclude_none=True)
     resolved["tower"] = _write_tower(made / "tower", tower)
@@ -112,7 +121,7 @@ def _write(
     record: dict[str, Any] = {
         "format": FORMAT,
         "made_by": _made_by(settings, tower),
-        "sources": _sources(settings, tower),
+        "sources": _sources(settings, tower, opened),
     }
     written = sorted(made.rglob("*.safetensors"))
     record["files"] = {path.relative_to(made).as_posix(): sha256(path) for path in written}
@@ -169,17 +178,55 @@ def _made_by(settings: Config, tower: BaseVisionTower) -> dict[str, Any]:
     return {"vita-core": version("vita-core"), **plugins}
 
 
-def _sources(settings: Config, tower: BaseVisionTower) -> dict[str, Any]:
-    """Where each part's weights came from: name, revision, SHA-256 of local files; an asset's own record."""
-    source = tower.resolved.source
-    local = source.path is not None and source.path.exists()
-    return {
-        "tower": _source(
-            source.weights, source.revision, source.files(tower.resolved.spec.weight_files) if local else []
-        ),
-        "projector": _source(settings.projector.weights, None, _weight_files(settings.projector.weights)),
-        "llm": _source(settings.llm.weights, settings.llm.revision, _weight_files(settings.llm.weights)),
-    }
+def _sources(settings: Config, tower: BaseVisionTower, opened: Opened | None) -> dict[str, Any]:
+    """Where each part's weights came from: name, revision, SHA-256 of local files; an asset's own record.
+
+    The files of a checkpoint of another project are told once, under ``checkpoint``.
+    """
+    source, projector, llm = tower.resolved.source, settings.projector.weights, settings.llm
+    local = tower.resolved.tensors is None and source.path is not None and source.path.exists()
+    files = source.files(tower.resolved.spec.weight_files) if local else []
+    record = {"tower": _source(source.weights, source.revision, files)}
+    if opened is None:
+        record["projector"] = _source(projector, None, _weight_files(projector))
+        return record | {"llm": _source(llm.weights, llm.revision, _weight_files(llm.weights))}
+    place = opened.source.weights
+    record["projector"] = _source(projector or place, None, _weight_files(projector))
+    record["llm"] = _source(place if opened.base is None else opened.base.weights, None, [])
+    return record | {"checkpoint": _checkpoint(opened)}
+
+
+def _checkpoint(opened: Opened) -> dict[str, Any]:
+    own = [file for file in opened.files if file.parent == opened.source.path]
+    place = opened.source.weights
+    record = {"layout": opened.layout.name, **_source(place, None, own or _weight_files(place))}
+    if opened.base is not None:
+        record["base"] = _source(opened.base.weights, None, _weight_files(opened.base.weights))
+    return record
+
+
+def saved_from(directory: Path, moved: Path | None = None) -> Path:
+    """The checkpoint of another project that the model saved in `directory` was opened from (`moved`: where it is now).
+
+    Raises CheckpointError when there was none, it is not there any more, or its files have other contents now.
+    """
+    record = read_json(directory / "provenance.json").get("sources", {}).get("checkpoint")
+    if record is None:
+        raise CheckpointError(
+            f"{directory} was not saved from a VITA or LLaVA checkpoint, so there is nothing to write back"
+        )
+    place = Path(record["weights"]) if moved is None else moved.expanduser()
+    if not place.is_dir():
+        raise CheckpointError(
+            f"{directory} was saved from {place}, which is not there; pass --source DIR with where that checkpoint is now"
+        )
+    for name, digest in record["files"].items():
+        if not (place / name).is_file() or sha256(place / name) != digest:
+            raise CheckpointError(
+                f"{directory} was saved from another checkpoint than {place}: its provenance.json says {name} has SHA-256 "
+                f"{digest}; pass --source DIR with that one"
+            )
+    return place
 
 
 def _source(weights: str | None, revision: str | None, files: list[Path]) -> dict[str, Any]:

@@ -102,13 +102,13 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
                 encoder = self.build_encoder()
             device = torch.device("cpu") if self._device.type == "meta" else self._device
             where = f"tower {source.weights}"
-            report = fill(encoder, found, self._rules(), dtype=self.dtype, device=device, where=where)
+            report = fill(encoder, found, self.key_rules(), dtype=self.dtype, device=device, where=where)
         freeze(encoder, self.settings.freeze, self.shape)
         self.encoder, self.load_report = encoder, report
         self.train(self.training)
 
-    def _rules(self) -> KeyRules:
-        """The class's rules, and one that skips the blocks that are not built."""
+    def key_rules(self) -> KeyRules:
+        """How the checkpoint's keys become the encoder's: the class's rules, and one that skips the blocks not built."""
         skips = list(self.skips)
         behind = "|".join(str(index) for index in range(self.blocks, self.shape.layers))
         if self.block_key is not None and behind:

@@ -22,6 +22,7 @@ BUILTIN = {
     "run": "run:run",
     "demo": "demo:demo",
     "migrate": "migrate:migrate",
+    "export": "export:export",
     "train": "train:train",
     "eval": "evaluate:evaluate",
     "check": "check:check",

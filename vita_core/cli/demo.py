@@ -28,7 +28,7 @@ def demo(  # long by its options alone: typer reads them from the signature
     ] = None,
     model_base: Annotated[
         str | None,
-        typer.Option("--model_base", metavar="DIR", help="The language model under a projector's checkpoint."),
+        typer.Option("--model_base", metavar="DIR", help="The base of a projector or LoRA adapter."),
     ] = None,
     model_type: Annotated[
         str | None, typer.Option("--model_type", help="Not needed: the checkpoint's config.json says it.")

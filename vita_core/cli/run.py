@@ -42,7 +42,7 @@ def run(  # long by its options alone: typer reads them from the signature
     tower_weights: TowerWeightsOption = None,
     model_base: Annotated[
         str | None,
-        typer.Option("--model-base", metavar="DIR", help="The language model under a projector's checkpoint."),
+        typer.Option("--model-base", metavar="DIR", help="The base of a projector or LoRA adapter."),
     ] = None,
     max_tiles: MaxTilesOption = None,
     overrides: SetOption = None,

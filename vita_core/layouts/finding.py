@@ -34,7 +34,7 @@ def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -
     known = known_towers()
     if given is not None and given != own.weights:
         published = _published(given, known) if whole and given in known else None
-        return published or FoundTower(locate(given), f"--tower-weights {given}")
+        return published or FoundTower(_given(given), f"--tower-weights {given}")
     inside = layout.tower_source(own)
     if inside is not None:
         return FoundTower(inside, "the checkpoint's own config.json")
@@ -56,6 +56,16 @@ def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -
     if name in known:
         return FoundTower(locate(name), f"mm_vision_tower {name!r}, a known hub id")
     return _not_found(own, name, places)
+
+
+def _given(weights: str) -> Source:
+    try:
+        source = locate(weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"--tower-weights: {error}") from error
+    if not source.config:
+        raise CheckpointError(f"--tower-weights {weights}: there is no {' or '.join(CONFIG_FILES)} in it")
+    return source
 
 
 def _is_tower(place: Path) -> bool:

@@ -9,7 +9,7 @@ from vita_core.layouts import llava, llava_hf, vita
 from vita_core.layouts.layout import Layout, OldConfig
 from vita_core.sources import read_json
 
-__all__ = ["LAYOUTS", "read_config", "recognise"]
+__all__ = ["LAYOUTS", "is_adapter", "read_config", "recognise"]
 
 LAYOUTS = (vita.LAYOUT, llava.LAYOUT, llava_hf.LAYOUT)
 
@@ -35,6 +35,11 @@ def recognise(config: OldConfig, where: str) -> Layout:
             "being the one whose code you have read"
         )
     raise CheckpointError(message)
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether the directory holds a LoRA adapter and not a whole model."""
+    return (directory / "adapter_config.json").is_file()
 
 
 def read_config(directory: str | Path) -> OldConfig:

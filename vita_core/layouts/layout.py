@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,13 +30,19 @@ DROPPED = (
 class Rule:
     """Keys that match `pattern` belong to `stage`, which knows them with the match replaced by `to`.
 
-    Without a stage they are skipped: `reason` says why, ``{count}`` in it is their number.
+    Without a stage they are skipped: `reason` says why, ``{count}`` in it is their number. `audio` marks the half that is
+    not opened here.
     """
 
     pattern: str
     stage: Stage | None = None
     to: str = ""
     reason: str = ""
+    audio: bool = False
+
+    def own_key(self, key: str) -> str:
+        """What the stage calls a key that matches."""
+        return re.sub(self.pattern, self.to, key, count=1)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from vita_core.config import Config, config_from
+from vita_core.errors import CheckpointError
 from vita_core.layouts.finding import find_tower
-from vita_core.layouts.known import read_config, recognise
+from vita_core.layouts.known import is_adapter, read_config, recognise
 from vita_core.layouts.layout import OldConfig
 from vita_core.layouts.sections import tower_name
 from vita_core.resolution import resolve_tower
@@ -81,6 +82,11 @@ def migrate(directory: str | Path, *, tower_weights: str | None = None, override
     """The config of a VITA or LLaVA checkpoint as ours. Raises VitaError where it is unknown or its tower is nowhere."""
     old = read_config(directory)
     own = locate(str(Path(directory).expanduser().absolute()))
+    if own.path is not None and is_adapter(own.path):
+        raise CheckpointError(
+            f"{directory} holds a LoRA adapter, whose base a config cannot name; merge it first: "
+            "build_model(checkpoint=..., model_base=...).save(DIR)"
+        )
     layout = recognise(old, str(directory))
     tower = find_tower(layout, own, tower_weights, whole=True)
     family = resolve_tower({"weights": tower.source.weights}, source=tower.source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,13 +11,14 @@ from typing import Any
 from vita_core.checkpoints import Tensors, read_tensors
 from vita_core.config import Config, config_from
 from vita_core.errors import CheckpointError
+from vita_core.layouts.adapters import NON_LORA, overlaid
 from vita_core.layouts.finding import FoundTower, find_tower
-from vita_core.layouts.known import LAYOUTS, read_config, recognise
+from vita_core.layouts.known import LAYOUTS, is_adapter, read_config, recognise
 from vita_core.layouts.layout import Layout, OldConfig, Stage
 from vita_core.layouts.tensors import stage_tensors, survey
 from vita_core.llm import LanguagePart
 from vita_core.resolution import ResolvedTower, resolve_tower
-from vita_core.sources import Source, locate
+from vita_core.sources import Source, locate, read_json
 from vita_core.specs import WEIGHT_FILES
 
 __all__ = ["Opened", "is_checkpoint", "is_known", "open_checkpoint"]
@@ -27,16 +28,24 @@ __all__ = ["Opened", "is_checkpoint", "is_known", "open_checkpoint"]
 class Opened:
     """A checkpoint that was recognised. `notes` tell what was taken from where and what was skipped.
 
-    `tensors(stage)` reads a stage's tensors, memory-mapped, under the stage's own keys.
+    `files` are the weight files at `source`; of an adapter, those of the `base` it is merged into. `tensors(stage)` reads a
+    stage's tensors, memory-mapped, under the stage's own keys.
     """
 
     config: Config
-    old_config: OldConfig
+    source: Source
+    files: tuple[Path, ...]
+    base: Source | None
     layout: Layout
     tower: ResolvedTower
     language: LanguagePart
     tensors: Callable[[Stage], Tensors]
     notes: tuple[str, ...]
+
+    @property
+    def old_config(self) -> OldConfig:
+        """The checkpoint's own ``config.json``."""
+        return self.source.config
 
 
 def is_checkpoint(place: str | Path) -> bool:
@@ -62,15 +71,19 @@ def open_checkpoint(
     """Recognise `directory`, find its tower and settle its config; `overrides` are as in `load_config`.
 
     `config` is taken instead of the checkpoint's own, `config.tower.weights` as `tower_weights` (``vita migrate``).
-    `model_base`: the directory of the language model, where the checkpoint holds only what was trained on top of it.
+    `model_base`: the directory of the language model, where the checkpoint holds only what was trained on top of it; of a
+    LoRA adapter, what it was trained on (a language model, or a whole checkpoint of the same layout).
     Raises CheckpointError for what is missing, damaged or of an unknown layout.
     """
     own = _directory(directory)
     where = own.weights
     layout = recognise(own.config, where)
-    files = _files(own, layout)
-    found = survey(layout, files, where)
-    _check_stages(found.counts, where, model_base)
+    base = None if model_base is None else _directory(model_base)
+    adapter = _adapter(own, base)
+    files = _files(own if base is None or adapter is None else base, layout)
+    every = partial(read_tensors, files) if adapter is None else partial(overlaid, files, adapter)
+    found = survey(layout, every(), where)
+    _check_stages(found.counts, where, base, adapter)
     inside = found.counts["tower"] > 0
     if config is not None:
         tower_weights = config.tower.weights
@@ -83,12 +96,21 @@ def open_checkpoint(
     _check_width(own, resolved)
     taken = "config from" if inside else "weights from"
     notes = [f"{layout.name} checkpoint; tower {resolved.spec.name!r}, its {taken} {tower.how}", *found.notes]
-    read = partial(stage_tensors, layout, files)
+    if adapter is not None:
+        notes.append(f"LoRA adapter, merged into {model_base}")
+
+    def read(stage: Stage) -> Tensors:
+        return stage_tensors(layout, every(), stage)
+
     if inside:
-        notes.insert(1, f"tower weights: {found.counts['tower']} tensors of the checkpoint itself")
+        notes.append(f"tower weights: {found.counts['tower']} tensors of the checkpoint itself")
         resolved = replace(resolved, source=replace(resolved.source, weights=where), tensors=partial(read, "tower"))
-    language = _language(layout, own, model_base, read)
-    return Opened(config, own.config, layout, resolved, language, read, tuple(notes))
+    language = LanguagePart(layout.decoder(own.config), Path(own.weights), partial(read, "llm"))
+    if base is not None:
+        language = replace(language, directory=Path(base.weights), adapter=adapter)
+    if base is not None and adapter is None:
+        language = replace(language, tensors=lambda: read_tensors(base.files(WEIGHT_FILES)))
+    return Opened(config, own, tuple(files), base, layout, resolved, language, read, tuple(notes))
 
 
 def _directory(directory: str | Path) -> Source:
@@ -99,27 +121,25 @@ def _directory(directory: str | Path) -> Source:
 def _files(own: Source, layout: Layout) -> list[Path]:
     """The weight files, and the projector's own where that is needed; it may be all there is (the rest is a `model_base`)."""
     assert own.path is not None
-    if (own.path / "adapter_config.json").is_file():
-        raise CheckpointError(
-            f"{own.path} holds a LoRA adapter, which is not opened yet; merge it into its base first "
-            "(peft's merge_and_unload) and give the merged directory"
-        )
+    if is_adapter(own.path):
+        raise CheckpointError(f"--model-base {own.path} is a LoRA adapter itself; give what that was trained on")
     beside = [own.path / layout.projector_file] if layout.projector_file else []
     beside = [file for file in beside if file.is_file()]
     if beside and not any((own.path / pattern).is_file() for pattern in WEIGHT_FILES):
         return beside
     files = own.files(WEIGHT_FILES)
-    if beside and not survey(layout, files, own.weights).counts["projector"]:
+    if beside and not survey(layout, read_tensors(files), own.weights).counts["projector"]:
         return [*files, *beside]
     return files
 
 
-def _check_stages(counts: Any, where: str, model_base: str | None) -> None:
+def _check_stages(counts: Any, where: str, base: Source | None, adapter: Path | None) -> None:
     if not counts["projector"]:
-        raise CheckpointError(f"{where} holds no projector: 0 of its {counts.total()} tensors are one's")
-    if not counts["llm"] and model_base is None:
+        beside = "" if adapter is None or (adapter / NON_LORA).is_file() else f" (there is no {NON_LORA} in it either)"
+        raise CheckpointError(f"{where} holds no projector: 0 of its {counts.total()} tensors are one's{beside}")
+    if not counts["llm"] and base is None:
         raise CheckpointError(f"{where} holds no language model; pass --model-base DIR, the one it was trained on")
-    if counts["llm"] and model_base is not None:
+    if counts["llm"] and base is not None and adapter is None:
         raise CheckpointError(
             f"{where} holds a language model of its own ({counts['llm']} tensors); leave --model-base out"
         )
@@ -142,11 +162,16 @@ def _check_width(own: Source, resolved: ResolvedTower) -> None:
         )
 
 
-def _language(
-    layout: Layout, own: Source, model_base: str | None, read: Callable[[Stage], Iterable[Any]]
-) -> LanguagePart:
-    config = layout.decoder(own.config)
-    if model_base is None:
-        return LanguagePart(config, Path(own.weights), partial(read, "llm"))
-    base = _directory(model_base)
-    return LanguagePart(config, Path(base.weights), lambda: read_tensors(base.files(WEIGHT_FILES)))
+def _adapter(own: Source, base: Source | None) -> Path | None:
+    """The directory of the LoRA adapter that `own` is, or None. Raises CheckpointError where it has no `base`."""
+    assert own.path is not None
+    if not is_adapter(own.path):
+        return None
+    if base is None:
+        stated = read_json(own.path / "adapter_config.json").get("base_model_name_or_path")
+        trained = f" (its adapter_config.json says {stated!r})" if stated else ""
+        raise CheckpointError(
+            f"{own.weights} holds a LoRA adapter; pass --model-base DIR (model_base=... in Python), what it was trained "
+            f"on{trained}"
+        )
+    return own.path

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
-from vita_core.checkpoints import read_tensors
+from vita_core.checkpoints import Tensors
 from vita_core.errors import CheckpointError
 from vita_core.layouts.layout import Layout, Rule, Stage
 
-__all__ = ["Survey", "stage_tensors", "survey"]
+__all__ = ["Survey", "rule_of", "stage_tensors", "survey"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +24,14 @@ class Survey:
     notes: tuple[str, ...]
 
 
-def survey(layout: Layout, files: Sequence[Path], where: str) -> Survey:
-    """Sort every key of `files`, reading headers alone. Raises CheckpointError for keys that no rule knows, with examples,
+def survey(layout: Layout, tensors: Tensors, where: str) -> Survey:
+    """Sort every key of `tensors`, reading headers alone. Raises CheckpointError for keys that no rule knows, with examples,
     and for a file that is damaged or cut short."""
     counts: Counter[Stage] = Counter()
     skipped: Counter[str] = Counter()
     unknown = []
-    for key, _ in read_tensors(files):
-        rule = _rule(layout, key)
+    for key, _ in tensors:
+        rule = rule_of(layout, key)
         if rule is None:
             unknown.append(key)
         elif rule.stage is None:
@@ -48,13 +47,14 @@ def survey(layout: Layout, files: Sequence[Path], where: str) -> Survey:
     return Survey(counts, tuple(reason.format(count=count) for reason, count in skipped.items()))
 
 
-def stage_tensors(layout: Layout, files: Sequence[Path], stage: Stage) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+def stage_tensors(layout: Layout, tensors: Tensors, stage: Stage) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """The tensors of one stage under the stage's own keys, as `vita_core.checkpoints.Tensors`."""
-    for key, read in read_tensors(files):
-        rule = _rule(layout, key)
+    for key, read in tensors:
+        rule = rule_of(layout, key)
         if rule is not None and rule.stage == stage:
-            yield re.sub(rule.pattern, rule.to, key, count=1), read
+            yield rule.own_key(key), read
 
 
-def _rule(layout: Layout, key: str) -> Rule | None:
+def rule_of(layout: Layout, key: str) -> Rule | None:
+    """The first of the layout's rules that matches; None where none does."""
     return next((rule for rule in layout.rules if re.search(rule.pattern, key)), None)

@@ -30,8 +30,12 @@ DEMO_TYPES = {
 RULES = (
     Rule(r"^model\.vision_tower\.(?:vision_tower\.)?", "tower"),
     Rule(r"^(?:model\.)?mm_projector\.", "projector"),
-    Rule(r"^model\.audio_encoder\.", reason="vision only: {count} audio tensors skipped"),
-    Rule(r"^(?:model\.)?predictor_head\.", reason="vision only: {count} tensors of the turn-taking head skipped"),
+    Rule(r"^model\.audio_encoder\.", reason="vision only: {count} audio tensors skipped", audio=True),
+    Rule(
+        r"^(?:model\.)?predictor_head\.",
+        reason="vision only: {count} tensors of the turn-taking head skipped",
+        audio=True,
+    ),
     Rule(r"rotary_emb\.inv_freq$", reason="{count} tables of rotary angles skipped: they are computed"),
     Rule(r"^(?=model\.(?:embed_tokens|layers|norm)\.|lm_head\.)", "llm"),
 )
