@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 
 from vita_core import builtin
 from vita_core.errors import PluginError, nearest
-from vita_core.plugins import Owner, Plugin, Selection, describe, discover, load_plugin, remedy, warn_notes
+from vita_core.installed import Owner
+from vita_core.plugins import Plugin, Selection, describe, discover, load_plugin, remedy, warn_notes
 from vita_core.references import dangling
 from vita_core.specs import LLMSpec, ProjectorSpec, TowerSpec
 

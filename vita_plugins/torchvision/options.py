@@ -14,5 +14,5 @@ class Options(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid")
     architecture: str | None = None
-    image_size: int | None = None
+    image_size: pydantic.PositiveInt | None = None
     class_scores: bool = False
