@@ -212,7 +212,9 @@ def test_metadata_that_cannot_be_read_stays_its_own(
     towers = environment.vita("towers", "--json", **there)
     assert towers.returncode == 0, towers.stderr
     assert "clip" in {row["name"] for row in json.loads(towers.stdout)}
-    if "entry_points.txt" not in UNREADABLE[folder]:  # such a one stops pydantic itself, which looks for its own plugins
+    if (
+        "entry_points.txt" not in UNREADABLE[folder]
+    ):  # such a one stops pydantic itself, which looks for its own plugins
         assert environment.vita("plan", clip_config, **there).returncode == 0
     (row,) = [r for r in json.loads(environment.vita("plugins", "--json", **there).stdout) if r["status"] == "failed"]
     assert row["distribution"] == folder
