@@ -33,8 +33,8 @@ Spec = TypeVar("Spec", TowerSpec, ProjectorSpec, LLMSpec)
 AnySpec = TowerSpec | ProjectorSpec | LLMSpec
 KINDS: dict[type, str] = {TowerSpec: "tower", ProjectorSpec: "projector", LLMSpec: "language model"}
 CORE = Owner("core", "vita-core", "")
-MORE = "Others come with plugins: pip install the one that brings it; `vita plugins` lists those here."
 SESSION = Owner("session", "vita_core.register", "")
+MORE = "Others come with plugins: pip install the one that brings it; `vita plugins` lists those here."
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,8 @@ class Registry:
         """Register one spec for this process; the same name registered again replaces the earlier one."""
         if type(spec) not in KINDS:
             raise PluginError(f"register() takes a TowerSpec, ProjectorSpec or LLMSpec, not {type(spec).__name__}")
-        name = (SESSION, type(spec), spec.name)
-        added: Any = spec
-        self._specs = [r for r in self._specs if (r.owner, type(r.spec), r.spec.name) != name]
-        self._specs.append(Registered(added, SESSION))
+        name, added = (SESSION, type(spec), spec.name), Registered[Any](spec, SESSION)
+        self._specs = [*(r for r in self._specs if (r.owner, type(r.spec), r.spec.name) != name), added]
 
     def all(self, kind: type[Spec]) -> list[Registered[Spec]]:
         """Every registered spec of one kind, sorted by name."""
