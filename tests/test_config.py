@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +34,13 @@ GOOD = "tower: {weights: ./w}\nllm: {weights: owner/name}\n"
         ),
         ("tower:\n  weights: ./w\n  compile: true\nllm: {weights: a/b}\n", r"is not built yet"),
         (GOOD + "device: [\n", r":4:1: not valid YAML"),
+        (GOOD + "generation: {temperature: .inf}\n", r":3:14: generation.temperature: input should be a finite number"),
+        (GOOD + "images: {tiles: {min: 5, max: 3}}\n", r":3:10: images.tiles: `min: 5` is more than `max: 3`"),
+        (
+            GOOD + "images: {tiles: {max: 3}, anyres: {grids: [[1, 2]]}}\n",
+            r":3:1: images: `tiles` and `anyres` are two ways to cut a picture",
+        ),
+        (GOOD + f"training: {{seed: {'9' * 4000}x}}\n", r"training.seed: .*, not '9{10,15}\.\.\.9{10,15}x'$"),
         (GOOD + "extends: nowhere.yaml\n", r":3:1: extends: no such file 'nowhere.yaml'"),
     ],
 )
@@ -127,6 +136,47 @@ def test_plan_refuses_what_run_refuses(tiny_config: Path) -> None:
         make_plan(load_config(tiny_config, ["projector.options.hidden_size=wide"]))
     with pytest.raises(ConfigError, match=r"projector 'identity' takes no options, not \['x'\]"):
         make_plan(load_config(tiny_config, ["projector.type=identity", "projector.options.x=1"]))
+
+
+def test_plan_tells_a_projector_of_another_width(tiny_config: Path, tmp_path: Path) -> None:
+    """Both numbers, without torch or a weight; and what `identity` refuses, and a file that is not there."""
+    from safetensors.numpy import save_file
+
+    with pytest.raises(ConfigError, match=r"tower gives 32 channels and the language model takes 24"):
+        make_plan(load_config(tiny_config, ["projector.type=identity"]))
+    file = tmp_path / "projector.safetensors"
+    named = load_config(tiny_config, [f"projector.weights={file}"])
+    with pytest.raises(VitaError, match=r"projector.weights: no such file"):
+        make_plan(named)
+    for widths, message in (
+        ({"in_features": "64"}, "trained for in_features 64, but the tower gives 32"),
+        ({"in_features": "32", "out_features": "9"}, "trained for out_features 9, but the language model takes 24"),
+    ):
+        save_file({}, file, metadata=widths)
+        with pytest.raises(VitaError, match=message):
+            make_plan(named)
+    file.write_text("nothing")
+    with pytest.raises(VitaError, match="truncated or no safetensors file"):
+        make_plan(named)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_attention_heads": 0}, {"hidden_size": "x"}, {"vocab_size": None}, {"num_hidden_layers": [2]}]
+)
+def test_plan_tells_a_language_model_it_cannot_size(tiny_config: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    config = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 8,
+        "vocab_size": 9,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    settings = load_config(tiny_config, [f"llm.weights={tmp_path}"])
+    assert make_plan(settings).stages[3].shape[-1] == 24
+    (tmp_path / "config.json").write_text(json.dumps(config | wrong))
+    with pytest.raises(VitaError, match=r"llm.weights: .*`vita plan` makes nothing of its config.json"):
+        make_plan(settings)
 
 
 def test_trust_is_given_only_to_a_tower_that_runs_remote_code(tiny_config: Path) -> None:

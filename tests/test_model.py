@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,24 @@ def test_widths_are_compared_before_weights_are_read(tiny_config: Path, tmp_path
         build_model(load_config(tiny_config, ["projector.type=identity"]))
 
 
+def test_a_chat_template_that_refuses_a_system_text_is_told(
+    tiny_config: Path, tiny_llm: Path, tmp_path: Path, golden: Path
+) -> None:
+    """As those of Mistral and Gemma do."""
+    strict = Path(shutil.copytree(tiny_llm, tmp_path / "strict"))
+    template = strict / "chat_template.jinja"
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('Only user roles!') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    model = build_model(load_config(tiny_config, [f"llm.weights={strict}"]))
+    picture = golden / "pictures" / "wide.png"
+    assert model.ask(picture, "what is this ?").prompt_tokens > 16
+    with pytest.raises(
+        ConfigError, match=r"refuses the prompt \(Only user roles!\); leave prompt.system \(--system\) out"
+    ):
+        model.ask(picture, "what is this ?", system="a cat")
+
+
 def test_no_chat_template_says_what_to_do(tiny_config: Path, tiny_llm: Path, tmp_path: Path, golden: Path) -> None:
-    import shutil
 
     bare = tmp_path / "bare"
     shutil.copytree(tiny_llm, bare)
@@ -121,7 +138,6 @@ def test_the_automatic_device_can_be_used() -> None:
 
 
 def test_code_of_a_checkpoint_is_refused(tiny_config: Path, tiny_llm: Path, tmp_path: Path) -> None:
-    import shutil
 
     own = shutil.copytree(tiny_llm, tmp_path / "own")
     config = json.loads((own / "config.json").read_text())

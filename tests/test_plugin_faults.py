@@ -33,6 +33,18 @@ FAULTS = {
     "raises": (hook("raise OSError('disk')"), "OSError: disk", "update or uninstall"),
     "wrong_spec": (hook("return ['clip']"), "must return TowerSpec", "update or uninstall"),
     "string_types": (tower("x", more="model_types='x'"), "model_types must be a tuple", "update or uninstall"),
+    "no_name": (tower(5), "TowerSpec 5: name must be a str", "update or uninstall"),
+    "no_hub_ids": (tower("y", more="hub_ids=None"), "hub_ids must be a Mapping, not None", "update or uninstall"),
+    "no_shape": (tower("z").replace("shape, processor, )", "3, processor)"), "shape must be a", "update or uninstall"),
+    "no_pattern": (
+        hook(
+            "from vita_core import ProjectorSpec; return [ProjectorSpec('p', 's', 'a:b', len, pattern='(')]",
+            "vita_projectors()",
+        ),
+        "pattern '(' is no regular expression",
+        "update or uninstall",
+    ),
+    "odd_factory": (tower("odd", ".tower:T"), "is no string of the form 'module:name'", "update or uninstall"),
     "twice_a": (tower("twice", more="model_types=('twice',)"), "by plugin twice_b of vita-fault-twice-b 1.0", "block"),
     "twice_b": (tower("twice", more="model_types=('twice',)"), "by plugin twice_a of vita-fault-twice-a 1.0", "block"),
     "no_module": (tower("lost", "fault_no_module.tower:T"), "not there: fault_no_module.tower", "update or uninstall"),
@@ -45,6 +57,14 @@ FAULTS = {
     "cannot_say": (tower("dumb", more="recognises=lambda config: config['missing']"), "", ""),
 }
 STRICT = [fault for fault in FAULTS if fault != "cannot_say"]  # that one shows only when a checkpoint is opened
+
+
+# metadata that cannot be read -> what is in the distribution's folder; `vita = ...` lies there in each
+UNREADABLE = {
+    "ghost-1.0.dist-info": {},  # what is left where METADATA and RECORD went
+    "junk-1.0.dist-info": {"METADATA": "Name: junk\nVersion: 1.0\n", "entry_points.txt": "[vita]\nno equals sign\n"},
+    "odd-1.0.dist-info": {"METADATA": "Name: caf\xe9\nVersion: 1.0\n"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +196,32 @@ def test_a_failing_command(faulty: Environment, fault: str) -> None:
     assert done.stderr.startswith(
         f"error: command {name!r}, plugin {name} of vita-fault-{fault.replace('_', '-')} 1.0: "
     )
+
+
+@pytest.mark.parametrize("folder", UNREADABLE)
+def test_metadata_that_cannot_be_read_stays_its_own(
+    folder: str, environment: Environment, clip_config: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "site" / folder
+    place.mkdir(parents=True)
+    points = "[vita]\nghost = ghost_tower\n[vita.commands]\nboo = ghost_tower:app\n"
+    for name, text in {"entry_points.txt": points, **UNREADABLE[folder]}.items():
+        (place / name).write_text(text, encoding="latin-1")
+    there = {"PYTHONPATH": str(place.parent), "VITA_PLUGINS_ONLY": f"clip,{folder.partition('-')[0]}"}
+    assert environment.vita("--help", **there).returncode == 0
+    towers = environment.vita("towers", "--json", **there)
+    assert towers.returncode == 0, towers.stderr
+    assert "clip" in {row["name"] for row in json.loads(towers.stdout)}
+    if (
+        "entry_points.txt" not in UNREADABLE[folder]
+    ):  # such a one stops pydantic itself, which looks for its own plugins
+        assert environment.vita("plan", clip_config, **there).returncode == 0
+    (row,) = [r for r in json.loads(environment.vita("plugins", "--json", **there).stdout) if r["status"] == "failed"]
+    assert row["distribution"] == folder
+    assert "its metadata cannot be read" in row["reason"]
+    assert f"delete {place} and install the package again" in row["remedy"]
+    strict = environment.vita("--strict-plugins", "towers", **there)
+    assert strict.returncode == 2
+    assert folder in strict.stderr
+    blocked = environment.vita("--no-plugin", folder.partition("-")[0], "--strict-plugins", "towers", **there)
+    assert blocked.returncode == 0, blocked.stderr

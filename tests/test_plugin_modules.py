@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import vita
 
-from vita_core import build_model, make_plan, plugins
-from vita_core.plugins import Owner, load_plugin, warn_notes
+from vita_core import build_model, load_config, make_plan, plugins
+from vita_core.errors import PluginError
+from vita_core.installed import Owner
+from vita_core.plugins import load_plugin, warn_notes
 from vita_core.registry import use_plugins
 
 TOWER = """
@@ -91,6 +93,46 @@ def test_a_module_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.
     ]
     assert row["status"] == "failed"
     assert "in the working directory or on PYTHONPATH" in row["remedy"]
+
+
+def test_what_a_plugin_prints_does_not_stand_in_our_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loud.py").write_text(
+        "print('welcome')\n" + TOWER.replace("    return", "    print('asked')\n    return")
+    )
+    monkeypatch.chdir(tmp_path)
+    done = vita("-p", "loud", "towers", "--json")
+    assert "mine" in {row["name"] for row in json.loads(done.stdout)}
+    assert done.stderr == "welcome\nasked\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("my_key", "processor, defaults={'selct_layer': -2}", "the defaults of its tower 'mine': .*selct_layer"),
+        ("my_value", "processor, defaults={'select_layer': 'last'}", "the defaults of its tower 'mine': .*not 'last'"),
+        ("my_good_one", "processor, defaults={'pool': 2, 'select_layer': -2}", ""),
+    ],
+)
+def test_defaults_that_cannot_be_are_the_plugins_failure(
+    modules: Path, tiny_config: Path, name: str, change: str, message: str
+) -> None:
+    (modules / f"{name}.py").write_text(TOWER.replace("processor)", change + ")"))
+    use_plugins(modules=[name])
+    (modules / "config.json").write_text("{}")
+    config = load_config(tiny_config, ["tower.type=mine", f"tower.weights={modules}"])
+    if not message:
+        assert make_plan(config).grid == (2, 2)
+        return
+    with pytest.raises(PluginError, match=f"plugin {name} of {name}: {message}"):
+        make_plan(config)
+
+
+def test_a_shape_of_another_kind_is_the_plugins_failure(modules: Path, tiny_config: Path) -> None:
+    (modules / "my_shape.py").write_text(TOWER.replace("shape, processor)", "lambda *_: (4, 4), processor)"))
+    use_plugins(modules=["my_shape"])
+    (modules / "config.json").write_text("{}")
+    with pytest.raises(PluginError, match=r"plugin my_shape of my_shape: the shape of its tower 'mine' is \(4, 4\)"):
+        make_plan(load_config(tiny_config, ["tower.type=mine", f"tower.weights={modules}"]))
 
 
 def test_a_plugin_brings_a_projector(modules: Path, tiny_config: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from vita_core import TowerSpec, list_towers, register
 from vita_core.errors import PluginError
-from vita_core.plugins import Owner, Plugin, Selection, load_plugin
+from vita_core.installed import Owner
+from vita_core.plugins import Plugin, Selection, load_plugin
 from vita_core.references import unresolved
 from vita_core.registry import Registry, registry, use_plugins
 from vita_plugins.clip import processor, shape

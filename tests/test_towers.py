@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +115,9 @@ def test_list_batch_and_empty_agree(golden: Path) -> None:
         ({"pixel_shuffle": 0.4}, "not 1/n"),
         ({"pool": 9}, "larger than the grid"),
         ({"compile": True}, "not built yet"),
+        ({"attention": "flash_attention_2"}, r"cannot be built with 'flash_attention_2' here \(ImportError.*use auto"),
+        ({"feature_scale": float("nan")}, "feature_scale: input should be a finite number"),
+        ({"weights": " "}, "neither an existing path nor a hub id"),
         ({"max_batch": 4}, "not built yet"),
         ({"preprocess": "fast"}, "not built yet"),
         ({"freeze": {"from_layer": 4}}, r"behind layer 3, the last one selected, .* give 1..3 or `freeze: false`"),
@@ -127,6 +132,41 @@ def test_list_batch_and_empty_agree(golden: Path) -> None:
 def test_settings_that_cannot_be(change: dict[str, object], message: str) -> None:
     with pytest.raises(VitaError, match=message):
         build_tower({**golden_settings("clip"), **change})
+
+
+@pytest.mark.parametrize("name", ["eva_clip", "timm", "torchvision"])
+def test_an_attention_that_would_have_no_effect_is_refused(tower_examples: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"tower '{name}' cannot be built with 'eager': it has but one attention"):
+        build_tower({**tower_examples[name], "attention": "eager"})
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "internvit"])
+def test_the_attention_is_the_one_asked_for(tower_examples: Any, name: str) -> None:
+    eager = build_tower({**tower_examples[name], "attention": "eager"})
+    assert eager.encoder.config._attn_implementation == "eager"
+    pixels = torch.rand(1, 3, 56, 56)
+    close(eager(pixels), build_tower(tower_examples[name])(pixels))
+
+
+# what the geometry meets when it divides, and what the library meets when it builds
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"patch_size": 0}, "makes nothing of its config.json \\(ZeroDivisionError"),
+        ({"patch_size": 100}, "a shape of .* holds no features"),
+        ({"hidden_size": "x"}, "makes nothing of its config.json \\(TypeError"),
+        ({"hidden_size": -8}, "a shape of .* holds no features"),
+        ({"num_hidden_layers": None}, "makes nothing of its config.json \\(TypeError"),
+        ({"num_attention_heads": 0}, "cannot be built from .* config \\(ZeroDivisionError"),
+        ({"num_attention_heads": 5}, "cannot be built from .* config \\(.*Error"),
+    ],
+)
+def test_a_config_that_makes_no_encoder_is_told(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    config = json.loads((GOLDEN / "clip" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | wrong))
+    (tmp_path / "model.safetensors").symlink_to(GOLDEN / "clip" / "model.safetensors")
+    with pytest.raises(VitaError, match=message):
+        build_tower({"weights": str(tmp_path)})
 
 
 def test_layers_norm_and_cls() -> None:
@@ -232,6 +272,12 @@ def test_torchvision_class_scores_are_the_classifiers(tmp_path: Path) -> None:
     pixels = torch.rand(2, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(tower(pixels)[:, 0], model(pixels), atol=1e-4, rtol=1e-4)
+    settings = {"type": "torchvision", "weights": str(tmp_path / "model.safetensors"), "pool": 2}
+    both = build_tower({**settings, "options": options, "select_layer": [-2, -1]})
+    beside = build_tower({**settings, "options": {**options, "class_scores": "beside"}, "select_layer": -1})
+    assert beside.hidden_size == 1280 + 1000
+    assert torch.equal(beside(pixels), both(pixels))
+    assert beside.resolved.parameters == sum(parameter.numel() for parameter in beside.parameters())
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,32 @@ def test_bad_data(tmp_path: Path, text: str, message: str) -> None:
         read_samples(file)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("d.jsonl", b'{"image": "a.png", "caption": "a", "names": "cat"}', r":1:1: 'names' must be a list of texts"),
+        ("d.jsonl", b'{"image": "a.png", "caption": "a", "names": [5]}', r":1:1: 'names' must be a list of texts"),
+        ("d.jsonl", b"[1]", r":1:1: needs a non-empty text 'image'"),
+        ("d.jsonl", b"\xff\xfe", "cannot be read: .*can't decode"),
+        ("d.json", b"5", r":1:1: a LLaVA JSON is a list of \{image, conversations\}, not int"),
+        ("d.json", b"[5]", r"entry 0: needs a non-empty text 'image'"),
+        ("d.json", b'[{"image": "a.png", "conversations": 5}]', r"its first gpt turn: needs a non-empty text 'value'"),
+        (
+            "d.json",
+            b'[{"image": "a.png", "conversations": ["x"]}]',
+            r"its first gpt turn: needs a non-empty text 'value'",
+        ),
+        ("a.txt", b"\xff\xfe", r"a\.txt cannot be read: .*can't decode"),
+        ("a.txt", b" \n", r"a\.txt:1:1: needs a non-empty text 'caption'"),
+    ],
+)
+def test_rows_of_another_kind_are_told(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_samples(tmp_path if name == "a.txt" else tmp_path / name)
+
+
 def test_train_writes_what_run_opens(tiny_config: Path, captioned: Path, tmp_path: Path, golden: Path) -> None:
     out = tmp_path / "out"
     scores = train(load_config(tiny_config, QUICK), [captioned], out, ["made up, CC0"])

@@ -26,13 +26,16 @@ __all__ = ["build_model", "pick_device"]
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first accelerator, else the CPU. Raises ConfigError for a device that torch does not know."""
+    """``auto`` is the first accelerator, else the CPU. Raises ConfigError for a device that is not there."""
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: {name!r} is no torch device; use auto, cpu, cuda or mps") from error
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()  # on `meta`, which holds nothing, this fails too
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # torch raises each, by device
+        first = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise ConfigError(f"device: {name!r} cannot be used here ({first}); use auto or cpu") from error
+    return device
 
 
 def build_model(

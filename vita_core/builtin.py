@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from vita_core.errors import ConfigError
 from vita_core.hookspecs import VITA_API, hookimpl
 from vita_core.specs import LLMShape, LLMSpec, ProjectorSpec
 
@@ -27,6 +28,16 @@ def mlp_parameters(name: str, in_features: int, out_features: int, options: Mapp
     widths = mlp_widths(name, in_features, out_features, options)
     norm = 2 * in_features if options.get("input_norm") else 0
     return norm + sum(a * b + b for a, b in pairwise(widths))
+
+
+def identity_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
+    """None. Raises ConfigError where the widths differ."""
+    if in_features != out_features:
+        raise ConfigError(
+            f"projector.type: identity needs equal widths, but the tower gives {in_features} channels and the language "
+            f"model takes {out_features}; use `linear` or `mlp2x_gelu`"
+        )
+    return 0
 
 
 def decoder_shape(config: Mapping[str, Any]) -> LLMShape:
@@ -77,7 +88,7 @@ def vita_projectors() -> list[ProjectorSpec]:
             "identity",
             "nothing; the tower already has the language model's width",
             "vita_core.projectors:identity",
-            lambda *_: 0,
+            identity_parameters,
         ),
         ProjectorSpec("linear", "one linear layer", "vita_core.projectors:mlp", mlp_parameters, options=options),
         ProjectorSpec(

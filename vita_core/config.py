@@ -122,6 +122,12 @@ class TilesConfig(Section):
     max: PositiveInt = 12
     thumbnail: bool = True
 
+    @pydantic.model_validator(mode="after")
+    def _least_and_most(self) -> TilesConfig:
+        if self.min > self.max:
+            raise ValueError(f"`min: {self.min}` is more than `max: {self.max}`")
+        return self
+
 
 class AnyresConfig(Section):
     """LLaVA-1.6's tiles: the picture is fitted into the best of `grids` ([rows, cols] of tiles), after a thumbnail.
@@ -143,6 +149,12 @@ class ImagesConfig(Section):
     tiles: TilesConfig | None = None
     anyres: AnyresConfig | None = None
     max_pixels: PositiveInt | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_way_to_tile(self) -> ImagesConfig:
+        if self.tiles is not None and self.anyres is not None:
+            raise ValueError("`tiles` and `anyres` are two ways to cut a picture; leave one out, or set it to null")
+        return self
 
     @property
     def most_tiles(self) -> int:

@@ -46,7 +46,13 @@ class LanguageModel(nn.Module):
         super().__init__()
         try:
             self.tokenizer, model = _pretrained(config) if part is None else _from_part(config, part)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            ImportError,
+        ) as error:  # the last: a flash kernel that is not there
             if isinstance(error, VitaError):
                 raise
             first = str(error).strip().splitlines()[0]
@@ -138,7 +144,15 @@ class LanguageModel(nn.Module):
         messages = [{"role": "user", "content": content}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            without = "leave prompt.system (--system) out, or set" if system is not None else "set"
+            raise ConfigError(
+                f"this tokenizer's chat template refuses the prompt ({error}); {without} `prompt.template: plain`"
+            ) from error
         return text
 
     def streamer(self, on_text: Callable[[str], None]) -> Any:

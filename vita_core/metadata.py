@@ -28,11 +28,21 @@ class TowerMetadata(nn.Module):
         self.encoder: nn.Module | None = None
         self._device = torch.device(device)
         self._processor: Any = None
+        self._attention_asked = False
 
     @property
     def is_loaded(self) -> bool:
         """Whether the encoder holds its weights."""
         return self.encoder is not None
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation to build with, in transformers' names (``auto`` is ``sdpa``).
+
+        A tower whose `build_encoder` never asks for it is taken to have but one, and any other setting is refused.
+        """
+        self._attention_asked = True
+        return "sdpa" if self.settings.attention == "auto" else self.settings.attention
 
     @property
     def image_processor(self) -> Any:

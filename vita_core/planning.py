@@ -10,7 +10,7 @@ from typing import Any
 from vita_core.config import Config, load_config
 from vita_core.errors import CheckpointError
 from vita_core.registry import import_object, registry
-from vita_core.resolution import ResolvedTower, resolve_projector, resolve_tower
+from vita_core.resolution import ResolvedTower, check_projector_weights, resolve_projector, resolve_tower
 from vita_core.sources import locate
 from vita_core.specs import LLMShape, LLMSpec
 from vita_core.validation import validate
@@ -108,6 +108,7 @@ def tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
 def _projector_stage(settings: Config, width: int, out: int, tiles: int, tokens: int) -> PlannedStage:
     found, name, options = resolve_projector(settings.projector)
     parameters = found.spec.parameters(name, width, out, options)
+    check_projector_weights(settings.projector, width, out)
     size = parameters * BYTES[settings.llm.dtype]
     return PlannedStage(
         "projector", settings.projector.type, (tiles, tokens, out), parameters, size, 2 * parameters * tiles * tokens
@@ -128,6 +129,10 @@ def plan_llm(settings: Config) -> LLMShape:
         raise CheckpointError(
             f"llm.weights: {settings.llm.weights} has no {error} in its config.json; it is no causal language model that "
             "`vita plan` can size"
+        ) from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"llm.weights: {settings.llm.weights}: `vita plan` makes nothing of its config.json ({error}); mend it"
         ) from error
 
 

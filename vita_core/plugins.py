@@ -6,13 +6,14 @@ and one raising hook aborts the call for all. Each plugin therefore gets a manag
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import importlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Literal
 
 import pluggy
@@ -20,18 +21,17 @@ import pluggy
 from vita_core import hookspecs
 from vita_core.errors import PluginError
 from vita_core.hookspecs import PROJECT, VITA_API
+from vita_core.installed import Owner, Unreadable, installed, owner_of
 from vita_core.specs import LLMSpec, ProjectorSpec, TowerSpec
 
 __all__ = [
     "GROUP",
     "HOOKS",
-    "Owner",
     "Plugin",
     "Selection",
     "describe",
     "discover",
     "load_plugin",
-    "owner_of",
     "remedy",
     "warn_notes",
 ]
@@ -39,23 +39,6 @@ __all__ = [
 GROUP = "vita"
 HOOKS: dict[str, type] = {"vita_towers": TowerSpec, "vita_projectors": ProjectorSpec, "vita_llms": LLMSpec}
 Status = Literal["loaded", "failed", "blocked"]
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Who brought a spec: the plugin's entry-point name and the distribution (with version) that installed it."""
-
-    plugin: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version}" if self.version else self.distribution
-
-    @property
-    def selector(self) -> str:
-        """What blocks this plugin and no other: ``distribution:name``."""
-        return f"{self.distribution}:{self.plugin}"
 
 
 @dataclass(frozen=True)
@@ -105,24 +88,14 @@ def _names(variable: str) -> list[str]:
 
 def discover(selection: Selection) -> list[Plugin]:
     """Every plugin installed or named, in a stable order (distribution, then name), loaded, failed or blocked."""
-    found = sorted(entry_points(group=GROUP), key=lambda point: (owner_of(point).distribution, point.name))
-    plugins = [_from_entry_point(point, selection) for point in dict.fromkeys(found)]
+    points, unreadable = installed(GROUP)
+    points.sort(key=lambda point: (owner_of(point).distribution, point.name))
+    plugins = [_from_entry_point(point, selection) for point in points]
+    plugins += [_unreadable(broken, selection) for broken in unreadable]
     for module in selection.modules:
         owner = Owner(module, module, "")
         plugins.append(load_plugin(owner, module, lambda module=module: importlib.import_module(module)))  # type: ignore[misc]
     return plugins
-
-
-def owner_of(point: EntryPoint) -> Owner:
-    """Who brought an entry point."""
-    return Owner(point.name, *(_named(point.dist) if point.dist is not None else ("unknown distribution", "")))
-
-
-@functools.cache
-def _named(distribution: Distribution) -> tuple[str, str]:
-    """Name and version; each look at them parses the distribution's metadata file."""
-    metadata = distribution.metadata
-    return metadata["Name"], metadata["Version"]
 
 
 def _from_entry_point(point: EntryPoint, selection: Selection) -> Plugin:
@@ -132,13 +105,23 @@ def _from_entry_point(point: EntryPoint, selection: Selection) -> Plugin:
     return load_plugin(owner, point.value, point.load)
 
 
+def _unreadable(broken: Unreadable, selection: Selection) -> Plugin:
+    """What stands for a distribution of which not even the metadata can be read."""
+    if reason := selection.blocked(broken.owner):
+        return Plugin(broken.owner, "", "blocked", reason)
+    reason = f"its metadata cannot be read ({broken.reason}): left behind by an uninstalled package, or damaged"
+    remedy = f"delete {broken.folder} and install the package again, or block it with VITA_PLUGINS_BLOCK={broken.owner.selector}"
+    return Plugin(broken.owner, "", "failed", reason, remedy)
+
+
 def load_plugin(owner: Owner, module: str, load: Callable[[], Any]) -> Plugin:
     """Import one plugin and ask its hooks, keeping every failure (except Ctrl-C) inside the returned `Plugin`."""
     try:
-        plugin = load()
-        notes = _check_api(plugin)
-        _check_hook_names(plugin)
-        specs = tuple(_collect(_managed(plugin, owner.plugin)))
+        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints must not stand in our own output
+            plugin = load()
+            notes = _check_api(plugin)
+            _check_hook_names(plugin)
+            specs = tuple(_collect(_managed(plugin, owner.plugin)))
         return Plugin(owner, module, "loaded", notes=notes, specs=specs)
     except KeyboardInterrupt:
         raise

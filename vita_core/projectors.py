@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from vita_core.builtin import mlp_widths
+from vita_core.builtin import identity_parameters, mlp_widths
 from vita_core.checkpoints import KeyRules, Tensors, fill, load_into
 from vita_core.config import ProjectorConfig
-from vita_core.errors import CheckpointError, ConfigError
 from vita_core.registry import import_object
-from vita_core.resolution import resolve_projector
+from vita_core.resolution import check_projector_weights, resolve_projector
 
 __all__ = ["build_projector", "check_widths", "identity", "mlp"]
 
@@ -32,11 +31,7 @@ def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, An
 
 def identity(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
     """(B, N, C) unchanged. Raises ConfigError when the widths differ."""
-    if in_features != out_features:
-        raise ConfigError(
-            f"projector.type: identity needs equal widths, but the tower gives {in_features} channels and the language "
-            f"model takes {out_features}; use `linear` or `mlp2x_gelu`"
-        )
+    identity_parameters(name, in_features, out_features, options)
     return nn.Identity()
 
 
@@ -47,27 +42,7 @@ def check_widths(config: ProjectorConfig, in_features: int, out_features: int) -
     """
     with torch.device("meta"):
         _untrained(config, in_features, out_features)
-    if config.weights is None:
-        return
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(config.weights)
-    if not path.is_file():
-        raise CheckpointError(f"projector.weights: no such file: {path}")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            saved = handle.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(f"projector.weights: {path} is truncated or no safetensors file ({error})") from error
-    for key, now, what in (
-        ("in_features", in_features, "tower gives"),
-        ("out_features", out_features, "language model takes"),
-    ):
-        if key in saved and int(saved[key]) != now:
-            raise CheckpointError(
-                f"projector.weights: {path} was trained for {key} {saved[key]}, but the {what} {now}; choose the tower "
-                "settings it was trained with, or train a new one with `vita train`"
-            )
+    check_projector_weights(config, in_features, out_features)
 
 
 def _untrained(config: ProjectorConfig, in_features: int, out_features: int) -> nn.Module:

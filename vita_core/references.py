@@ -26,7 +26,7 @@ def unresolved(reference: object) -> str:
 
     What only running it would tell (a name made by ``setattr``, a compiled module) is taken to resolve.
     """
-    if not isinstance(reference, str) or not all(reference.partition(":")):
+    if not isinstance(reference, str) or not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", reference):
         return "is no string of the form 'module:name'"
     module, _, name = reference.partition(":")
     spec = _find(module)
@@ -50,7 +50,10 @@ def unresolved(reference: object) -> str:
 def _find(module: str) -> ModuleSpec | None:
     """The module's spec. `importlib.util.find_spec` alone would import the packages that hold it."""
     parts = module.split(".")
-    spec = importlib.util.find_spec(parts[0])
+    try:
+        spec = importlib.util.find_spec(parts[0])
+    except ValueError:  # a module that was made by hand, such as __main__, has no spec
+        return None
     for depth in range(2, len(parts) + 1):
         if spec is None:
             return None

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 
 from vita_core import builtin
 from vita_core.errors import PluginError, nearest
-from vita_core.plugins import Owner, Plugin, Selection, describe, discover, load_plugin, remedy, warn_notes
+from vita_core.installed import Owner
+from vita_core.plugins import Plugin, Selection, describe, discover, load_plugin, remedy, warn_notes
 from vita_core.references import dangling
 from vita_core.specs import LLMSpec, ProjectorSpec, TowerSpec
 
@@ -32,8 +33,8 @@ Spec = TypeVar("Spec", TowerSpec, ProjectorSpec, LLMSpec)
 AnySpec = TowerSpec | ProjectorSpec | LLMSpec
 KINDS: dict[type, str] = {TowerSpec: "tower", ProjectorSpec: "projector", LLMSpec: "language model"}
 CORE = Owner("core", "vita-core", "")
-MORE = "Others come with plugins: pip install the one that brings it; `vita plugins` lists those here."
 SESSION = Owner("session", "vita_core.register", "")
+MORE = "Others come with plugins: pip install the one that brings it; `vita plugins` lists those here."
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,8 @@ class Registry:
         """Register one spec for this process; the same name registered again replaces the earlier one."""
         if type(spec) not in KINDS:
             raise PluginError(f"register() takes a TowerSpec, ProjectorSpec or LLMSpec, not {type(spec).__name__}")
-        name = (SESSION, type(spec), spec.name)
-        added: Any = spec
-        self._specs = [r for r in self._specs if (r.owner, type(r.spec), r.spec.name) != name]
-        self._specs.append(Registered(added, SESSION))
+        name, added = (SESSION, type(spec), spec.name), Registered[Any](spec, SESSION)
+        self._specs = [*(r for r in self._specs if (r.owner, type(r.spec), r.spec.name) != name), added]
 
     def all(self, kind: type[Spec]) -> list[Registered[Spec]]:
         """Every registered spec of one kind, sorted by name."""

@@ -9,15 +9,23 @@ from typing import Any
 
 from vita_core.config import ProjectorConfig, TowerConfig
 from vita_core.configfiles import shipped_configs
-from vita_core.errors import CheckpointError, ConfigError, PluginError
+from vita_core.errors import CheckpointError, ConfigError, PluginError, VitaError
 from vita_core.geometry import Geometry, tower_geometry
-from vita_core.plugins import Owner
+from vita_core.installed import Owner
+from vita_core.plugins import describe
 from vita_core.registry import Registered, import_object, registry
 from vita_core.sources import Source, locate
 from vita_core.specs import ProjectorSpec, Shape, TowerSpec
 from vita_core.validation import validate
 
-__all__ = ["ResolvedTower", "known_towers", "named_tower", "resolve_projector", "resolve_tower"]
+__all__ = [
+    "ResolvedTower",
+    "check_projector_weights",
+    "known_towers",
+    "named_tower",
+    "resolve_projector",
+    "resolve_tower",
+]
 
 
 @dataclass(frozen=True)
@@ -71,19 +79,16 @@ def resolve_tower(
             f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository, so there is "
             "nothing to trust; leave it out"
         )
-    defaults = {key: value for key, value in spec.defaults.items() if getattr(settings, key) is None}
-    settings = settings.model_copy(update=defaults)
+    settings = _with_defaults(settings, spec, owner)
     options = _validated_options("tower", spec, owner, settings.options)
     settings = settings.model_copy(update={"options": options})
-    try:
-        shape = _called(spec.shape, spec, owner)(source.config, options)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{settings.weights}: tower {spec.name!r} needs {error} of the checkpoint's config.json, which has "
-            f"{', '.join(source.config) or 'nothing, or is not there'}; put the config it was published with beside it"
-        ) from error
+    shape = _asked(spec.shape, spec, owner, source, options)
+    if not isinstance(shape, Shape):
+        raise PluginError(
+            f"plugin {owner.plugin} of {owner}: the shape of its tower {spec.name!r} is {shape!r}, not a Shape"
+        )
     geometry = tower_geometry(settings, shape)
-    processor = source.preprocessor or _called(spec.processor, spec, owner)(source.config, shape)
+    processor = source.preprocessor or _asked(spec.processor, spec, owner, source, shape)
     if settings.s2 is not None:  # the largest scale is cut from real pixels, not from an upsized small picture
         processor = _resized(processor, geometry.input_size[0])
     return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor)
@@ -94,6 +99,31 @@ def resolve_projector(config: ProjectorConfig) -> tuple[Registered[ProjectorSpec
     found = registry().find(ProjectorSpec, config.type)
     bare = config.type.rpartition("/")[2]
     return found, bare, _validated_options("projector", found.spec, found.owner, config.options)
+
+
+def check_projector_weights(config: ProjectorConfig, in_features: int, out_features: int) -> None:
+    """Whether the saved projector was trained for these widths, by its header alone. Raises CheckpointError with both."""
+    if config.weights is None:
+        return
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(config.weights)
+    if not path.is_file():
+        raise CheckpointError(f"projector.weights: no such file: {path}")
+    try:
+        with safe_open(path, framework="np") as handle:
+            saved = handle.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"projector.weights: {path} is truncated or no safetensors file ({error})") from error
+    for key, now, what in (
+        ("in_features", in_features, "tower gives"),
+        ("out_features", out_features, "language model takes"),
+    ):
+        if saved.get(key, str(now)) != str(now):
+            raise CheckpointError(
+                f"projector.weights: {path} was trained for {key} {saved[key]}, but the {what} {now}; choose the tower "
+                "settings it was trained with, or train a new one with `vita train`"
+            )
 
 
 def _validated_options(
@@ -137,7 +167,34 @@ def _resized(processor: Mapping[str, Any], side: int) -> dict[str, Any]:
     return {**processor, "size": size, **crop}
 
 
-def _called(function: Callable[..., Any] | str, spec: TowerSpec, owner: Owner) -> Callable[..., Any]:
-    if isinstance(function, str):
-        return import_object(function, requires=spec.requires, owner=owner)  # type: ignore[no-any-return]
-    return function
+def _with_defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner) -> TowerConfig:
+    """`settings` with the family's defaults where a key was left out. Raises PluginError for a default that cannot be."""
+    defaults = {key: value for key, value in spec.defaults.items() if getattr(settings, key, None) is None}
+    try:
+        validate(TowerConfig, {"weights": settings.weights, **defaults})
+    except ConfigError as error:
+        raise PluginError(
+            f"plugin {owner.plugin} of {owner}: the defaults of its tower {spec.name!r}: {error}"
+        ) from error
+    return settings.model_copy(update=defaults)
+
+
+def _asked(function: Callable[..., Any] | str, spec: TowerSpec, owner: Owner, source: Source, *more: Any) -> Any:
+    """What a spec's function makes of a checkpoint's config. Raises CheckpointError for one it makes nothing of."""
+    called: Callable[..., Any] = (
+        import_object(function, requires=spec.requires, owner=owner) if isinstance(function, str) else function
+    )
+    try:
+        return called(source.config, *more)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{source.weights}: tower {spec.name!r} needs {error} of the checkpoint's config.json, which has "
+            f"{', '.join(source.config) or 'nothing, or is not there'}; put the config it was published with beside it"
+        ) from error
+    except VitaError:
+        raise
+    except Exception as error:  # a patch size of 0, a width that is a text: whatever the plugin's code meets there
+        raise CheckpointError(
+            f"{source.weights}: tower {spec.name!r} makes nothing of its config.json ({describe(error)}); mend it, or where "
+            f"it is as published, tell the author of {owner}"
+        ) from error

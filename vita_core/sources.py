@@ -86,7 +86,7 @@ def shard_names(index: Path) -> list[str]:
 
 def is_path(weights: str, base: Path | None = None) -> bool:
     """Whether `weights` means a local path: it exists, or starts with ``/``, ``.``, ``~``, or ends in a file suffix."""
-    if weights.startswith(ASSET_PREFIX):
+    if weights.startswith(ASSET_PREFIX) or not weights.strip():
         return False
     if weights.startswith(("/", ".", "~")) or weights.endswith(FILE_SUFFIXES):
         return True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vita_core.errors import PluginError
+from vita_core.errors import PluginError, VitaError
 
 __all__ = ["LLMShape", "LLMSpec", "ProjectorSpec", "Shape", "Stage", "TowerSpec"]
 
@@ -49,6 +50,11 @@ class Shape:
     prefix_tokens: int = 0
     norm_parameters: int | None = None
     first_layer: int = 0
+
+    def __post_init__(self) -> None:
+        sizes = [*self.image_size, *(size for stage in self.stages for size in (stage.channels, *stage.grid))]
+        if not self.stages or min(sizes) < 1:
+            raise VitaError(f"a shape of {self.image_size} pixels with stages {self.stages[:2]} holds no features")
 
     @property
     def layers(self) -> int:
@@ -97,6 +103,16 @@ class Shape:
         return cls((height, width_px), (stem, *[block] * layers), prefix_tokens, norm_parameters)
 
 
+def _check(spec: Any, kinds: Mapping[str, Any]) -> None:
+    """Raises PluginError for a field of another kind: at discovery that is its plugin's failure, later everybody's."""
+    for key, kind in kinds.items():
+        if not isinstance(value := getattr(spec, key), kind):
+            wanted = getattr(kind, "__name__", str(kind).replace("collections.abc.", ""))
+            raise PluginError(f"{type(spec).__name__} {spec.name!r}: {key} must be a {wanted}, not {value!r}")
+    if not spec.name or "/" in spec.name:
+        raise PluginError(f"{type(spec).__name__}: the name {spec.name!r} must be a word without `/`")
+
+
 def _never(config: CheckpointConfig) -> bool:
     return False
 
@@ -137,9 +153,14 @@ class TowerSpec:
     example: CheckpointConfig | None = None
 
     def __post_init__(self) -> None:
-        for key in ("model_types", "weight_files"):  # a string is a sequence too, and `in` would look for a substring
-            if isinstance(getattr(self, key), str):
-                raise PluginError(f"TowerSpec {self.name!r}: {key} must be a tuple, not {getattr(self, key)!r}")
+        _check(
+            self,
+            dict.fromkeys(("name", "summary", "factory"), str)
+            | dict.fromkeys(("hub_ids", "defaults"), Mapping)
+            | dict.fromkeys(("model_types", "weight_files"), tuple | list)  # in a string, `in` would look for a part
+            | dict.fromkeys(("shape", "processor"), Callable | str)
+            | {"recognises": Callable, "example": Mapping | None},
+        )
 
     def opens(self, config: CheckpointConfig) -> bool:
         """Whether a checkpoint with this config is one of this tower's."""
@@ -167,6 +188,17 @@ class ProjectorSpec:
     options: str | None = None
     requires: str | None = None
 
+    def __post_init__(self) -> None:
+        _check(
+            self, dict.fromkeys(("name", "summary", "factory"), str) | {"parameters": Callable, "pattern": str | None}
+        )
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise PluginError(
+                f"ProjectorSpec {self.name!r}: pattern {self.pattern!r} is no regular expression: {error}"
+            ) from error
+
 
 @dataclass(frozen=True)
 class LLMShape:
@@ -193,3 +225,7 @@ class LLMSpec:
     geometry: Callable[[CheckpointConfig], LLMShape] | str
     hub_ids: Mapping[str, CheckpointConfig] = field(default_factory=dict)
     requires: str | None = None
+
+    def __post_init__(self) -> None:
+        kinds = {"geometry": Callable | str, "hub_ids": Mapping}
+        _check(self, dict.fromkeys(("name", "summary", "factory"), str) | kinds)

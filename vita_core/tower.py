@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vita_core import features
 from vita_core.checkpoints import KeyRules, LoadReport, fill, read_tensors
 from vita_core.config import TowerConfig
+from vita_core.encoders import build_checked
 from vita_core.errors import VitaError
 from vita_core.freezing import freeze, train_unfrozen
 from vita_core.geometry import Grid, shuffled_grid
@@ -65,11 +66,6 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         """The encoder's final norm on (B, T, C), for ``norm: true``. Needed only where `Shape.norm_parameters` is set."""
         raise VitaError(f"{type(self).__name__} states norm_parameters but defines no final_norm(tokens)")
 
-    @property
-    def attention(self) -> str:
-        """The attention implementation to build with, in transformers' names (``auto`` is ``sdpa``)."""
-        return "sdpa" if self.settings.attention == "auto" else self.settings.attention
-
     @staticmethod
     def run_blocks(
         tokens: Tensor, blocks: Iterable[nn.Module], layers: Sequence[int], **kwargs: Any
@@ -99,7 +95,7 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         found = tensors() if tensors is not None else read_tensors(source.files(self.resolved.spec.weight_files))
         with torch.device("cpu"):  # also where the caller builds on the meta device
             with init_empty_weights(include_buffers=False):
-                encoder = self.build_encoder()
+                encoder = build_checked(self.resolved, self.build_encoder, lambda: self._attention_asked)
             device = torch.device("cpu") if self._device.type == "meta" else self._device
             where = f"tower {source.weights}"
             report = fill(encoder, found, self.key_rules(), dtype=self.dtype, device=device, where=where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -18,7 +19,7 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 class Section(pydantic.BaseModel):
     """A section of a config: unknown keys and values of another type are refused, and nothing changes afterwards."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def validate(
@@ -55,7 +56,7 @@ def _problem(model: type[pydantic.BaseModel], problem: Any, marks: Mapping[Key, 
         return f"{prefix}required key {'.'.join(map(str, loc))!r} is missing"
     if kind == "value_error":
         return f"{named}{message.removeprefix('Value error, ')}"
-    return f"{named}{message[0].lower()}{message[1:]}, not {problem['input']!r}"
+    return f"{named}{message[0].lower()}{message[1:]}, not {reprlib.repr(problem['input'])}"
 
 
 def _section(model: type[pydantic.BaseModel], loc: tuple[Any, ...]) -> type[pydantic.BaseModel] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -62,12 +63,24 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
     return f"warning: {message}\n"
 
 
+def _tell(message: str) -> None:
+    for line in message.splitlines():
+        typer.echo(f"error: {line}", err=True)
+
+
 def main() -> None:
-    """Run the command; a user's mistake is told in its own words on stderr, and the exit code is 2."""
+    """Run the command; what a user can mend is told in its own words on stderr, and the exit code is 2."""
     warnings.formatwarning = _one_line
+    if (
+        isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict"
+    ):  # else a file name may stop the output
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except VitaError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
-        sys.exit(2)
+        _tell(str(error))
+    except OSError as error:  # of the machine: a full disk under the output, a name too long, a lost permission
+        _tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    else:
+        return
+    sys.exit(2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vita_core.errors import PluginError
+from vita_core.installed import installed, owner_of
 
 __all__ = ["COMMANDS_GROUP", "CommandGroup"]
 
@@ -37,15 +38,15 @@ class CommandGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Every command's name; reads metadata only."""
-        names = {point.name for point in entry_points(group=COMMANDS_GROUP)}
+        names = {point.name for point in installed(COMMANDS_GROUP)[0]}
         return [*BUILTIN, *sorted(names - {*BUILTIN})]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A built-in command, or a stand-in for a plugin's."""
         if cmd_name in BUILTIN:
             return _builtin(cmd_name)
-        points = dict.fromkeys(entry_points(group=COMMANDS_GROUP, name=cmd_name))
-        return _Unopened(cmd_name, list(points)) if points else None
+        points = [point for point in installed(COMMANDS_GROUP)[0] if point.name == cmd_name]
+        return _Unopened(cmd_name, points) if points else None
 
 
 def _builtin(name: str) -> Any:
@@ -60,8 +61,6 @@ class _Unopened(TyperCommand):
     """A plugin's command before it is imported: all that ``vita --help`` needs. Typing it opens the real one."""
 
     def __init__(self, name: str, points: list[EntryPoint]) -> None:
-        from vita_core.plugins import owner_of
-
         owners = " and ".join(str(owner_of(point)) for point in points)
         super().__init__(name, short_help=f"From {owners}.")
         self._points = points
@@ -73,7 +72,7 @@ class _Unopened(TyperCommand):
 
 def _opened(name: str, points: list[EntryPoint]) -> Any:
     """The one command called `name` among those not blocked, imported. Raises PluginError naming its plugin."""
-    from vita_core.plugins import describe, owner_of, remedy
+    from vita_core.plugins import describe, remedy
     from vita_core.registry import selection
 
     chosen = selection()

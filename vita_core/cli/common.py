@@ -29,14 +29,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_json(data: Any) -> None:
-    """Plain data as indented JSON on stdout."""
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    """Plain data as indented JSON on stdout; what of a file name is no UTF-8 stands as ``\\udcNN``."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    typer.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A rich table on a terminal; plain columns, two spaces apart, when piped."""
-    if not sys.stdout.isatty():
-        lines = [columns, *[[str(cell) for cell in row] for row in rows]]
+    if sys.stdout is None or not sys.stdout.isatty():
+        lines = [columns, *[["; ".join(str(cell).splitlines()) for cell in row] for row in rows]]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         typer.echo(title)
         for line in lines:
@@ -46,7 +47,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

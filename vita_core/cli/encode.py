@@ -29,8 +29,9 @@ def encode(
     from vita_core.errors import ConfigError
 
     settings = load_config(config, overrides or ())
-    if out.suffix != ".safetensors":
-        raise ConfigError(f"--out {out}: must end in .safetensors")
+    for option, path, suffix in (("--out", out, ".safetensors"), ("--picture-map", picture_map, ".png")):
+        if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
+            raise ConfigError(f"{option} {path}: must be a file that ends in {suffix}")
     import torch
     from safetensors.torch import save_file
 
@@ -52,10 +53,15 @@ def encode(
         "weights": settings.tower.weights,
         "grid": "x".join(map(str, tower.grid)),
     }
-    write_whole(out, lambda path: save_file(features, path, metadata=metadata))
-    if picture_map is not None:
-        drawn = draw_map(list(opened.values()), [tokens[-1] for tokens in features.values()], tower.grid)
-        write_whole(picture_map, lambda path: drawn.save(path, format="PNG"))
+    written = {_utf8(name): tokens for name, tokens in features.items()}
+
+    def write(path: Path) -> None:
+        save_file(written, path, metadata=metadata)
+        if picture_map is not None:  # before `out` appears: both files, or none
+            drawn = draw_map(list(opened.values()), [tokens[-1] for tokens in features.values()], tower.grid)
+            write_whole(picture_map, lambda path: drawn.save(path, format="PNG"))
+
+    write_whole(out, write)
     rows: list[dict[str, Any]] = [{"picture": name, "shape": list(tokens.shape)} for name, tokens in features.items()]
     if json:
         print_json({"out": str(out), "picture_map": picture_map, **metadata, "pictures": rows})
@@ -63,6 +69,11 @@ def encode(
     for row in rows:
         typer.echo(f"{row['picture']}: {' x '.join(map(str, row['shape']))}")
     typer.echo(f"wrote {out}")
+
+
+def _utf8(name: str) -> str:
+    """A path as a key of safetensors, which are UTF-8: bytes that are not become ``\\xNN``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def draw_map(pictures: list[Image.Image], tokens: list[Tensor], grid: tuple[int, int], side: int = 336) -> Image.Image:

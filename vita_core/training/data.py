@@ -52,7 +52,7 @@ def _folder(path: Path) -> Iterator[Sample]:
     for picture in sorted(path.rglob("*")):
         caption = picture.with_suffix(".txt")
         if picture.suffix.lower() in SUFFIXES and caption.is_file():
-            yield Sample(picture, caption.read_text(encoding="utf-8").strip())
+            yield Sample(picture, _text({"caption": _read(caption)}, "caption", f"{caption}:1:1"))
 
 
 def _text(row: Any, key: str, where: str) -> str:
@@ -72,7 +72,10 @@ def _jsonl(path: Path) -> Iterator[Sample]:
             raise ConfigError(f"{path}:{number}:{error.colno}: not valid JSON: {error.msg}") from error
         where = f"{path}:{number}:1"
         image, caption = path.parent / _text(row, "image", where), _text(row, "caption", where)
-        yield Sample(image, caption, tuple(row.get("names", ())))
+        names = row.get("names", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+            raise ConfigError(f"{where}: 'names' must be a list of texts, found {names!r}")
+        yield Sample(image, caption, tuple(names))
 
 
 def _llava(path: Path) -> Iterator[Sample]:
@@ -80,10 +83,13 @@ def _llava(path: Path) -> Iterator[Sample]:
         rows = json.loads(_read(path))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from error
+    if not isinstance(rows, list):
+        raise ConfigError(f"{path}:1:1: a LLaVA JSON is a list of {{image, conversations}}, not {type(rows).__name__}")
     for index, row in enumerate(rows):
         where = f"{path}: entry {index}"
-        turns = row.get("conversations", []) if isinstance(row, dict) else []
-        answer = next((turn for turn in turns if turn.get("from") == "gpt"), None)
+        turns = row.get("conversations") if isinstance(row, dict) else None
+        said = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+        answer = next((turn for turn in said if turn.get("from") == "gpt"), None)
         yield Sample(path.parent / _text(row, "image", where), _text(answer, "value", f"{where}: its first gpt turn"))
 
 

@@ -10,4 +10,4 @@ class Options(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid")
     architecture: str | None = None
-    image_size: int | None = None
+    image_size: pydantic.PositiveInt | None = None

@@ -40,6 +40,9 @@ class TorchvisionTower(BaseVisionTower):
                 kept[self.ends.index(index)] = x.flatten(2).transpose(1, 2)  # (B, rows * cols, C)
                 grid = (x.shape[2], x.shape[3])
         if len(self.ends) in layers:
-            kept[len(self.ends)] = head(self.encoder)(x.flatten(2).transpose(1, 2))
+            tokens = x.flatten(2).transpose(1, 2)
+            scores: Tensor = head(self.encoder)(tokens)
+            beside = self.settings.options["class_scores"] == "beside"
+            kept[len(self.ends)] = torch.cat([tokens, scores], dim=-1) if beside else scores
             grid = (x.shape[2], x.shape[3])
         return kept, grid

@@ -1,0 +1,38 @@
+"""Building a tower's encoder; what its libraries raise meanwhile is told as what the user can mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from vita_core.errors import CheckpointError, ConfigError, VitaError
+from vita_core.plugins import describe
+from vita_core.resolution import ResolvedTower
+
+__all__ = ["build_checked"]
+
+
+def build_checked(
+    resolved: ResolvedTower, build: Callable[[], nn.Module], attention_asked: Callable[[], bool]
+) -> nn.Module:
+    """What `build` makes; `attention_asked` says afterwards whether it asked which attention to use.
+
+    Raises ConfigError for an attention that the encoder, or this machine, has not, and CheckpointError where the
+    checkpoint's config makes no encoder.
+    """
+    wanted, named = resolved.settings.attention, f"tower {resolved.spec.name!r} cannot be built"
+    try:
+        encoder = build()
+    except VitaError:
+        raise
+    except Exception as error:
+        if wanted != "auto" and isinstance(error, ImportError | ValueError):  # transformers' for a missing kernel
+            raise ConfigError(f"tower.attention: {named} with {wanted!r} here ({describe(error)}); use auto") from error
+        where, who = resolved.source.weights, resolved.owner
+        raise CheckpointError(
+            f"{named} from {where}'s config ({describe(error)}); mend it, or if it is as published tell {who}'s author"
+        ) from error
+    if wanted != "auto" and not attention_asked():
+        raise ConfigError(f"tower.attention: {named} with {wanted!r}: it has but one attention; leave it out")
+    return encoder

@@ -1,0 +1,83 @@
+"""Entry points of what is installed, and who brought each. Metadata that cannot be read is told, and stops nothing."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
+from pathlib import Path
+
+__all__ = ["Owner", "Unreadable", "installed", "owner_of"]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who brought a spec: the plugin's entry-point name and the distribution (with version) that installed it."""
+
+    plugin: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}" if self.version else self.distribution
+
+    @property
+    def selector(self) -> str:
+        """What blocks this plugin and no other: ``distribution:name``."""
+        return f"{self.distribution}:{self.plugin}"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A distribution whose metadata, in `folder`, cannot be read; it may or may not bring a plugin."""
+
+    folder: Path
+    reason: str
+
+    @property
+    def owner(self) -> Owner:
+        """By the folder's name (``ghost-1.0.dist-info``), the only one there is."""
+        return Owner(self.folder.name.partition("-")[0], self.folder.name, "")
+
+
+def owner_of(point: EntryPoint) -> Owner:
+    """Who brought an entry point that `installed` found."""
+    assert point.dist is not None
+    return Owner(point.name, *_named(point.dist))
+
+
+@functools.cache
+def _named(distribution: Distribution) -> tuple[str, str]:
+    """Name and version; each look at them parses the distribution's metadata file."""
+    metadata = distribution.metadata
+    if not metadata["Name"]:
+        raise ValueError("it names no distribution")
+    return metadata["Name"], metadata["Version"] or "?"
+
+
+def installed(group: str) -> tuple[list[EntryPoint], list[Unreadable]]:
+    """The entry points of a group, each once, and the distributions whose metadata cannot be read."""
+    try:
+        points = dict.fromkeys(entry_points(group=group))
+        for point in points:
+            owner_of(point)
+        return [*points], []
+    except Exception:  # of one damaged distribution, which must not hide the others
+        return _one_by_one(group)
+
+
+def _one_by_one(group: str) -> tuple[list[EntryPoint], list[Unreadable]]:
+    points, unreadable, seen = [], {}, set()
+    for distribution in distributions():
+        try:
+            brought = [point for point in distribution.entry_points if point.group == group]
+            name = re.sub(r"[-_.]+", "-", _named(distribution)[0]).lower() if brought else ""
+        except Exception as error:
+            folder = Path(getattr(distribution, "_path", "unknown"))  # importlib.metadata has no public name for it
+            unreadable[folder] = Unreadable(folder, f"{type(error).__name__}: {error}")
+            continue
+        if name not in seen:  # the first on the path is the one that is imported
+            points += brought
+            seen.add(name)
+    return [*dict.fromkeys(points)], [*unreadable.values()]
