@@ -30,7 +30,7 @@ GOOD = "tower: {weights: ./w}\nllm: {weights: owner/name}\n"
             "tower:\n  weights: ./w\n  select_layer: one\nllm: {weights: a/b}\n",
             r":3:3: tower.select_layer: .* not 'one'",
         ),
-        ("tower:\n  weights: ./w\n  compile: true\nllm: {weights: a/b}\n", r"is not built yet"),
+        ("tower:\n  weights: ./w\n  compile: 3\nllm: {weights: a/b}\n", r":3:3: tower.compile: .*not 3"),
         (GOOD + "device: [\n", r":4:1: not valid YAML"),
         (GOOD + "extends: nowhere.yaml\n", r":3:1: extends: no such file 'nowhere.yaml'"),
     ],

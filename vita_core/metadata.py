@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vita_core.devices import dtype_on
 from vita_core.geometry import Grid
 from vita_core.processors import image_processor
 from vita_core.resolution import ResolvedTower
@@ -76,7 +77,7 @@ class TowerMetadata(nn.Module):
     def dtype(self) -> torch.dtype:
         """The encoder's dtype (before loading: the configured one)."""
         parameter = None if self.encoder is None else next(self.encoder.parameters(), None)
-        return getattr(torch, self.settings.dtype) if parameter is None else parameter.dtype
+        return dtype_on(self.settings.dtype, self._device) if parameter is None else parameter.dtype
 
     @property
     def device(self) -> torch.device:

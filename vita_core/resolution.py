@@ -71,6 +71,11 @@ def resolve_tower(
             f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository, so there is "
             "nothing to trust; leave it out"
         )
+    if settings.attention not in ("auto", *spec.attentions):
+        choices = f"use auto, {', '.join(spec.attentions)}" if spec.attentions else "leave it out"
+        raise ConfigError(
+            f"tower.attention: tower {spec.name!r} cannot be built with {settings.attention!r}; {choices}"
+        )
     defaults = {key: value for key, value in spec.defaults.items() if getattr(settings, key) is None}
     settings = settings.model_copy(update=defaults)
     options = _validated_options("tower", spec, owner, settings.options)

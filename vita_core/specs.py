@@ -19,6 +19,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 """What transformers calls its weights; the first that is there is read."""
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+"""What ``tower.attention`` may be beside ``auto``, in transformers' names."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class TowerSpec:
     options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
     requires: what to ``pip install`` when importing the factory fails.
     remote_code: whether the tower runs code from the checkpoint's repository; only then ``trust_remote_code`` is taken.
+    attentions: the values of ``attention`` that the encoder is built with (`BaseVisionTower.attention`), beside ``auto``.
     example: a small checkpoint config with which ``vita check NAME`` builds the tower, its weights random.
     """
 
@@ -134,11 +137,12 @@ class TowerSpec:
     options: str | None = None
     requires: str | None = None
     remote_code: bool = False
+    attentions: tuple[str, ...] = ATTENTIONS
     example: CheckpointConfig | None = None
 
     def __post_init__(self) -> None:
-        for key in ("model_types", "weight_files"):  # a string is a sequence too, and `in` would look for a substring
-            if isinstance(getattr(self, key), str):
+        for key in ("model_types", "weight_files", "attentions"):
+            if isinstance(getattr(self, key), str):  # a sequence too, and `in` would look for a substring
                 raise PluginError(f"TowerSpec {self.name!r}: {key} must be a tuple, not {getattr(self, key)!r}")
 
     def opens(self, config: CheckpointConfig) -> bool:
