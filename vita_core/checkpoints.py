@@ -165,9 +165,8 @@ def fill(
 def _split(name: str, read: Callable[[], Tensor], rules: KeyRules) -> Iterator[tuple[str, Tensor]]:
     for pattern, targets in rules.splits:
         if re.search(pattern, name):
-            # .contiguous(): a view would keep the whole fused tensor alive
-            parts = read().chunk(len(targets), dim=0)
+            parts = read().chunk(len(targets), dim=0)  # contiguous views, so what is mapped stays mapped
             for target, part in zip(targets, parts, strict=True):
-                yield re.sub(pattern, target, name), part.clone()
+                yield re.sub(pattern, target, name), part
             return
     yield name, read()
