@@ -11,8 +11,10 @@ import torch
 from conftest import FAMILIES, GOLDEN, close, golden_settings
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vita_core import build_tower, devices, list_towers
+from vita_core.checkpoints import without_weights
 from vita_core.errors import ConfigError, VitaError
 from vita_core.tower import BaseVisionTower
 
@@ -206,3 +208,23 @@ def test_a_fused_tensor_that_is_split_is_not_copied() -> None:
     attention = build_tower(golden_settings("internvit")).vision_tower.encoder.layer[0].attention
     parts = [getattr(attention, f"{name}_proj").weight for name in "qkv"]
     assert len({part.untyped_storage().data_ptr() for part in parts}) == 1
+
+
+def test_building_an_encoder_works_no_values_out() -> None:
+    """torch fills tensors on the meta device in Python: it was two thirds of the time to load a tower."""
+    ran: list[str] = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            ran.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    with Noted(), without_weights():
+        linear = torch.nn.Linear(4, 4)
+        torch.nn.init.trunc_normal_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+        real = torch.zeros(3).fill_(2.0)
+    assert linear.weight.is_meta
+    assert real.tolist() == [2.0] * 3
+    assert "aten::fill_.Scalar" in ran
+    assert not [name for name in ran if "normal" in name or "uniform" in name or "zero_" in name]

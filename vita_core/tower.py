@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_core import features
-from vita_core.checkpoints import KeyRules, LoadReport, fill, read_tensors
+from vita_core.checkpoints import KeyRules, LoadReport, fill, read_tensors, without_weights
 from vita_core.config import TowerConfig
 from vita_core.devices import check_usable, compile_blocks, compile_errors, compiled, pictures_at_once
 from vita_core.errors import VitaError
@@ -95,13 +95,11 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         """
         if self.is_loaded:
             return
-        from accelerate import init_empty_weights
-
         check_usable(self.attention, self.settings.compile, self._device)
         source, tensors = self.resolved.source, self.resolved.tensors
         found = tensors() if tensors is not None else read_tensors(source.files(self.resolved.spec.weight_files))
         with torch.device("cpu"):  # also where the caller builds on the meta device
-            with init_empty_weights(include_buffers=False):
+            with without_weights():
                 encoder = self.build_encoder()
             device = torch.device("cpu") if self._device.type == "meta" else self._device
             where = f"tower {source.weights}"
