@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -14,20 +15,39 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("VITA_BENCH_RESULTS", Path(__file__).parent / "results"))
+"""The committed results are those of full runs; the guard's quick ones go elsewhere."""
 Times = dict[str, list[float]]
 
 
-def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int) -> Times:
-    """Seconds of every side, `rounds` times in turn, each round in the other's reverse order; one round before warms up."""
+def alternate(
+    sides: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> Times:
+    """Seconds of every side, `rounds` times in turn, each round in the other's reverse order; one round before warms up.
+
+    `clock` is `time.process_time` where another program shares the processor.
+    """
     times: Times = {name: [] for name in sides}
     for number in range(-1, rounds):
         for name in list(sides)[:: 1 if number % 2 else -1]:
-            start = time.perf_counter()
+            start = clock()
             sides[name]()
             if number >= 0:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return times
+
+
+def clock_option(parser: argparse.ArgumentParser) -> None:
+    """``--cpu-time``, as the option `clock`."""
+    parser.add_argument(
+        "--cpu-time", dest="clock", action="store_const", const=time.process_time, default=time.perf_counter,
+        help="Count the process's CPU seconds, for a machine that other programs share (one thread only).",
+    )  # fmt: skip
+
+
+def once(value: float) -> dict[str, float]:
+    """A ratio that was measured once, as `ratio` gives those measured often."""
+    return {"median": round(value, 3), "low": round(value, 3), "high": round(value, 3)}
 
 
 def ratio(times: Times, side: str, beside: str) -> dict[str, float]:
@@ -52,7 +72,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(name: str, claim: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
-    """Print the rows and write ``results/NAME.json``."""
+    """Print the rows and write ``NAME.json`` in `RESULTS`."""
     table = Table(title=claim, title_justify="left")
     for column in columns:
         table.add_column(column)

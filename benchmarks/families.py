@@ -1,11 +1,12 @@
-"""Encoders of full size with random weights: saved by the library's own class, run bare, run as LLaVA and VITA do, and as a
-tower of ours."""
+"""Encoders of full width with random weights: saved by the library's own class, run bare, run as LLaVA and VITA do, and as
+a tower of ours. Fewer layers than published may be asked for."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ class Family:
     side: int
     tower: dict[str, Any]
     save: Callable[[Path], None]
-    best: Callable[[Path], Forward]
-    original: Callable[[Path], Forward]
+    best: Callable[[Path, torch.dtype], Forward]
+    original: Callable[[Path, torch.dtype], Forward]
 
 
 def _transformers(model: Any, config: Any, layer: int, prefix: int, last: str = "num_hidden_layers") -> dict[str, Any]:
@@ -36,28 +37,28 @@ def _transformers(model: Any, config: Any, layer: int, prefix: int, last: str = 
         torch.manual_seed(0)
         model(config).save_pretrained(folder)
 
-    def opened(folder: Path, **changes: Any) -> nn.Module:
-        return model.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **changes).eval()  # type: ignore[no-any-return]  # untyped
+    def opened(folder: Path, dtype: torch.dtype, **changes: Any) -> nn.Module:
+        return model.from_pretrained(folder, dtype=dtype, local_files_only=True, **changes).eval()  # type: ignore[no-any-return]  # untyped
 
-    def best(folder: Path) -> Forward:
+    def best(folder: Path, dtype: torch.dtype = torch.float32) -> Forward:
         truncated = {last: getattr(config, last) + 1 + layer}
-        encoder = opened(folder, attn_implementation="sdpa", **truncated)
+        encoder = opened(folder, dtype, attn_implementation="sdpa", **truncated)
         return lambda pixels: encoder(pixels, output_hidden_states=True).hidden_states[-1][:, prefix:]
 
-    def original(folder: Path) -> Forward:
-        encoder = opened(folder)
+    def original(folder: Path, dtype: torch.dtype = torch.float32) -> Forward:
+        encoder = opened(folder, dtype)
         return lambda pixels: encoder(pixels, output_hidden_states=True).hidden_states[layer][:, prefix:]
 
     return {"save": save, "best": best, "original": original}
 
 
-def clip() -> Family:
+def clip(layers: int = 24) -> Family:
     """CLIP-L/14-336."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
         hidden_size=1024,
-        num_hidden_layers=24,
+        num_hidden_layers=layers,
         num_attention_heads=16,
         intermediate_size=4096,
         image_size=336,
@@ -66,13 +67,13 @@ def clip() -> Family:
     return Family("CLIP-L/14-336", 336, {"type": "clip"}, **_transformers(CLIPVisionModel, config, -2, 1))
 
 
-def siglip() -> Family:
+def siglip(layers: int = 27) -> Family:
     """SigLIP-so400m-384."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     config = SiglipVisionConfig(
         hidden_size=1152,
-        num_hidden_layers=27,
+        num_hidden_layers=layers,
         num_attention_heads=16,
         intermediate_size=4304,
         image_size=384,
@@ -81,14 +82,14 @@ def siglip() -> Family:
     return Family("SigLIP-so400m-384", 384, {"type": "siglip"}, **_transformers(SiglipVisionModel, config, -2, 0))
 
 
-def internvit() -> Family:
+def internvit(layers: int = 24) -> Family:
     """InternViT-300M-448, its features neither halved nor shuffled here."""
     from transformers import InternVLVisionConfig, InternVLVisionModel
 
     from vita_plugins.internvit import published
 
     config = InternVLVisionConfig(
-        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, image_size=[448, 448],
+        hidden_size=1024, num_hidden_layers=layers, num_attention_heads=16, intermediate_size=4096, image_size=[448, 448],
         patch_size=[14, 14], norm_type="layer_norm", attention_bias=True,
     )  # fmt: skip
     sides = _transformers(InternVLVisionModel, config, -1, 1)
@@ -96,29 +97,29 @@ def internvit() -> Family:
     def save(folder: Path) -> None:
         torch.manual_seed(0)
         save_file(InternVLVisionModel(config).state_dict(), folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(published(1024, 24, 16, 4096, rms=False)))
+        (folder / "config.json").write_text(json.dumps(published(1024, layers, 16, 4096, rms=False)))
 
-    def opened(folder: Path, attention: str) -> nn.Module:
+    def opened(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
         from safetensors.torch import load_file
 
         config._attn_implementation = attention
         model = InternVLVisionModel(config).eval()
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        return model
+        return model.to(dtype)
 
-    def best(folder: Path) -> Forward:
-        encoder = opened(folder, "sdpa")
+    def best(folder: Path, dtype: torch.dtype = torch.float32) -> Forward:
+        encoder = opened(folder, dtype, "sdpa")
         return lambda pixels: encoder(pixels).last_hidden_state[:, 1:]
 
-    def original(folder: Path) -> Forward:
-        encoder = opened(folder, "eager")  # its published code multiplies queries and keys itself
+    def original(folder: Path, dtype: torch.dtype = torch.float32) -> Forward:
+        encoder = opened(folder, dtype, "eager")  # its published code multiplies queries and keys itself
         return lambda pixels: encoder(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
 
     plain = {"type": "internvit", "feature_scale": 1.0, "pixel_shuffle": False}
     return Family("InternViT-300M-448", 448, plain, **{**sides, "save": save, "best": best, "original": original})
 
 
-def eva() -> Family:
+def eva(layers: int = 24) -> Family:
     """EVA02-CLIP-L-336, as open_clip saves it."""
     import timm
 
@@ -126,7 +127,7 @@ def eva() -> Family:
 
     def save(folder: Path) -> None:
         torch.manual_seed(0)
-        state = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
+        state = timm.create_model(name, pretrained=False, num_classes=0, depth=layers).state_dict()
         save_file(
             {f"visual.trunk.{key}": value for key, value in state.items()}, folder / "open_clip_model.safetensors"
         )
@@ -134,28 +135,28 @@ def eva() -> Family:
             json.dumps({"model_cfg": {"vision_cfg": {"timm_model_name": name}}})
         )
 
-    def opened(folder: Path) -> nn.Module:
+    def opened(folder: Path, dtype: torch.dtype) -> nn.Module:
         from safetensors.torch import load_file
 
-        model = timm.create_model(name, pretrained=False, num_classes=0).eval()
+        model = timm.create_model(name, pretrained=False, num_classes=0, depth=layers).eval()
         state = load_file(folder / "open_clip_model.safetensors")
         model.load_state_dict({key.removeprefix("visual.trunk."): value for key, value in state.items()})
-        return model
+        return model.to(dtype)
 
-    def forward(folder: Path, **how: Any) -> Forward:
-        encoder = opened(folder)
-        if how["stop_early"]:
-            encoder.prune_intermediate_layers([22], prune_norm=True, prune_head=True)
-        every = {"indices": [22] if how["stop_early"] else None, **how}
-        at = 0 if how["stop_early"] else 22
+    def forward(folder: Path, dtype: torch.dtype = torch.float32, *, stop_early: bool) -> Forward:
+        encoder, last = opened(folder, dtype), layers - 2
+        if stop_early:
+            encoder.prune_intermediate_layers([last], prune_norm=True, prune_head=True)
+        every = {"indices": [last] if stop_early else None, "stop_early": stop_early}
+        at = 0 if stop_early else last
         return lambda pixels: encoder.forward_intermediates(pixels, intermediates_only=True, output_fmt="NLC", **every)[
             at
         ]
 
     return Family(
         "EVA02-CLIP-L-336", 336, {"type": "eva_clip"}, save,
-        lambda folder: forward(folder, stop_early=True), lambda folder: forward(folder, stop_early=False),
+        partial(forward, stop_early=True), partial(forward, stop_early=False),
     )  # fmt: skip
 
 
-FAMILIES: dict[str, Callable[[], Family]] = {"clip": clip, "siglip": siglip, "eva_clip": eva, "internvit": internvit}
+FAMILIES: dict[str, Callable[..., Family]] = {"clip": clip, "siglip": siglip, "eva_clip": eva, "internvit": internvit}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,22 @@ def test_towers_and_plugins() -> None:
     states = {row["name"]: row["status"] for row in json.loads(vita("--no-plugin", "clip", "plugins", "--json").stdout)}
     assert states["clip"] == "blocked"
     assert states["siglip"] == "loaded"
+
+
+def test_encode_says_where_the_time_went(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
+    pictures = [golden / "pictures" / f"{name}.png" for name in ("wide", "tall")]
+    began = time.perf_counter()
+    done = vita("encode", tiny_config, *pictures, "--out", tmp_path / "o.safetensors", "--timings", "--json")
+    took = time.perf_counter() - began
+    seconds = json.loads(done.stdout)["timings"]
+    assert next(iter(seconds)) == "start, command line"
+    assert {"weights", "first pixels", "first feature", "written"} <= set(seconds)
+    assert min(seconds.values()) >= 0
+    assert 0.5 * took < sum(seconds.values()) <= took + 0.02  # all of the process but its end
+    lines = vita("encode", tiny_config, *pictures, "--out", tmp_path / "o.safetensors", "--timings").stdout
+    assert re.search(r"\d s  first feature \(\d+\.\d{3} s since the process began\)", lines)
+    silent = vita("encode", tiny_config, *pictures, "--out", tmp_path / "o.safetensors").stdout
+    assert "first feature" not in silent
 
 
 def test_encode_writes_features_and_a_map(tiny_config: Path, golden: Path, tmp_path: Path) -> None:

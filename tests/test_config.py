@@ -32,7 +32,7 @@ GOOD = "tower: {weights: ./w}\nllm: {weights: owner/name}\n"
             "tower:\n  weights: ./w\n  select_layer: one\nllm: {weights: a/b}\n",
             r":3:3: tower.select_layer: .* not 'one'",
         ),
-        ("tower:\n  weights: ./w\n  compile: true\nllm: {weights: a/b}\n", r"is not built yet"),
+        ("tower:\n  weights: ./w\n  compile: 3\nllm: {weights: a/b}\n", r":3:3: tower.compile: .*not 3"),
         (GOOD + "device: [\n", r":4:1: not valid YAML"),
         (GOOD + "generation: {temperature: .inf}\n", r":3:14: generation.temperature: input should be a finite number"),
         (GOOD + "images: {tiles: {min: 5, max: 3}}\n", r":3:10: images.tiles: `min: 5` is more than `max: 3`"),

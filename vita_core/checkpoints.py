@@ -5,15 +5,18 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vita_core.errors import CheckpointError
 
-__all__ = ["KeyRules", "LoadReport", "Tensors", "fill", "load_into", "read_tensors"]
+__all__ = ["KeyRules", "LoadReport", "Tensors", "fill", "load_into", "read_tensors", "without_weights"]
 
 Pattern = str
 Tensors = Iterable[tuple[str, Callable[[], Tensor]]]
@@ -77,6 +80,31 @@ class LoadReport:
                 problems.append(f"{len(keys)} {name} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
         if problems:
             raise CheckpointError(f"{where} does not fit: {self.loaded} tensors match; {'; '.join(problems)}")
+
+
+class _NoValues(TorchFunctionMode):
+    """Values given to a tensor on the meta device are not worked out: torch does so in Python, importing its compiler."""
+
+    FILLS = ("normal_", "uniform_", "trunc_normal_", "xavier_uniform_", "kaiming_uniform_", "kaiming_normal_",
+             "zero_", "fill_", "mul_", "add_", "erfinv_", "clamp_")  # fmt: skip
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        filled = args[0] if args else given.get("tensor")
+        if getattr(func, "__name__", "") in self.FILLS and isinstance(filled, Tensor) and filled.is_meta:
+            return filled
+        return func(*args, **given)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Modules built inside have their parameters on the meta device, without memory or values; buffers are real."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False), _NoValues():
+        yield
 
 
 def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Callable[[], Tensor]]]:
@@ -179,5 +207,4 @@ def _split(name: str, read: Callable[[], Tensor], rules: KeyRules) -> Iterator[t
     if len(targets) == 1:
         yield targets[0], read()
         return
-    for target, part in zip(targets, read().chunk(len(targets), dim=0), strict=True):
-        yield target, part.clone()  # a view would keep the whole fused tensor alive
+    yield from zip(targets, read().chunk(len(targets), dim=0), strict=True)  # views, so what is mapped stays mapped

@@ -26,8 +26,9 @@ __all__ = [
 ]
 
 DType = Literal["float32", "float16", "bfloat16"]
+TowerDType = Literal["auto", "float32", "float16", "bfloat16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
-NOT_BUILT = {"compile": False, "max_batch": None, "preprocess": "exact"}
+NOT_BUILT = {"preprocess": "exact"}
 """Tower keys that are decided but not built yet, and the only value accepted until then."""
 
 
@@ -50,7 +51,14 @@ Freeze = Annotated[
 
 
 class TowerConfig(Section):
-    """The vision tower. A key left at None takes the default of the tower's family (see ``vita towers``)."""
+    """The vision tower. A key left at None takes the default of the tower's family (see ``vita towers``).
+
+    `dtype: auto` is bfloat16 where the device has units for it, else float32; `attention: auto` is torch's own
+    ``scaled_dot_product_attention``. `compile` runs the encoder through torch.compile: the first picture of each size
+    waits for it, and a CPU needs a C++ compiler. `max_batch` is the most pictures (tiles and S2's crops of all pictures
+    together) in one run of the encoder; left out, a GPU runs all at once, a CPU as many as its cache holds. Where
+    gradients flow all run at once, for their activations are kept anyhow.
+    """
 
     type: str | None = None
     weights: str
@@ -64,7 +72,7 @@ class TowerConfig(Section):
     pixel_shuffle: Annotated[float, Field(gt=0, le=1)] | Literal[False] | None = None
     pool: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
     freeze: Freeze = True
-    dtype: DType = "float32"
+    dtype: TowerDType = "float32"
     attention: Attention = "auto"
     compile: bool = False
     delay_load: bool = False

@@ -13,17 +13,15 @@ from vita_core.resolution import ResolvedTower
 __all__ = ["build_checked"]
 
 
-def build_checked(
-    resolved: ResolvedTower, build: Callable[[], nn.Module], attention_asked: Callable[[], bool]
-) -> nn.Module:
-    """What `build` makes; `attention_asked` says afterwards whether it asked which attention to use.
+def build_checked(resolved: ResolvedTower, build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` makes.
 
-    Raises ConfigError for an attention that the encoder, or this machine, has not, and CheckpointError where the
-    checkpoint's config makes no encoder.
+    Raises ConfigError for an attention that this machine has not, and CheckpointError where the checkpoint's config makes
+    no encoder.
     """
     wanted, named = resolved.settings.attention, f"tower {resolved.spec.name!r} cannot be built"
     try:
-        encoder = build()
+        return build()
     except VitaError:
         raise
     except Exception as error:
@@ -33,6 +31,3 @@ def build_checked(
         raise CheckpointError(
             f"{named} from {where}'s config ({describe(error)}); mend it, or if it is as published tell {who}'s author"
         ) from error
-    if wanted != "auto" and not attention_asked():
-        raise ConfigError(f"tower.attention: {named} with {wanted!r}: it has but one attention; leave it out")
-    return encoder

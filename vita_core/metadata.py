@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vita_core.devices import dtype_on
 from vita_core.geometry import Grid
 from vita_core.processors import image_processor
 from vita_core.resolution import ResolvedTower
@@ -28,7 +29,6 @@ class TowerMetadata(nn.Module):
         self.encoder: nn.Module | None = None
         self._device = torch.device(device)
         self._processor: Any = None
-        self._attention_asked = False
 
     @property
     def is_loaded(self) -> bool:
@@ -37,11 +37,7 @@ class TowerMetadata(nn.Module):
 
     @property
     def attention(self) -> str:
-        """The attention implementation to build with, in transformers' names (``auto`` is ``sdpa``).
-
-        A tower whose `build_encoder` never asks for it is taken to have but one, and any other setting is refused.
-        """
-        self._attention_asked = True
+        """The attention implementation to build with, in transformers' names (``auto`` is ``sdpa``)."""
         return "sdpa" if self.settings.attention == "auto" else self.settings.attention
 
     @property
@@ -86,7 +82,7 @@ class TowerMetadata(nn.Module):
     def dtype(self) -> torch.dtype:
         """The encoder's dtype (before loading: the configured one)."""
         parameter = None if self.encoder is None else next(self.encoder.parameters(), None)
-        return getattr(torch, self.settings.dtype) if parameter is None else parameter.dtype
+        return dtype_on(self.settings.dtype, self._device) if parameter is None else parameter.dtype
 
     @property
     def device(self) -> torch.device:

@@ -17,7 +17,8 @@ from vita_core.validation import validate
 
 __all__ = ["Plan", "PlannedStage", "make_plan", "tower_stage"]
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
+"""Of one value; ``auto`` at the most it can come to, for the device is not asked here."""
 
 
 @dataclass(frozen=True)

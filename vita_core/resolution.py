@@ -79,6 +79,11 @@ def resolve_tower(
             f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository, so there is "
             "nothing to trust; leave it out"
         )
+    if settings.attention not in ("auto", *spec.attentions):
+        choices = f"use auto, {', '.join(spec.attentions)}" if spec.attentions else "leave it out"
+        raise ConfigError(
+            f"tower.attention: tower {spec.name!r} cannot be built with {settings.attention!r}; {choices}"
+        )
     settings = _with_defaults(settings, spec, owner)
     options = _validated_options("tower", spec, owner, settings.options)
     settings = settings.model_copy(update={"options": options})

@@ -20,6 +20,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 """What transformers calls its weights; the first that is there is read."""
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+"""What ``tower.attention`` may be beside ``auto``, in transformers' names."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class TowerSpec:
     options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
     requires: what to ``pip install`` when importing the factory fails.
     remote_code: whether the tower runs code from the checkpoint's repository; only then ``trust_remote_code`` is taken.
+    attentions: the values of ``attention`` that the encoder is built with (`BaseVisionTower.attention`), beside ``auto``.
     example: a small checkpoint config with which ``vita check NAME`` builds the tower, its weights random.
     """
 
@@ -150,6 +153,7 @@ class TowerSpec:
     options: str | None = None
     requires: str | None = None
     remote_code: bool = False
+    attentions: tuple[str, ...] = ATTENTIONS
     example: CheckpointConfig | None = None
 
     def __post_init__(self) -> None:
@@ -157,7 +161,8 @@ class TowerSpec:
             self,
             dict.fromkeys(("name", "summary", "factory"), str)
             | dict.fromkeys(("hub_ids", "defaults"), Mapping)
-            | dict.fromkeys(("model_types", "weight_files"), tuple | list)  # in a string, `in` would look for a part
+            # in a string, `in` would look for a part
+            | dict.fromkeys(("model_types", "weight_files", "attentions"), tuple | list)
             | dict.fromkeys(("shape", "processor"), Callable | str)
             | {"recognises": Callable, "example": Mapping | None},
         )

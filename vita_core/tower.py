@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vita_core import features
-from vita_core.checkpoints import KeyRules, LoadReport, fill, read_tensors
+from vita_core.checkpoints import KeyRules, LoadReport, fill, read_tensors, without_weights
 from vita_core.config import TowerConfig
+from vita_core.devices import check_usable, compile_blocks, compile_errors, compiled, pictures_at_once
 from vita_core.encoders import build_checked
 from vita_core.errors import VitaError
 from vita_core.freezing import freeze, train_unfrozen
@@ -47,6 +48,7 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
     def __init__(self, resolved: ResolvedTower, device: torch.device | str = "cpu") -> None:
         super().__init__(resolved, device)
         self.load_report: LoadReport | None = None
+        self._compiled_whole = False
 
     # what an author writes -------------------------------------------------------------------------------------------
 
@@ -89,17 +91,17 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         """
         if self.is_loaded:
             return
-        from accelerate import init_empty_weights
-
+        check_usable(self.attention, self.settings.compile, self._device)
         source, tensors = self.resolved.source, self.resolved.tensors
         found = tensors() if tensors is not None else read_tensors(source.files(self.resolved.spec.weight_files))
         with torch.device("cpu"):  # also where the caller builds on the meta device
-            with init_empty_weights(include_buffers=False):
-                encoder = build_checked(self.resolved, self.build_encoder, lambda: self._attention_asked)
+            with without_weights():
+                encoder = build_checked(self.resolved, self.build_encoder)
             device = torch.device("cpu") if self._device.type == "meta" else self._device
             where = f"tower {source.weights}"
             report = fill(encoder, found, self.key_rules(), dtype=self.dtype, device=device, where=where)
         freeze(encoder, self.settings.freeze, self.shape)
+        self._compiled_whole = self.settings.compile and not compile_blocks(encoder)
         self.encoder, self.load_report = encoder, report
         self.train(self.training)
 
@@ -185,10 +187,23 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         )
 
     def _selected(self, pixels: Tensor) -> tuple[Tensor, Grid]:
+        """Pixels (M, 3, H, W), as many at once as may be -> the selected tokens (M, N, C) and their grid."""
         self._check_size(pixels)
-        states, grid = self.encode(pixels, sorted(set(self.resolved.geometry.layers)))
-        tokens = self.feature_select(states)
-        return tokens if self.settings.feature_scale is None else tokens * self.settings.feature_scale, grid
+        encode = compiled(type(self).encode) if self._compiled_whole else type(self).encode
+        layers, scale = sorted(set(self.resolved.geometry.layers)), self.settings.feature_scale
+        parts: list[Tensor] = []
+        with compile_errors(self.resolved.spec.name, self.settings.compile):
+            for part in pixels.split(self._at_once(pixels)):
+                states, grid = encode(self, part, layers)
+                tokens = self.feature_select(states)
+                parts.append(tokens if scale is None else tokens * scale)
+        return parts[0] if len(parts) == 1 else torch.cat(parts), grid
+
+    def _at_once(self, pixels: Tensor) -> int:
+        if torch.is_grad_enabled() and (pixels.requires_grad or any(p.requires_grad for p in self.parameters())):
+            return len(pixels)  # the graph keeps every activation: in parts they would take as much
+        run = self.shape.stages[: max(self.resolved.geometry.layers) + 1]
+        return self.settings.max_batch or pictures_at_once(pixels, self.shape.image_size, run)
 
     def feature_select(self, hidden_states: Any) -> Tensor:
         """The selected layer(s) of all hidden states (a sequence, a mapping, or an object with ``.hidden_states``),

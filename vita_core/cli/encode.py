@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, print_json
+from vita_core.cli.timing import Phases
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,16 +23,20 @@ def encode(
         Path | None, typer.Option(metavar="OUT.png", help="A PCA picture of the tokens beside the input.")
     ] = None,
     overrides: SetOption = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Say where the time went, phase by phase.")] = False,
     json: JsonOption = False,
 ) -> None:
     """The tower's tokens (tiles, N, C) of each picture, keyed by its path as typed. Needs no language model."""
     from vita_core.config import load_config
     from vita_core.errors import ConfigError
 
+    phases = Phases()
+    phases.end("start, command line")
     settings = load_config(config, overrides or ())
     for option, path, suffix in (("--out", out, ".safetensors"), ("--picture-map", picture_map, ".png")):
         if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
             raise ConfigError(f"{option} {path}: must be a file that ends in {suffix}")
+    phases.end("config")
     import torch
     from safetensors.torch import save_file
 
@@ -42,12 +47,21 @@ def encode(
     from vita_core.tower import build_tower
 
     opened = {str(path): open_picture(path, max_pixels=settings.images.max_pixels or MAX_PIXELS) for path in pictures}
-    tower = build_tower(settings.tower.model_copy(update={"delay_load": False}), device=pick_device(settings.device))
+    phases.end("torch, pictures opened")
+    tower = build_tower(settings.tower.model_copy(update={"delay_load": True}), device=pick_device(settings.device))
+    phases.end("the encoder's library")
+    tower.load_model()
+    phases.end("weights")
+    features: dict[str, Tensor] = {}
     with torch.inference_mode():
-        features = {
-            name: tower(picture_pixels(tower, settings.images, picture)).cpu().contiguous()
-            for name, picture in opened.items()
-        }
+        for name, picture in opened.items():
+            pixels = picture_pixels(tower, settings.images, picture)
+            if not features:
+                phases.end("first pixels")
+            features[name] = tower(pixels).cpu().contiguous()
+            if len(features) == 1:
+                phases.end("first feature")
+    phases.end("further pictures")
     metadata = {
         "tower": tower.resolved.spec.name,
         "weights": settings.tower.weights,
@@ -63,9 +77,13 @@ def encode(
 
     write_whole(out, write)
     rows: list[dict[str, Any]] = [{"picture": name, "shape": list(tokens.shape)} for name, tokens in features.items()]
+    phases.end("written")
     if json:
-        print_json({"out": str(out), "picture_map": picture_map, **metadata, "pictures": rows})
+        told = {"timings": phases.seconds} if timings else {}
+        print_json({"out": str(out), "picture_map": picture_map, **metadata, "pictures": rows, **told})
         return
+    for line in phases.lines(until="first feature") if timings else ():
+        typer.echo(line)
     for row in rows:
         typer.echo(f"{row['picture']}: {' x '.join(map(str, row['shape']))}")
     typer.echo(f"wrote {out}")

@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vita_core.checkpoints import without_weights
 from vita_core.config import TowerConfig, load_config
 from vita_core.registry import import_object
 from vita_core.resolution import ResolvedTower, named_tower, resolve_tower
@@ -113,7 +113,7 @@ class Subject:
         resolved = self.resolved(**whole)
         factory = import_object(resolved.spec.factory, requires=resolved.spec.requires, owner=resolved.owner)
         tower: BaseVisionTower = factory(resolved)
-        with init_empty_weights(include_buffers=False):  # as load_model builds it
+        with without_weights():  # as load_model builds it
             encoder = tower.build_encoder()
         generator = torch.Generator().manual_seed(0)
         return {key: _random(key, tensor, generator) for key, tensor in encoder.state_dict().items()}

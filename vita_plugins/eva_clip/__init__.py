@@ -105,6 +105,7 @@ def vita_towers() -> list[TowerSpec]:
             ),
             defaults={"select_layer": -2, "select_feature": "patch"},
             requires="vita-core[eva-clip]",
+            attentions=("sdpa", "eager"),
             example={"vision_cfg": {**ORIGINAL_L_336, **TINY}},
         )
     ]

@@ -34,7 +34,7 @@ class EvaClipTower(BaseVisionTower):
 
     def build_encoder(self) -> nn.Module:
         vision = vision_config(self.checkpoint_config)
-        return Eva(
+        model = Eva(
             img_size=vision["image_size"],
             patch_size=vision["patch_size"],
             num_classes=0,
@@ -52,6 +52,9 @@ class EvaClipTower(BaseVisionTower):
             global_pool="token",
             use_fc_norm=False,
         )
+        for block in model.blocks:
+            block.attn.fused_attn &= self.attention == "sdpa"
+        return model
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
         model = self.encoder

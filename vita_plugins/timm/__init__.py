@@ -61,6 +61,7 @@ def vita_towers() -> list[TowerSpec]:
             defaults={"select_layer": -1, "select_feature": "patch"},
             options="vita_plugins.timm.options:Options",
             requires="vita-core[timm]",
+            attentions=("sdpa", "eager"),
             example={**published("vit_tiny_patch16_224", 64), "model_args": {"img_size": 64, "depth": 3}},
         )
     ]

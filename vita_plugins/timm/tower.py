@@ -22,6 +22,9 @@ class TimmTower(BaseVisionTower):
     def build_encoder(self) -> nn.Module:
         model = build(self.checkpoint_config, self.settings.options)
         self.input_sizes = input_sizes(model)
+        for module in model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn &= self.attention == "sdpa"
         whole = set(model.state_dict())
         model.prune_intermediate_layers([self.blocks - 1], prune_norm=False, prune_head=True)
         cut = sorted(key.replace(".", r"\.") for key in whole - set(model.state_dict()))

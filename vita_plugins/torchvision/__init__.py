@@ -67,6 +67,7 @@ def vita_towers() -> list[TowerSpec]:
             weight_files=("model.safetensors", "*.pth"),
             defaults={"select_layer": -1, "select_feature": "patch"},
             options="vita_plugins.torchvision.options:Options",
+            attentions=(),
             example={"model_type": "torchvision", "architecture": "shufflenet_v2_x0_5", "image_size": 64},
         )
     ]

@@ -1,0 +1,85 @@
+"""Loading a tower, warm, beside reading its file's bytes and beside the library's own loading."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import alternate, clock_option, ratio, report
+from families import FAMILIES
+from safetensors.torch import load_file
+from torch import nn
+
+from vita_core import build_tower
+from vita_core.tower import BaseVisionTower
+
+GOAL = 1.3
+
+
+def touch(module: nn.Module) -> None:
+    """Read every value once: what is mapped comes in now."""
+    for parameter in module.parameters():
+        parameter.sum()
+
+
+@torch.inference_mode()
+def compare(name: str, layers: int | None, rounds: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
+    family = FAMILIES[name](**({} if layers is None else {"layers": layers}))
+    with tempfile.TemporaryDirectory() as folder:
+        family.save(Path(folder))
+        (file,) = Path(folder).glob("*.safetensors")
+        rows = []
+        for dtype in ("float32", "float16"):
+            config = {**family.tower, "weights": folder, "layers": "all", "dtype": dtype}
+            tower, stored = build_tower(config), load_file(file)
+            held, given = sum(p.sum().item() for p in tower.parameters()), sum(t.sum().item() for t in stored.values())
+            assert abs(held - given) < 0.01 * abs(given) + 20, (held, given)  # nothing lost, nothing twice
+
+            def loaded_and_touched(config: dict[str, Any] = config) -> BaseVisionTower:
+                tower = build_tower(config)
+                touch(tower)
+                return tower
+
+            sides = {
+                "ours": lambda config=config: build_tower(config), "ours, touched": loaded_and_touched,
+                "bytes": file.read_bytes, "library": lambda dtype=dtype: family.original(Path(folder), getattr(torch, dtype)),
+            }  # fmt: skip
+            times = alternate(sides, rounds, clock)
+            rows.append(
+                {
+                    "encoder": family.name,
+                    "dtype": dtype,
+                    "ours / bytes": ratio(times, "ours", "bytes"),
+                    "ours, touched / bytes": ratio(times, "ours, touched", "bytes"),
+                    "ours / library": ratio(times, "ours", "library"),
+                    "file, MB": file.stat().st_size / 1e6,
+                    "ours, s": min(times["ours"]),
+                    "bytes, s": min(times["bytes"]),
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="CLIP with 6 layers, 3 rounds.")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--rounds", type=int, default=5)
+    clock_option(parser)
+    arguments = parser.parse_args()
+    families, layers, rounds = arguments.families, None, arguments.rounds
+    if arguments.quick:
+        families, layers, rounds = ["clip"], 6, 3
+    rows = [row for name in families for row in compare(name, layers, rounds, arguments.clock)]
+    report(
+        "load", f"loading, warm: at most {GOAL}x of reading the bytes", list(rows[0]), rows, goal=GOAL,
+        layers=layers or "all", threads=torch.get_num_threads(), clock=arguments.clock.__name__, torch=torch.__version__,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
