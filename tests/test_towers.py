@@ -114,7 +114,6 @@ def test_list_batch_and_empty_agree(golden: Path) -> None:
         ({"pool": 9}, "larger than the grid"),
         ({"compile": True}, "not built yet"),
         ({"max_batch": 4}, "not built yet"),
-        ({"preprocess": "fast"}, "not built yet"),
         ({"freeze": {"from_layer": 4}}, r"behind layer 3, the last one selected, .* give 1..3 or `freeze: false`"),
         ({"freeze": {"from_layer": 0}}, "freeze.from_layer: .* greater than 0, not 0"),
         ({"freeze": {"from_layr": 1}}, "unknown key 'from_layr' in 'freeze'. Did you mean 'from_layer'"),
