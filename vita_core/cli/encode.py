@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+BATCH = 8
+"""Pictures that go through the tower together."""
+SHOWN = 336
+"""Pixels a side of what is drawn."""
+
 
 def encode(
     config: ConfigArgument,
@@ -36,17 +41,28 @@ def encode(
 
     from vita_core.building import pick_device
     from vita_core.files import write_whole
-    from vita_core.images import MAX_PIXELS, open_picture
-    from vita_core.pixels import picture_pixels
+    from vita_core.images import MAX_PIXELS, check_file, open_picture
+    from vita_core.pixels import Prepared, prepare
+    from vita_core.prefetching import prefetched
     from vita_core.tower import build_tower
 
-    opened = {str(path): open_picture(path, max_pixels=settings.images.max_pixels or MAX_PIXELS) for path in pictures}
+    for path in pictures:
+        check_file(path)  # a misspelled name is told before any weight is read
     tower = build_tower(settings.tower.model_copy(update={"delay_load": False}), device=pick_device(settings.device))
-    with torch.inference_mode():
-        features = {
-            name: tower(picture_pixels(tower, settings.images, picture)).cpu().contiguous()
-            for name, picture in opened.items()
-        }
+    features: dict[str, Tensor] = {}
+    shown: dict[str, Image.Image] = {}
+
+    def read(path: Path) -> tuple[str, Prepared]:
+        opened = open_picture(path, max_pixels=settings.images.max_pixels or MAX_PIXELS)
+        if picture_map is not None:
+            shown[str(path)] = opened.resize((SHOWN, SHOWN))
+        return str(path), prepare(tower, settings.images, opened)
+
+    with prefetched(dict.fromkeys(pictures), read, batch=BATCH) as batches, torch.inference_mode():
+        for batch in batches:
+            pixels = [picture.pixels for _, picture in batch]
+            tokens = tower(torch.cat(pixels)).cpu().split([len(tiles) for tiles in pixels])
+            features |= {name: found.clone() for (name, _), found in zip(batch, tokens, strict=True)}
     metadata = {
         "tower": tower.resolved.spec.name,
         "weights": settings.tower.weights,
@@ -54,9 +70,9 @@ def encode(
     }
     write_whole(out, lambda path: save_file(features, path, metadata=metadata))
     if picture_map is not None:
-        drawn = draw_map(list(opened.values()), [tokens[-1] for tokens in features.values()], tower.grid)
+        drawn = draw_map([shown[name] for name in features], [found[-1] for found in features.values()], tower.grid)
         write_whole(picture_map, lambda path: drawn.save(path, format="PNG"))
-    rows: list[dict[str, Any]] = [{"picture": name, "shape": list(tokens.shape)} for name, tokens in features.items()]
+    rows: list[dict[str, Any]] = [{"picture": name, "shape": list(found.shape)} for name, found in features.items()]
     if json:
         print_json({"out": str(out), "picture_map": picture_map, **metadata, "pictures": rows})
         return
@@ -65,7 +81,9 @@ def encode(
     typer.echo(f"wrote {out}")
 
 
-def draw_map(pictures: list[Image.Image], tokens: list[Tensor], grid: tuple[int, int], side: int = 336) -> Image.Image:
+def draw_map(
+    pictures: list[Image.Image], tokens: list[Tensor], grid: tuple[int, int], side: int = SHOWN
+) -> Image.Image:
     """Each picture beside its tokens (N, C): their first three principal components over all pictures as red, green, blue.
 
     The picture is shown squashed to the square; with tiles, the last one (the thumbnail) is drawn.
