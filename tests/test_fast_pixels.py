@@ -14,7 +14,7 @@ import torch
 from conftest import FAMILIES, golden_settings
 from PIL import Image
 from safetensors.torch import load_file
-from test_processors import GOLDEN, SQUARE_56, golden_config, noise, pixels
+from test_processors import GOLDEN, golden_config, noise, pixels
 
 from vita_core import build_tower, list_towers
 from vita_core.anyres import cut_anyres
@@ -23,7 +23,6 @@ from vita_core.errors import CheckpointError
 from vita_core.images import bicubic, cut_tiles, open_picture
 from vita_core.pixels import prepare
 from vita_core.processors import fast_resize, image_processor
-from vita_plugins import clip
 
 PICTURES = ["square", "tall", "wide"]
 PHOTO = Path(__file__).parent.parent / "examples" / "pictures" / "cat.jpg"
@@ -132,6 +131,11 @@ def test_a_fast_processor_stays_fast(again: Callable[[Any], Any]) -> None:
     assert made.to_dict() == image_processor(golden_config("clip")).to_dict()
 
 
+def test_a_processor_that_resizes_in_its_own_way_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="does not know how ConvNextImageProcessor resizes"):
+        image_processor({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 56}}, fast=True)
+
+
 def test_a_filter_without_a_fast_kernel_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"PIL's filter 1; `tower.preprocess: fast` knows 2 \(bilinear\)"):
         image_processor({**golden_config("clip"), "resample": 1}, fast=True)
@@ -162,6 +166,8 @@ def test_tiles_are_resized_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [(168, 224), (56, 56)]
 
 
-def test_the_shipped_processor_of_a_tower_without_a_file() -> None:
-    own = image_processor(clip.processor({}, SQUARE_56), fast=True)
-    assert own.backend == "torchvision"
+@pytest.mark.parametrize("size", [{"height": 40, "width": 50}, {"shortest_edge": 30, "longest_edge": 44}, 33])
+def test_every_way_to_say_a_size(size: object) -> None:
+    config = {**golden_config("clip"), "size": size, "do_center_crop": False}
+    exact, fast = image_processor(config), image_processor(config, fast=True)
+    assert levels(pixels(fast, noise(90, 60)), pixels(exact, noise(90, 60)), exact) <= 2.001

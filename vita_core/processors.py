@@ -90,6 +90,8 @@ def _processor_class(kind: str, fast: bool) -> Any:
         hint = nearest(wanted, known) or f" There are: {', '.join(known)}."
         raise CheckpointError(f"no exact (PIL-backed) image processor for image_processor_type {kind!r}.{hint}")
     base: Any = getattr(transformers, wanted if fast else f"{wanted}Pil")
+    if fast and base.resize is not transformers.image_processing_backends.TorchvisionBackend.resize:
+        raise CheckpointError(f"`tower.preprocess: fast` does not know how {wanted} resizes: leave it out (exact)")
 
     def process_image(self: Any, image: Any, *args: Any, **options: Any) -> Any:
         if not isinstance(image, Image.Image):
@@ -129,6 +131,7 @@ def _padded(image: Tensor, spare: list[int]) -> Tensor:
 
 def _resize(base: Any) -> Any:
     """`base.resize` by `_resized`, where that knows the filter."""
+    sizes: dict[tuple[int, int, str], tuple[int, int]] = {}
 
     def resize(
         self: Any, image: Tensor, size: Any, resample: Any = None, antialias: bool = True, **options: Any
@@ -137,10 +140,12 @@ def _resize(base: Any) -> Any:
         if mode is None or not antialias or image.dtype.is_floating_point:
             same: Tensor = base.resize(self, image, size, resample, antialias, **options)
             return same
-        shape = base.resize(
-            self, image.to("meta"), size, resample, antialias, **options
-        ).shape  # every way to say a size
-        return _resized(image, shape[-2:], mode)
+        asked = (*image.shape[-2:], repr(size))
+        if asked not in sizes:  # the base knows every way to say a size
+            blank = image.new_zeros(()).expand(1, *image.shape[-2:])
+            height, width = base.resize(self, blank, size, 0).shape[-2:]
+            sizes[asked] = (height, width)
+        return _resized(image, sizes[asked], mode)
 
     return resize
 
