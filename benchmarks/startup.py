@@ -69,8 +69,10 @@ def check(folder: Path) -> None:
     assert "vita-bench-" not in python("-m", "vita_core", "towers")
     for words in COMMANDS.values():
         loaded = f"print('loaded', [m for m in {HEAVY} if m in sys.modules])"
-        run = f"import sys, atexit\nsys.argv[1:] = {words}\natexit.register(lambda: {loaded})\nfrom vita_core.cli import main\nmain()"
-        assert python("-c", run, plugins=folder).endswith("loaded []\n"), words
+        run = f"import sys, atexit\nsys.argv[1:] = {words}\natexit.register(lambda: {loaded})\n"
+        assert python("-c", run + "from vita_core.cli import main\nmain()", plugins=folder).endswith("loaded []\n"), (
+            words
+        )
 
 
 def per_plugin(times: Times, command: str) -> float:

@@ -6,6 +6,7 @@ and one raising hook aborts the call for all. Each plugin therefore gets a manag
 
 from __future__ import annotations
 
+import email
 import functools
 import importlib
 import os
@@ -120,9 +121,10 @@ def owner_of(point: EntryPoint) -> Owner:
 
 @functools.cache
 def _named(distribution: Distribution) -> tuple[str, str]:
-    """Name and version; each look at them parses the distribution's metadata file."""
-    metadata = distribution.metadata
-    return metadata["Name"], metadata["Version"]
+    """Name and version. `distribution.metadata` would parse the README below the headers too, line by line."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    headers = email.message_from_string(text.partition("\n\n")[0])
+    return headers["Name"], headers["Version"]
 
 
 def _from_entry_point(point: EntryPoint, selection: Selection) -> Plugin:
@@ -170,10 +172,20 @@ def _check_hook_names(plugin: Any) -> None:
             raise PluginError(f"defines {name} without the `@hookimpl` marker; import it from vita_core")
 
 
+class _HookSpecs:
+    """The hooks and nothing else: pluggy looks at every name of a module, once for each manager."""
+
+    def __init__(self) -> None:
+        vars(self).update({name: getattr(hookspecs, name) for name in HOOKS})
+
+    def __dir__(self) -> Iterable[str]:
+        return list(HOOKS)
+
+
 def _managed(plugin: Any, name: str) -> pluggy.PluginManager:
     """A manager of this plugin alone. Raises PluginError for a hook of another signature, or of no known name."""
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager, specs = pluggy.PluginManager(PROJECT), _HookSpecs()
+    manager.add_hookspecs(specs)  # type: ignore[arg-type]  # it takes any object, but is typed for modules and classes
     try:
         manager.register(plugin, name)
         manager.check_pending()
