@@ -16,7 +16,7 @@ from vita_core.cli.answers import answer_folder
 from vita_core.errors import ConfigError
 
 QUESTION = "what is this ?"
-DEFAULTS = {"batch": 8, "system": None, "max_new_tokens": None}
+DEFAULTS = {"batch": 16, "system": None, "max_new_tokens": None}
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_generation_is_the_language_models_own(tiny_config: Path, golden: Path) 
     answer = model.ask(picture, "what is this ?")
     ids = model.llm.prompt(model.settings.prompt, "what is this ?", 1)
     with torch.no_grad():
-        visual = model.encode_images(model.pixels(picture)).flatten(0, 1)
+        visual = model.encode_images(model.prepare(picture).pixels).flatten(0, 1)
         embeds, _ = merge([ids], [[visual]], model.llm.embed)
         tokens: list[int] = []
         for _ in range(5):

@@ -49,7 +49,11 @@ def test_a_vocabulary_says_the_names_of_classes_and_of_captions() -> None:
         return torch.full((8,), float(len(said)))
 
     projector.start_from_words(["Tabby", "inline skate"], embed)
-    assert (len(said), said[281], said[1000]) == (1001, "tabby", "inline skate")  # a caption that names a class needs no word
+    assert (len(said), said[281], said[1000]) == (
+        1001,
+        "tabby",
+        "inline skate",
+    )  # a caption that names a class needs no word
     scores = 40 * F.one_hot(torch.tensor([[281]]), 1000).float()
     tokens = torch.cat([torch.zeros(1, 1, 10), scores], -1)
     torch.testing.assert_close(projector(tokens), torch.full((1, 1, 8), 282.0), atol=1e-2, rtol=0)

@@ -118,7 +118,6 @@ def test_list_batch_and_empty_agree(golden: Path) -> None:
         ({"weights": " "}, "neither an existing path nor a hub id"),
         ({"max_batch": 0}, "max_batch: .* greater than 0, not 0"),
         ({"dtype": "float64"}, "dtype: .*'auto'.* not 'float64'"),
-        ({"preprocess": "fast"}, "not built yet"),
         ({"freeze": {"from_layer": 4}}, r"behind layer 3, the last one selected, .* give 1..3 or `freeze: false`"),
         ({"freeze": {"from_layer": 0}}, "freeze.from_layer: .* greater than 0, not 0"),
         ({"freeze": {"from_layr": 1}}, "unknown key 'from_layr' in 'freeze'. Did you mean 'from_layer'"),

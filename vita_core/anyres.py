@@ -14,6 +14,7 @@ from vita_core.checkpoints import read_tensors
 from vita_core.config import AnyresConfig
 from vita_core.errors import CheckpointError
 from vita_core.geometry import Grid
+from vita_core.images import Resize, bicubic
 
 __all__ = ["NEWLINE", "best_grid", "cut_anyres", "pack", "read_newline"]
 
@@ -45,7 +46,9 @@ def best_grid(size: tuple[int, int], grids: Sequence[Sequence[int]], tile: int) 
     return best[0], best[1]
 
 
-def cut_anyres(picture: Image.Image, grids: Sequence[Sequence[int]], tile: int) -> list[Image.Image]:
+def cut_anyres(
+    picture: Image.Image, grids: Sequence[Sequence[int]], tile: int, resize: Resize = bicubic
+) -> list[Image.Image]:
     """The whole picture squashed to one tile, then its tiles row by row: fitted into the best grid, centred on black."""
     rows, cols = best_grid(picture.size, grids, tile)
     width, height = picture.size
@@ -56,10 +59,10 @@ def cut_anyres(picture: Image.Image, grids: Sequence[Sequence[int]], tile: int) 
     else:
         fitted = (min(math.ceil(width * scale_y), box[0]), box[1])
     canvas = Image.new("RGB", box)
-    resized = picture.resize(fitted, Image.Resampling.BICUBIC)
+    resized = resize(picture, fitted)
     canvas.paste(resized, ((box[0] - fitted[0]) // 2, (box[1] - fitted[1]) // 2))
     corners = [(col * tile, row * tile) for row in range(rows) for col in range(cols)]
-    whole = picture.resize((tile, tile), Image.Resampling.BICUBIC)
+    whole = resize(picture, (tile, tile))
     return [whole, *(canvas.crop((left, top, left + tile, top + tile)) for left, top in corners)]
 
 

@@ -5,19 +5,32 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from vita_core.errors import PictureError, nearest
 from vita_core.tiling import tile_grid
 
-__all__ = ["MAX_PIXELS", "arrange", "cut_tiles", "open_picture", "pad_to_square", "to_rgb"]
+__all__ = [
+    "MAX_PIXELS",
+    "Resize",
+    "arrange",
+    "bicubic",
+    "check_file",
+    "cut_tiles",
+    "open_picture",
+    "pad_to_square",
+    "to_rgb",
+]
+
+Resize = Callable[[Image.Image, tuple[int, int]], Image.Image]
+"""A picture and the size (width, height) that it is brought to."""
 
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded: 400 MB as RGB in memory (PIL spends 4 bytes a pixel), twice what a common good
@@ -37,7 +50,8 @@ class _HardLimit(int):
 
 
 def open_picture(source: str | os.PathLike[str] | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture as upright 8-bit RGB: `source` is a path, or a PIL picture, which is left as it is.
+    """The picture as upright 8-bit RGB: `source` is a path, or a PIL picture, which is left as it is (and returned itself
+    where it is upright RGB).
 
     EXIF orientation is applied and transparency is laid over white. 16-bit values are scaled from their bit depth;
     modes I and F, which have none, from the smallest of [0, 1] (F only), [0, 255] and [0, 65535] that holds all their
@@ -47,7 +61,7 @@ def open_picture(source: str | os.PathLike[str] | Image.Image, *, max_pixels: in
     Raises `PictureError` for what is missing, no picture, damaged or cut short, above `max_pixels` (see `MAX_PIXELS`),
     under 2 pixels on a side, or longer than 200:1.
     """
-    file = source if isinstance(source, Image.Image) else _existing_file(source)
+    file = source if isinstance(source, Image.Image) else check_file(source)
     name = str(getattr(file, "filename", "") or "the picture") if isinstance(file, Image.Image) else str(file)
     try:
         with _strict_pil(max_pixels):
@@ -68,8 +82,8 @@ def open_picture(source: str | os.PathLike[str] | Image.Image, *, max_pixels: in
     raise PictureError(f"{name}: {reason}")
 
 
-def _existing_file(source: str | os.PathLike[str]) -> Path:
-    """The path of a file that exists and is not empty. Raises `PictureError`."""
+def check_file(source: str | os.PathLike[str]) -> Path:
+    """The path of a file that exists and is not empty; nothing is read. Raises `PictureError`."""
     try:
         path = Path(source).expanduser()
         size = path.stat().st_size if path.is_file() else 0
@@ -135,7 +149,8 @@ def _decode(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any mode to upright RGB, as `open_picture` promises."""
-    upright: Image.Image = ImageOps.exif_transpose(picture)
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright: Image.Image = ImageOps.exif_transpose(picture) if turned else picture  # it copies what stands upright too
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         tags = getattr(picture, "tag_v2", {})  # TIFF: 258 bits per sample, 262 = 0 "min is white", which PIL ignores
         levels = _eight_bit(upright, int(tags.get(258, (16,))[0]))
@@ -182,8 +197,19 @@ def pad_to_square(picture: Image.Image, fill: tuple[int, int, int]) -> Image.Ima
     return square
 
 
+def bicubic(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`picture` resized by PIL, as the towers' training did."""
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
 def cut_tiles(
-    picture: Image.Image, *, tile: int, max_tiles: int = 12, min_tiles: int = 1, thumbnail: bool = True
+    picture: Image.Image,
+    *,
+    tile: int,
+    max_tiles: int = 12,
+    min_tiles: int = 1,
+    thumbnail: bool = True,
+    resize: Resize = bicubic,
 ) -> list[Image.Image]:
     """InternVL's tiles (arXiv 2404.16821): `picture` resized to its grid and cut row by row, `tile` x `tile` each.
 
@@ -191,11 +217,11 @@ def cut_tiles(
     `vita_core.tiling.count_tiles` says how many there will be. Raises `ConfigError` for impossible bounds.
     """
     cols, rows = tile_grid(*picture.size, tile=tile, min_tiles=min_tiles, max_tiles=max_tiles)
-    resized = picture.resize((cols * tile, rows * tile), Image.Resampling.BICUBIC)
+    resized = resize(picture, (cols * tile, rows * tile))
     corners = [(col * tile, row * tile) for row in range(rows) for col in range(cols)]
     tiles = [resized.crop((left, top, left + tile, top + tile)) for left, top in corners]
     if thumbnail and len(tiles) > 1:
-        tiles.append(picture.resize((tile, tile), Image.Resampling.BICUBIC))
+        tiles.append(resize(picture, (tile, tile)))
     return tiles
 
 
@@ -206,6 +232,7 @@ def arrange(
     tile: int,
     tiles: tuple[int, int, bool] | None,
     fill: tuple[int, int, int],
+    resize: Resize = bicubic,
 ) -> list[Image.Image]:
     """The pictures that the tower sees for one input picture; the processor resizes each of them afterwards.
 
@@ -214,5 +241,5 @@ def arrange(
     """
     if tiles is not None:
         least, most, thumbnail = tiles
-        return cut_tiles(picture, tile=tile, min_tiles=least, max_tiles=most, thumbnail=thumbnail)
+        return cut_tiles(picture, tile=tile, min_tiles=least, max_tiles=most, thumbnail=thumbnail, resize=resize)
     return [pad_to_square(picture, fill) if aspect == "pad" else picture]

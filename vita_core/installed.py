@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import functools
 import re
 from dataclasses import dataclass
@@ -49,11 +50,12 @@ def owner_of(point: EntryPoint) -> Owner:
 
 @functools.cache
 def _named(distribution: Distribution) -> tuple[str, str]:
-    """Name and version; each look at them parses the distribution's metadata file."""
-    metadata = distribution.metadata
-    if not metadata["Name"]:
+    """Name and version. `distribution.metadata` would parse the README below the headers too, line by line."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    headers = email.message_from_string(text.partition("\n\n")[0])
+    if not headers["Name"]:
         raise ValueError("it names no distribution")
-    return metadata["Name"], metadata["Version"] or "?"
+    return headers["Name"], headers["Version"] or "?"
 
 
 def installed(group: str) -> tuple[list[EntryPoint], list[Unreadable]]:

@@ -20,15 +20,24 @@ IGNORED_LABEL = -100
 
 
 def merge(
-    prompts: Sequence[Sequence[int]], pictures: Sequence[Sequence[Tensor]], embed: Embed, *, padding: str = "left"
+    prompts: Sequence[Sequence[int]],
+    pictures: Sequence[Sequence[Tensor]],
+    embed: Embed,
+    *,
+    padding: str = "left",
+    shared: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Put picture tokens in the prompts' `PICTURE_ID` places: embeddings (B, T, D), zero-padded, and mask (B, T).
 
-    `pictures[b]` are the (N, D) tokens of row b's pictures, in order. Raises VitaError when the counts differ.
+    `pictures[b]` are the (N, D) tokens of row b's pictures, in order. Padding on the left stands behind the first `shared`
+    tokens, which all rows have in common. Raises VitaError when the counts differ.
     """
     pairs = zip(prompts, pictures, strict=True)
     rows = [torch.cat(_parts(torch.tensor(ids, dtype=torch.long), visual, embed)) for ids, visual in pairs]
-    return pad_sequence(rows, batch_first=True, padding_side=padding), _mask(rows, padding)
+    front, rest = torch.stack([row[:shared] for row in rows]), [row[shared:] for row in rows]
+    ones = torch.ones(front.shape[:2], dtype=torch.long, device=front.device)
+    padded = pad_sequence(rest, batch_first=True, padding_side=padding)
+    return torch.cat([front, padded], dim=1), torch.cat([ones, _mask(rest, padding)], dim=1)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class TowerMetadata(nn.Module):
     def image_processor(self) -> Any:
         """A Hugging Face image processor: ``preprocess(pictures, return_tensors="pt")["pixel_values"]``."""
         if self._processor is None:
-            self._processor = image_processor(self.resolved.processor)
+            self._processor = image_processor(self.resolved.processor, fast=self.settings.preprocess == "fast")
         return self._processor
 
     @property

@@ -17,12 +17,12 @@ from vita_core.anyres import pack
 from vita_core.config import Config
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.exporting import Exported, export_model, source_of
-from vita_core.images import MAX_PIXELS, open_picture
+from vita_core.generating import generate, shared_prefix
 from vita_core.layouts.opening import Opened
 from vita_core.llm import LanguageModel
 from vita_core.merging import merge
 from vita_core.old_names import OldNames
-from vita_core.pixels import Picture, picture_pixels
+from vita_core.pixels import Picture, Prepared, prepare
 from vita_core.saving import save_model
 from vita_core.tower import BaseVisionTower
 
@@ -77,9 +77,9 @@ class VisionLanguageModel(OldNames):
         self.register_buffer("newline", newline)
         self.opened = opened
 
-    def pixels(self, picture: Picture) -> Tensor:
-        """One picture, opened and arranged as configured: (tiles, 3, H, W)."""
-        return picture_pixels(self.tower, self.settings.images, picture)
+    def prepare(self, picture: Picture) -> Prepared:
+        """One picture, opened and arranged as configured; `ask` takes it in the picture's place. Raises PictureError."""
+        return prepare(self.tower, self.settings.images, picture)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels (tiles, 3, H, W) -> projected tokens (tiles, N, D)."""
@@ -99,7 +99,7 @@ class VisionLanguageModel(OldNames):
 
         Raises PictureError for a picture that cannot be opened, VitaError for a prompt longer than the context.
         """
-        images = [pictures] if isinstance(pictures, str | os.PathLike | Image.Image) else list(pictures)
+        images = [pictures] if isinstance(pictures, str | os.PathLike | Image.Image | Prepared) else list(pictures)
         return self._answer([images], question, system, max_new_tokens, on_text)[0]
 
     def ask_each(
@@ -145,16 +145,16 @@ class VisionLanguageModel(OldNames):
         if not all(rows):
             raise VitaError("a question needs at least one picture")
         prompt = self.settings.prompt if system is None else self.settings.prompt.model_copy(update={"system": system})
-        most = self.settings.images.max_pixels or MAX_PIXELS
-        opened = [[open_picture(picture, max_pixels=most) for picture in row] for row in rows]
-        pixels = [[self.pixels(picture) for picture in row] for row in opened]
+        pictures = [[self.prepare(picture) for picture in row] for row in rows]
         by_tile = self.llm.marks_tiles(prompt) and self.settings.images.anyres is None
-        places = [[len(picture) if by_tile else 1 for picture in row] for row in pixels]
+        tiles = [[len(picture.pixels) for picture in row] for row in pictures]
+        places = [[count if by_tile else 1 for count in row] for row in tiles]
         ids = [self.llm.prompt(prompt, question or prompt.question, row) for row in places]
         prepared = time.perf_counter()
-        visual = self._visual_tokens(pixels, opened, by_tile)
+        visual = self._visual_tokens(pictures, by_tile)
         encoded = time.perf_counter()
-        embeds, mask = merge(ids, [[part for picture in row for part in picture] for row in visual], self.llm.embed)
+        parts, shared = [[part for picture in row for part in picture] for row in visual], shared_prefix(self.llm, ids)
+        embeds, mask = merge(ids, parts, self.llm.embed, shared=shared)
         limit = max_new_tokens or self.settings.generation.max_new_tokens
         self._check_context(embeds.shape[1], limit)
         first: list[float] = []
@@ -164,7 +164,8 @@ class VisionLanguageModel(OldNames):
             if on_text is not None:
                 on_text(text)
 
-        generated = self._generate(embeds, mask, limit, piece if len(rows) == 1 else None)
+        settings, streamed = self.settings.generation, piece if len(rows) == 1 else None
+        generated = generate(self.llm, settings, embeds, mask, limit, shared=shared, on_text=streamed)
         end = time.perf_counter()
         timings = {
             "pictures": prepared - start,
@@ -174,20 +175,17 @@ class VisionLanguageModel(OldNames):
         }
         if first:
             timings["first_token"] = first[0] - start
-        tiles = [[len(picture) for picture in row] for row in pixels]
         counts = [sum(len(part) for picture in row for part in picture) for row in visual]
         answers = zip(generated, tiles, counts, mask.sum(1).tolist(), strict=True)
         return [self._finished(*answer, timings) for answer in answers]
 
-    def _visual_tokens(
-        self, pixels: Sequence[Sequence[Tensor]], pictures: Sequence[Sequence[Image.Image]], by_tile: bool
-    ) -> list[list[list[Tensor]]]:
+    def _visual_tokens(self, pictures: Sequence[Sequence[Prepared]], by_tile: bool) -> list[list[list[Tensor]]]:
         """Projected tokens (N, D) of each picture of each row, one tensor a place in the prompt.
 
         All tiles of all rows go through the tower together.
         """
-        flat = [picture for row in pixels for picture in row]
-        found = iter(self.encode_images(torch.cat(flat)).split([len(picture) for picture in flat]))
+        flat = [picture.pixels for row in pictures for picture in row]
+        found = iter(self.encode_images(torch.cat(flat)).split([len(pixels) for pixels in flat]))
         return [[self.pack(next(found), picture.size, by_tile) for picture in row] for row in pictures]
 
     def pack(self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False) -> list[Tensor]:
@@ -205,32 +203,6 @@ class VisionLanguageModel(OldNames):
                 f"the prompt has {prompt_tokens} tokens and {limit} more may be generated, over the language model's "
                 f"context of {context}; use fewer pictures or tiles (--max-tiles, images.tiles.max), or a lower --max-new-tokens"
             )
-
-    def _generate(
-        self, embeds: Tensor, mask: Tensor, limit: int, on_text: Callable[[str], None] | None
-    ) -> list[list[int]]:
-        settings, tokenizer = self.settings.generation, self.llm.tokenizer
-        sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.llm.stop_id
-        output = self.llm.model.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            max_new_tokens=limit,
-            pad_token_id=pad,
-            streamer=self.llm.streamer(on_text) if on_text is not None else None,
-            **(
-                sampling
-                if settings.temperature > 0
-                else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-            ),
-        )
-        stops = self.llm.model.generation_config.eos_token_id
-        stop_ids = set(stops if isinstance(stops, list) else [self.llm.stop_id])
-        rows = []
-        for row in output.tolist():
-            end = next((i for i, token in enumerate(row) if token in stop_ids), len(row))
-            rows.append(row[:end])
-        return rows
 
     def _finished(
         self, ids: list[int], tiles: list[int], visual_tokens: int, prompt_tokens: int, timings: dict[str, float]

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor
 
 from vita_core.anyres import cut_anyres
 from vita_core.config import ImagesConfig
-from vita_core.images import MAX_PIXELS, arrange, open_picture
+from vita_core.images import MAX_PIXELS, arrange, bicubic, open_picture
+from vita_core.processors import fast_resize
 from vita_core.tower import BaseVisionTower
 
-__all__ = ["Picture", "picture_pixels"]
-
-Picture = str | os.PathLike[str] | Image.Image
+__all__ = ["Picture", "Prepared", "prepare"]
 
 
-def picture_pixels(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> Tensor:
-    """One picture, opened and arranged as `images` says: (tiles, 3, H, W)."""
+@dataclass(frozen=True)
+class Prepared:
+    """A picture ready for the tower: pixels (tiles, 3, H, W), and the `size` (width, height) that it had."""
+
+    pixels: Tensor
+    size: tuple[int, int]
+
+
+Picture = str | os.PathLike[str] | Image.Image | Prepared
+
+
+def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> Prepared:
+    """One picture, opened and arranged as `images` says, tiles cut from one resized picture. Raises PictureError."""
+    if isinstance(picture, Prepared):
+        return picture
     processor, tiles = tower.image_processor, images.tiles
     side = tower.resolved.geometry.input_size[0]
+    resize = fast_resize if tower.settings.preprocess == "fast" else bicubic
     opened = open_picture(picture, max_pixels=images.max_pixels or MAX_PIXELS)
     if images.anyres is not None:
-        parts = cut_anyres(opened, images.anyres.grids, side)
+        parts = cut_anyres(opened, images.anyres.grids, side, resize)
     else:
         red, green, blue = (int(255 * mean) for mean in processor.image_mean)
         parts = arrange(
@@ -32,6 +46,6 @@ def picture_pixels(tower: BaseVisionTower, images: ImagesConfig, picture: Pictur
             tile=side,
             tiles=(tiles.min, tiles.max, tiles.thumbnail) if tiles else None,
             fill=(red, green, blue),
+            resize=resize,
         )
-    pixels: Tensor = processor.preprocess(parts, return_tensors="pt")["pixel_values"]
-    return pixels
+    return Prepared(processor.preprocess(parts, return_tensors="pt")["pixel_values"], opened.size)

@@ -153,10 +153,20 @@ def _check_hook_names(plugin: Any) -> None:
             raise PluginError(f"defines {name} without the `@hookimpl` marker; import it from vita_core")
 
 
+class _HookSpecs:
+    """The hooks and nothing else: pluggy looks at every name of a module, once for each manager."""
+
+    def __init__(self) -> None:
+        vars(self).update({name: getattr(hookspecs, name) for name in HOOKS})
+
+    def __dir__(self) -> Iterable[str]:
+        return list(HOOKS)
+
+
 def _managed(plugin: Any, name: str) -> pluggy.PluginManager:
     """A manager of this plugin alone. Raises PluginError for a hook of another signature, or of no known name."""
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
+    manager, specs = pluggy.PluginManager(PROJECT), _HookSpecs()
+    manager.add_hookspecs(specs)  # type: ignore[arg-type]  # it takes any object, but is typed for modules and classes
     try:
         manager.register(plugin, name)
         manager.check_pending()

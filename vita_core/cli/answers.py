@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 from vita_core.cli.checkpoint import config_of, open_settled
 from vita_core.errors import ConfigError, PictureError, VitaError
 from vita_core.files import write_whole
-from vita_core.images import MAX_PIXELS, open_picture
 from vita_core.training.data import SUFFIXES
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from vita_core.config import Config
     from vita_core.layouts.opening import Opened
+    from vita_core.pixels import Prepared
 
 __all__ = ["answer_folder"]
 
@@ -46,7 +44,6 @@ def answer_folder(
     """
     config, pictures = config_of(settled), _pictures(folder)
     question = question or config.prompt.question
-    max_pixels = config.images.max_pixels or MAX_PIXELS
     stated = f"{config.model_dump_json()}{system!r}{max_new_tokens}"
     settings = hashlib.sha256(stated.encode()).hexdigest()[:12]
     there = [row for row in _kept_rows(out) if row["question"] == question]
@@ -63,22 +60,28 @@ def answer_folder(
     from tqdm import tqdm
 
     model = open_settled(settled)
+    from vita_core.prefetching import prefetched
 
-    def ask(opened: Sequence[Image.Image]) -> list[str]:
-        answers = model.ask_each(opened, question, system=system, max_new_tokens=max_new_tokens)
+    def read(name: str) -> tuple[str, Prepared | PictureError]:
+        try:
+            return name, model.prepare(folder / name)
+        except PictureError as error:
+            return name, error
+
+    def ask(pictures: Sequence[Prepared]) -> list[str]:
+        answers = model.ask_each(pictures, question, system=system, max_new_tokens=max_new_tokens)
         return [answer.text for answer in answers]
 
-    with tqdm(total=len(left), desc="run", unit="picture") as progress:
-        for start in range(0, len(left), batch):
-            names = left[start : start + batch]
+    with tqdm(total=len(left), desc="run", unit="picture") as progress, prefetched(left, read, batch=batch) as batches:
+        for read_ahead in batches:
             rows = []
-            for name, result in zip(names, _ask([folder / name for name in names], ask, max_pixels), strict=True):
+            for (name, _), result in zip(read_ahead, _results([found for _, found in read_ahead], ask), strict=True):
                 failed = isinstance(result, VitaError)
                 row = {"image": name, "question": question, "settings": settings}
                 rows.append({**row, "error" if failed else "answer": str(result)})
                 counts["errors" if failed else "answered"] += 1
             _append(out, rows)
-            progress.update(len(names))
+            progress.update(len(rows))
     return counts
 
 
@@ -132,24 +135,16 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and {"image", "question"} <= row.keys() else None
 
 
-def _ask(
-    paths: Sequence[Path], ask: Callable[[Sequence[Image.Image]], list[str]], max_pixels: int
+def _results(
+    pictures: Sequence[Prepared | PictureError], ask: Callable[[Sequence[Prepared]], list[str]]
 ) -> Iterator[str | VitaError]:
     """The answer about each picture, or what is wrong with it."""
-    opened: list[Image.Image | PictureError] = []
-    for path in paths:
-        try:
-            opened.append(open_picture(path, max_pixels=max_pixels))
-        except PictureError as error:
-            opened.append(error)
-    answers = iter(_each([picture for picture in opened if not isinstance(picture, PictureError)], ask))
-    for picture in opened:
+    answers = iter(_each([picture for picture in pictures if not isinstance(picture, PictureError)], ask))
+    for picture in pictures:
         yield picture if isinstance(picture, PictureError) else next(answers)
 
 
-def _each(
-    pictures: Sequence[Image.Image], ask: Callable[[Sequence[Image.Image]], list[str]]
-) -> Sequence[str | VitaError]:
+def _each(pictures: Sequence[Prepared], ask: Callable[[Sequence[Prepared]], list[str]]) -> Sequence[str | VitaError]:
     """All pictures as one batch; where that is refused (one has too many tiles, say), one by one."""
     if not pictures:
         return []

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from vita_core.config import ImagesConfig
+    from vita_core.tower import BaseVisionTower
+
+BATCH = 8
+"""Pictures that go through the tower together."""
+SHOWN = 336
+"""Pixels a side of what is drawn."""
+
 
 def encode(
     config: ConfigArgument,
@@ -37,31 +45,21 @@ def encode(
         if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
             raise ConfigError(f"{option} {path}: must be a file that ends in {suffix}")
     phases.end("config")
-    import torch
     from safetensors.torch import save_file
 
     from vita_core.building import pick_device
     from vita_core.files import write_whole
-    from vita_core.images import MAX_PIXELS, open_picture
-    from vita_core.pixels import picture_pixels
+    from vita_core.images import check_file
     from vita_core.tower import build_tower
 
-    opened = {str(path): open_picture(path, max_pixels=settings.images.max_pixels or MAX_PIXELS) for path in pictures}
-    phases.end("torch, pictures opened")
+    for path in pictures:
+        check_file(path)  # a misspelled name is told before any weight is read
+    phases.end("torch")
     tower = build_tower(settings.tower.model_copy(update={"delay_load": True}), device=pick_device(settings.device))
     phases.end("the encoder's library")
     tower.load_model()
     phases.end("weights")
-    features: dict[str, Tensor] = {}
-    with torch.inference_mode():
-        for name, picture in opened.items():
-            pixels = picture_pixels(tower, settings.images, picture)
-            if not features:
-                phases.end("first pixels")
-            features[name] = tower(pixels).cpu().contiguous()
-            if len(features) == 1:
-                phases.end("first feature")
-    phases.end("further pictures")
+    features, shown = _encoded(tower, settings.images, pictures, phases, draw=picture_map is not None)
     metadata = {
         "tower": tower.resolved.spec.name,
         "weights": settings.tower.weights,
@@ -72,11 +70,11 @@ def encode(
     def write(path: Path) -> None:
         save_file(written, path, metadata=metadata)
         if picture_map is not None:  # before `out` appears: both files, or none
-            drawn = draw_map(list(opened.values()), [tokens[-1] for tokens in features.values()], tower.grid)
+            drawn = draw_map([shown[name] for name in features], [found[-1] for found in features.values()], tower.grid)
             write_whole(picture_map, lambda path: drawn.save(path, format="PNG"))
 
     write_whole(out, write)
-    rows: list[dict[str, Any]] = [{"picture": name, "shape": list(tokens.shape)} for name, tokens in features.items()]
+    rows: list[dict[str, Any]] = [{"picture": name, "shape": list(found.shape)} for name, found in features.items()]
     phases.end("written")
     if json:
         told = {"timings": phases.seconds} if timings else {}
@@ -89,12 +87,46 @@ def encode(
     typer.echo(f"wrote {out}")
 
 
+def _encoded(
+    tower: BaseVisionTower, images: ImagesConfig, pictures: list[Path], phases: Phases, *, draw: bool
+) -> tuple[dict[str, Tensor], dict[str, Image.Image]]:
+    """Each picture's tokens (tiles, N, C), and to `draw` it the picture at `SHOWN` pixels, by its path."""
+    import torch
+
+    from vita_core.images import MAX_PIXELS, open_picture
+    from vita_core.pixels import Prepared, prepare
+    from vita_core.prefetching import prefetched
+
+    features: dict[str, Tensor] = {}
+    shown: dict[str, Image.Image] = {}
+
+    def read(path: Path) -> tuple[str, Prepared]:
+        opened = open_picture(path, max_pixels=images.max_pixels or MAX_PIXELS)
+        if draw:
+            shown[str(path)] = opened.resize((SHOWN, SHOWN))
+        return str(path), prepare(tower, images, opened)
+
+    with prefetched(dict.fromkeys(pictures), read, batch=BATCH) as batches, torch.inference_mode():
+        for batch in batches:
+            if not features:
+                phases.end("first pixels")
+            pixels = [picture.pixels for _, picture in batch]
+            tokens = tower(torch.cat(pixels)).cpu().split([len(tiles) for tiles in pixels])
+            if not features:
+                phases.end("first feature")
+            features |= {name: found.clone() for (name, _), found in zip(batch, tokens, strict=True)}
+    phases.end("further pictures")
+    return features, shown
+
+
 def _utf8(name: str) -> str:
     """A path as a key of safetensors, which are UTF-8: bytes that are not become ``\\xNN``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def draw_map(pictures: list[Image.Image], tokens: list[Tensor], grid: tuple[int, int], side: int = 336) -> Image.Image:
+def draw_map(
+    pictures: list[Image.Image], tokens: list[Tensor], grid: tuple[int, int], side: int = SHOWN
+) -> Image.Image:
     """Each picture beside its tokens (N, C): their first three principal components over all pictures as red, green, blue.
 
     The picture is shown squashed to the square; with tiles, the last one (the thumbnail) is drawn.

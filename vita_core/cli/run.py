@@ -30,7 +30,9 @@ def run(  # long by its options alone: typer reads them from the signature
     jsonl: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Where --images writes a row each. Call again to resume.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="How many pictures of --images are asked about together.")] = 8,
+    batch: Annotated[
+        int, typer.Option(min=1, help="How many pictures of --images are asked about together; fewer need less memory.")
+    ] = 16,
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="Default: the config's prompt.question.")
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vita_core.model import VisionLanguageModel
+from vita_core.prefetching import prefetched
 from vita_core.training.data import Sample
 
 __all__ = ["evaluate", "names_it"]
@@ -43,10 +45,9 @@ def evaluate(
     of the same answers when the captions are shuffled among the pictures.
     """
     texts: list[str] = []
-    starts = range(0, len(samples), batch)
-    for start in tqdm(starts, desc="eval", unit="batch", disable=None):
-        rows = model.ask_each([sample.image for sample in samples[start : start + batch]], question)
-        texts += [row.text for row in rows]
+    with prefetched([sample.image for sample in samples], model.prepare, batch=batch) as batches:
+        for pictures in tqdm(batches, desc="eval", unit="batch", total=math.ceil(len(samples) / batch), disable=None):
+            texts += [row.text for row in model.ask_each(pictures, question)]
     named = [names_it(text, sample.caption, sample.names) for text, sample in zip(texts, samples, strict=True)]
     order = list(range(len(samples)))
     random.Random(seed).shuffle(order)

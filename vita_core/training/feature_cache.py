@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,8 @@ from tqdm import tqdm
 
 from vita_core.config import Config
 from vita_core.images import MAX_PIXELS, open_picture
-from vita_core.pixels import picture_pixels
+from vita_core.pixels import prepare
+from vita_core.prefetching import prefetched
 from vita_core.tower import BaseVisionTower
 from vita_core.training.data import Sample
 from vita_core.training.variants import varied
@@ -67,25 +66,16 @@ class FeatureCache:
     def fill(self) -> None:
         """Encode what is not there yet, decoding the next pictures while the tower runs."""
         total, done = self.copies * len(self.samples), self._read_progress() or 0
-        assert self.tower.image_processor  # made before the threads start: transformers' lazy imports race
         flat = self.array.reshape(total, *self.shape[2:])
         bar = tqdm(total=total, initial=done, unit="picture", desc="features", disable=None)
-        with ThreadPoolExecutor(2) as pool, bar:
-            batches = self._batches(done, total)
-            waiting = [[pool.submit(self._pixels, item) for item in batch] for batch in islice(batches, 2)]
-            while waiting:
-                pixels = torch.cat([future.result() for future in waiting.pop(0)])
-                waiting += [[pool.submit(self._pixels, item) for item in batch] for batch in islice(batches, 1)]
+        with prefetched(range(done, total), self._pixels, batch=BATCH) as batches, bar:
+            for pixels in map(torch.cat, batches):
                 flat[done : done + len(pixels)] = self.tower(pixels).to(torch.float16).cpu().numpy()
                 done += len(pixels)
                 bar.update(len(pixels))
-                if not waiting or done // BATCH % 20 == 0:
+                if done == total or done // BATCH % 20 == 0:
                     self.array.flush()  # type: ignore[attr-defined]  # a numpy.memmap
                     self._progress.write_text(json.dumps({"key": self._key, "done": done}))
-
-    @staticmethod
-    def _batches(done: int, total: int) -> Iterator[range]:
-        return (range(start, min(start + BATCH, total)) for start in range(done, total, BATCH))
 
     def _pixels(self, item: int) -> Tensor:
         """Pixels (1, 3, H, W) of one picture or variant; which variant depends on the seed and item alone."""
@@ -94,4 +84,4 @@ class FeatureCache:
         if copy:
             side = self.tower.resolved.geometry.input_size[0]
             picture = varied(picture, random.Random(f"{self.config.training.seed}-{item}"), side)
-        return picture_pixels(self.tower, self.config.images, picture)
+        return prepare(self.tower, self.config.images, picture).pixels

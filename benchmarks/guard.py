@@ -1,0 +1,117 @@
+"""``make bench``: the quick set of every benchmark, its ratios held against ``baseline.json``.
+
+A ratio is a cell with a median, a lowest and a highest value; the table's other cells are for people. It is worse when
+even its best round is more than the tolerance above the baseline's median (a ratio whose name is in `LARGER_IS_BETTER`:
+below it): one slow round on a busy machine is no regression.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+SCRIPTS = (
+    "startup", "preprocess", "loader", "generate", "encode", "s2", "load", "load_memory", "first_feature", "gpu",
+)  # fmt: skip
+"""Every benchmark that may be there; one that is not is passed over."""
+HERE = Path(__file__).parent
+BASELINE = HERE / "baseline.json"
+TOLERANCE = 0.1
+LARGER_IS_BETTER = ("original / ours",)
+Key = tuple[str, str, str]
+
+
+def ratios(folder: Path) -> dict[Key, dict[str, float]]:
+    """(script, row, column) -> median, low, high, of every result in `folder`."""
+    found = {}
+    for script in SCRIPTS:
+        file = folder / f"{script}.json"
+        if file.is_file():
+            for row in json.loads(file.read_text())["rows"]:
+                for column, cell in row.items():
+                    if isinstance(cell, dict) and {"median", "low", "high"} <= cell.keys():
+                        found[script, _label(row), column] = cell
+    return found
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """What tells a row from the others: its words and whole numbers, not what was measured."""
+    return ", ".join(str(value) for value in row.values() if isinstance(value, str | int))
+
+
+def worse(now: Mapping[Key, Mapping[str, float]], before: Mapping[Key, float]) -> Iterator[tuple[Key, float, float]]:
+    """Each ratio that got worse: its key, the baseline's median and the best round now."""
+    for key, cell in now.items():
+        if key in before:
+            better_up = key[2] in LARGER_IS_BETTER
+            best, limit = (cell["high"], 1 - TOLERANCE) if better_up else (cell["low"], 1 + TOLERANCE)
+            if best < before[key] * limit if better_up else best > before[key] * limit:
+                yield key, before[key], best
+
+
+def read_baseline(file: Path) -> dict[Key, float]:
+    """(script, row, column) -> median."""
+    if not file.is_file():
+        return {}
+    return {(r["script"], r["row"], r["column"]): r["median"] for r in json.loads(file.read_text())}
+
+
+def write_baseline(file: Path, now: Mapping[Key, Mapping[str, float]]) -> None:
+    rows = [{"script": key[0], "row": key[1], "column": key[2], "median": cell["median"]} for key, cell in now.items()]
+    file.write_text("[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]\n")
+
+
+def compared(now: Mapping[Key, Mapping[str, float]], before: Mapping[Key, float]) -> int:
+    """Print what got worse, what is new and what was not measured; the exit status."""
+    console, found = Console(), list(worse(now, before))
+    for title, keys in (("not in the baseline", now.keys() - before), ("not measured now", before.keys() - now)):
+        for key in sorted(keys):
+            console.print(f"{title}: {', '.join(key)}", style="dim", highlight=False)
+    if not found:
+        console.print(f"{len(now.keys() & before)} ratios within {TOLERANCE:.0%} of the baseline")
+        return 0
+    table = Table(
+        "benchmark", "row", "ratio", "baseline", "best round now", title=f"worse by more than {TOLERANCE:.0%}"
+    )
+    for key, median, best in found:
+        table.add_row(*key, str(median), str(best))
+    console.print(table)
+    console.print("run it again on an idle machine; if it is meant to be so: make bench UPDATE=--update")
+    return 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--update", action="store_true", help="Make what is measured now the baseline.")
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="Some of the scripts.")
+    arguments = parser.parse_args()
+    here = [script for script in arguments.only if (HERE / f"{script}.py").is_file()]
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "VITA_BENCH_RESULTS": folder}
+        commands = {script: [sys.executable, str(HERE / f"{script}.py"), "--quick"] for script in here}
+        failed = [
+            script for script in here if subprocess.run(commands[script], env=environment, check=False).returncode
+        ]
+        now = ratios(Path(folder))
+    before = read_baseline(BASELINE)
+    if arguments.update:
+        kept = {key: {"median": median} for key, median in before.items() if key[0] not in here}
+        write_baseline(BASELINE, {**kept, **now})
+    status = compared(now, {key: median for key, median in read_baseline(BASELINE).items() if key[0] in here})
+    if failed:
+        Console().print(f"failed: {', '.join(failed)}", style="red")
+    sys.exit(status or bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""How busy the prefetching loader keeps a tower: 200 real photographs through a ViT-S/16, the smallest tower in use."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import timm
+import torch
+from common import alternate, ratio, report
+from photos import write_photos
+from safetensors.torch import save_file
+
+from vita_core import build_tower
+from vita_core.config import ImagesConfig
+from vita_core.pixels import prepare
+from vita_core.prefetching import prefetched
+from vita_core.tower import BaseVisionTower
+
+GOAL, BATCH, NAME = 0.9, 8, "vit_small_patch16_224"
+
+
+@contextmanager
+def one_after_the_other(
+    paths: list[Path], load: Callable[[Path], torch.Tensor], *, batch: int
+) -> Iterator[Iterable[list[torch.Tensor]]]:
+    yield ([load(path) for path in paths[at : at + batch]] for at in range(0, len(paths), batch))
+
+
+class Run:
+    """All photographs through the tower; `shares` are how much of each run's time the tower worked."""
+
+    def __init__(self, tower: BaseVisionTower, paths: list[Path], loader: Callable[..., object]) -> None:
+        self.tower, self.paths, self.loader, self.shares = tower, paths, loader, list[float]()
+
+    def load(self, path: Path) -> torch.Tensor:
+        return prepare(self.tower, ImagesConfig(), path).pixels
+
+    @torch.inference_mode()
+    def __call__(self) -> torch.Tensor:
+        found, busy, start = [], 0.0, time.perf_counter()
+        with self.loader(self.paths, self.load, batch=BATCH) as batches:  # type: ignore[attr-defined]  # either loader
+            for pixels in batches:
+                begin = time.perf_counter()
+                found.append(self.tower(torch.cat(pixels)))
+                busy += time.perf_counter() - begin
+        self.shares.append(busy / (time.perf_counter() - start))
+        return torch.cat(found)
+
+
+def compare(folder: Path, paths: list[Path], preprocess: str, rounds: int) -> dict[str, object]:
+    tower = build_tower(
+        {"type": "timm", "weights": str(folder), "options": {"architecture": NAME}, "preprocess": preprocess}
+    )
+    plain, ahead = Run(tower, paths, one_after_the_other), Run(tower, paths, prefetched)
+    pixels = [plain.load(path) for path in paths]
+
+    @torch.inference_mode()
+    def alone() -> torch.Tensor:
+        return torch.cat([tower(torch.cat(pixels[at : at + BATCH])) for at in range(0, len(pixels), BATCH)])
+
+    expected = alone()
+    for run in (plain, ahead):
+        torch.testing.assert_close(run(), expected)
+        run.shares.clear()
+    times = alternate({"alone": alone, "plain": plain, "ahead": ahead}, rounds)
+    return {
+        "preprocess": preprocess,
+        "photos": len(paths),
+        "busy": min(ahead.shares),
+        "busy without it": min(plain.shares),
+        "ahead / tower alone": ratio(times, "ahead", "alone"),
+        "ahead / plain": ratio(times, "ahead", "plain"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="16 photographs, exact alone, 2 rounds.")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    count, rounds, ways = (16, 2, ("exact",)) if arguments.quick else (200, arguments.rounds, ("exact", "fast"))
+    with tempfile.TemporaryDirectory() as weights, tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        save_file(timm.create_model(NAME, pretrained=False).state_dict(), Path(weights) / "model.safetensors")
+        paths = write_photos(Path(folder), count)
+        rows = [compare(Path(weights), paths, how, rounds) for how in ways]
+    claim = f"the tower ({NAME}) is busy at least {GOAL:.0%} of the time"
+    report("loader", claim, list(rows[0]), rows, goal=GOAL, threads=torch.get_num_threads(), torch=torch.__version__)
+
+
+if __name__ == "__main__":
+    main()

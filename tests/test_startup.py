@@ -1,0 +1,54 @@
+"""Sixty plugins installed: all there, nothing heavy imported, no README parsed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, vita
+
+from vita_core.plugins import _named
+
+sys.path.append(str(REPOSITORY / "benchmarks"))
+from startup import COMMANDS, PLUGINS, check, install
+
+
+def test_the_name_is_that_of_the_header(tmp_path: Path) -> None:
+    info = tmp_path / "some_tower-1.5.dist-info"
+    info.mkdir()
+    head = "Metadata-Version: 2.4\nName: some-tower\nSummary: two\n  lines\nVersion: 1.5\n"
+    (info / "METADATA").write_text(head + "\nName: another\nVersion: 9\n\n" + "# README\n" * 100)
+    distribution = PathDistribution(info)
+    assert _named(distribution) == ("some-tower", "1.5")
+    assert (distribution.metadata["Name"], distribution.metadata["Version"]) == ("some-tower", "1.5")
+
+
+def test_an_old_layout_has_its_headers_elsewhere(tmp_path: Path) -> None:
+    info = tmp_path / "old_tower.egg-info"
+    info.mkdir()
+    (info / "PKG-INFO").write_text("Metadata-Version: 1.2\nName: old-tower\nVersion: 0.1\n")
+    assert _named(PathDistribution(info)) == ("old-tower", "0.1")
+
+
+@pytest.fixture(scope="module")
+def sixty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sixty")
+    install(folder, PLUGINS)
+    return folder
+
+
+def test_sixty_plugins_are_all_there(sixty: Path) -> None:
+    done = vita("towers", "--json", PYTHONPATH=str(sixty))
+    assert done.returncode == 0, done.stderr
+    brought = [row for row in json.loads(done.stdout) if row["distribution"].startswith("vita-bench-")]
+    assert {row["name"] for row in brought} == {f"bench{number}" for number in range(PLUGINS)}
+    assert {row["version"] for row in brought} == {"1.0"}
+
+
+def test_what_the_benchmark_says_of_its_commands_holds(sixty: Path) -> None:
+    """Among it: none of them imports torch, transformers, timm or torchvision."""
+    assert {words[0] for words in COMMANDS.values()} == {"--help", "towers", "plugins", "plan"}
+    check(sixty)
