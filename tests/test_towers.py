@@ -269,13 +269,11 @@ def test_torchvision_class_scores_are_the_classifiers(tmp_path: Path) -> None:
     )
     pixels = torch.rand(2, 3, 224, 224)
     with torch.no_grad():
-        torch.testing.assert_close(tower(pixels)[:, 0], model(pixels), atol=1e-4, rtol=1e-4)
-    settings = {"type": "torchvision", "weights": str(tmp_path / "model.safetensors"), "pool": 2}
-    both = build_tower({**settings, "options": options, "select_layer": [-2, -1]})
-    beside = build_tower({**settings, "options": {**options, "class_scores": "beside"}, "select_layer": -1})
-    assert beside.hidden_size == 1280 + 1000
-    assert torch.equal(beside(pixels), both(pixels))
-    assert beside.resolved.parameters == sum(parameter.numel() for parameter in beside.parameters())
+        pooled = model.features(pixels).mean((2, 3))
+        torch.testing.assert_close(tower(pixels)[:, 0, :1280], pooled, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(tower(pixels)[:, 0, 1280:], model(pixels), atol=1e-4, rtol=1e-4)
+    assert tower.hidden_size == 1280 + 1000
+    assert tower.resolved.parameters == sum(parameter.numel() for parameter in tower.parameters())
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def features_beside_scores(in_features: int, classes: int) -> int:
     if in_features <= classes:
         raise VitaError(
             f"projector.type: visual_vocabulary needs features and {classes} class scores, but the tower gives {in_features} "
-            "channels; with a torchvision tower set `tower.options: {class_scores: true}` and `select_layer: [-2, -1]`"
+            "channels; with a torchvision tower set `tower.options: {class_scores: true}`, with the last layer selected"
         )
     return in_features - classes
 

@@ -78,8 +78,8 @@ def measure(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Shap
         if options.get("class_scores"):
             linear = head(model)
             size = linear.in_features * linear.out_features
-            beside = linear.in_features if options["class_scores"] == "beside" else 0
-            stages.append((beside + linear.out_features, grid, size + linear.out_features, grid[0] * grid[1] * size))
+            channels = linear.in_features + linear.out_features
+            stages.append((channels, grid, size + linear.out_features, grid[0] * grid[1] * size))
     return Shape.from_stages((side, side), stages), ends
 
 

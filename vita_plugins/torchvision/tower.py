@@ -41,8 +41,6 @@ class TorchvisionTower(BaseVisionTower):
                 grid = (x.shape[2], x.shape[3])
         if len(self.ends) in layers:
             tokens = x.flatten(2).transpose(1, 2)
-            scores: Tensor = head(self.encoder)(tokens)
-            beside = self.settings.options["class_scores"] == "beside"
-            kept[len(self.ends)] = torch.cat([tokens, scores], dim=-1) if beside else scores
+            kept[len(self.ends)] = torch.cat([tokens, head(self.encoder)(tokens)], dim=-1)
             grid = (x.shape[2], x.shape[3])
         return kept, grid
