@@ -20,9 +20,10 @@ from vita_core.config import Config
 from vita_core.errors import ConfigError
 from vita_core.files import sha256, write_text, write_whole
 from vita_core.model import VisionLanguageModel
-from vita_core.training.align import CachedSamples, CaptionWords, Rows, run_alignment, run_warm_start
+from vita_core.training.align import CachedSamples, Rows, run_alignment
 from vita_core.training.data import Sample, read_samples
 from vita_core.training.feature_cache import FeatureCache
+from vita_core.training.warm_start import CaptionWords, run_warm_start
 
 __all__ = ["train"]
 
