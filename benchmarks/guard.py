@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 SCRIPTS = (
-    "startup", "preprocess", "loader", "generate", "encode", "s2", "load", "load_memory", "first_feature", "gpu",
+    "startup", "preprocess", "loader", "generate", "encode", "s2", "load", "load_memory", "activations",
+    "first_feature", "gpu",
 )  # fmt: skip
 """Every benchmark that may be there; one that is not is passed over."""
 HERE = Path(__file__).parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,9 @@ from sample_asset import CONTENT, add, digest
 
 if TYPE_CHECKING:
     import torch
+
+# a shell that runs the tests in the background has them ignore Ctrl-C, which the processes they start would inherit
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 REPOSITORY = Path(__file__).parent.parent

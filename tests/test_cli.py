@@ -150,7 +150,7 @@ def test_every_mode_is_opened(mode: str, tiny_config: Path, tmp_path: Path) -> N
         (["plan", "TINY", "--set", "tower.slect_layer=7"], "Did you mean 'select_layer'"),
         (["plan", "TINY", "--set", "tower.weights=./nowhere"], "no such file or directory"),
         (["assets", "mobilnet"], "Did you mean 'mobilenet-v2'"),
-        (["encode", "TINY", "PICTURE", "--out", "x.txt"], "must end in .safetensors"),
+        (["encode", "TINY", "PICTURE", "--out", "x.txt"], "must be a file that ends in .safetensors"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, tiny_config: Path, golden: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_old_merge_returns_what_vitas_does(golden: Path, vita15: Path, side:
 def test_old_generate_answers_as_the_original(golden: Path) -> None:
     expected = json.loads((golden / "vita15" / "expected_answers.json").read_text())["wide"]
     model = build_model(checkpoint=golden / "vita15", overrides=["device=cpu"])
-    pixels = model.pixels(golden / "pictures" / "wide.png")
+    pixels = model.prepare(golden / "pictures" / "wide.png").pixels
     assert model.get_model().get_vision_tower() is model.get_vision_tower() is model.tower
     ids = torch.tensor([expected["input_ids"]])
     made = model.generate(ids, images=pixels, do_sample=False, max_new_tokens=12)

@@ -25,7 +25,7 @@ PROMPT = [3, -200, 9, 10, 11]
 
 def our_logits(model: Any, picture: Image.Image) -> torch.Tensor:
     with torch.no_grad():
-        tokens = model.pack(model.encode_images(model.pixels(picture)), picture.size)
+        tokens = model.pack(model.encode_images(model.prepare(picture).pixels), picture.size)
         embeds, _ = merge([PROMPT], [tokens], model.llm.embed)
         return model.llm.model(inputs_embeds=embeds).logits
 
@@ -41,7 +41,7 @@ def test_converted_llava15(tmp_path: Path, tiny_llm: Path, golden: Path, name: s
     theirs = llava.converted(tmp_path, tiny_llm, next_=False)
     model = build_model(checkpoint=tmp_path, overrides=["device=cpu"])
     picture = open_picture(golden / "pictures" / f"{name}.png")
-    expected = their_logits(theirs, picture, 16, pixel_values=model.pixels(picture))
+    expected = their_logits(theirs, picture, 16, pixel_values=model.prepare(picture).pixels)
     torch.testing.assert_close(our_logits(model, picture), expected, atol=1e-4, rtol=0)
     assert model.settings.prompt.template == "vicuna_v1"
 
@@ -54,7 +54,7 @@ def test_converted_llava16(tmp_path: Path, tiny_llm: Path, golden: Path, name: s
     picture = open_picture(golden / "pictures" / f"{name}.png")
     processor = LlavaNextImageProcessorPil.from_pretrained(tmp_path)
     inputs = processor(picture, return_tensors="pt")
-    torch.testing.assert_close(model.pixels(picture), inputs["pixel_values"][0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.prepare(picture).pixels, inputs["pixel_values"][0], atol=1e-5, rtol=0)
     ours = our_logits(model, picture)
     expected = their_logits(theirs, picture, ours.shape[1] - len(PROMPT) + 1, **inputs)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)

@@ -126,7 +126,7 @@ def test_torchvisions_preset_is_met_exactly(size: tuple[int, int]) -> None:
     from torchvision.models import MobileNet_V2_Weights
 
     preset = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
-    config = torchvision.processor({}, Shape.from_stages((224, 224), []))
+    config = torchvision.processor({}, Shape.from_stages((224, 224), [(32, (7, 7), 0, 0)]))
     picture = noise(*size)
     assert (pixels(image_processor(config), picture)[0] - preset(picture)).abs().max() < 1e-6
 
@@ -137,7 +137,7 @@ def test_timms_transform_is_met_exactly(size: tuple[int, int], interpolation: st
     data = pytest.importorskip("timm.data")
     published = {"interpolation": interpolation, "crop_pct": 0.9, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
     transform = data.create_transform((3, 32, 32), **published)
-    config = timm.processor({"pretrained_cfg": published}, Shape.from_stages((32, 32), []))
+    config = timm.processor({"pretrained_cfg": published}, Shape.from_stages((32, 32), [(32, (4, 4), 0, 0)]))
     picture = noise(*size)
     assert (pixels(image_processor(config), picture)[0] - transform(picture)).abs().max() < 1e-6
 
@@ -148,7 +148,7 @@ def test_timms_squash_is_met_exactly(size: tuple[int, int], share: dict[str, flo
     data = pytest.importorskip("timm.data")
     published = {"interpolation": "bicubic", "crop_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3, **share}
     transform = data.create_transform((3, 32, 32), **published)
-    config = timm.processor({"pretrained_cfg": published}, Shape.from_stages((32, 32), []))
+    config = timm.processor({"pretrained_cfg": published}, Shape.from_stages((32, 32), [(32, (4, 4), 0, 0)]))
     assert (pixels(image_processor(config), noise(*size))[0] - transform(noise(*size))).abs().max() < 1e-6
 
 

@@ -62,6 +62,7 @@ def test_a_vocabulary_says_the_names_of_classes_and_of_captions() -> None:
     projector.train()(torch.zeros_like(tokens)).sum().backward()  # a mixture of all words
     moved = projector.table.grad.abs().sum(1).nonzero().flatten().tolist()
     assert moved == [281, 1000]  # other classes keep their names: no caption says what they should be instead
+    assert [id(parameter) for parameter in projector.alignment_parameters()] == [id(projector.table)]
     with pytest.raises(VitaError, match=r"options.words: 3 captions name no class, such as 'a b'.* set it to 3"):
         projector.start_from_words(["a b", "c", "tabby", "d"], embed)
 

@@ -49,7 +49,7 @@ def opened(tiny_config: Path, golden: Path, tower: str, *overrides: str) -> Visi
 def logits(model: VisionLanguageModel, golden: Path) -> torch.Tensor:
     ids = model.llm.prompt(model.settings.prompt, "what is this ?", 1)
     with torch.inference_mode():
-        visual = model.encode_images(model.pixels(golden / "pictures" / "wide.png")).flatten(0, 1)
+        visual = model.encode_images(model.prepare(golden / "pictures" / "wide.png").pixels).flatten(0, 1)
         embeds, mask = merge([ids], [[visual]], model.llm.embed)
         output: torch.Tensor = model.llm.model(inputs_embeds=embeds, attention_mask=mask).logits
     return output

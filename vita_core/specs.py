@@ -181,7 +181,7 @@ class ProjectorSpec:
     that maps (B, N, in_features) to (B, N, out_features). A module that defines ``start_from_words(captions, embed)`` is
     given, before its training, the captions without articles and a function from a text to the mean embedding
     (out_features) of its words; one that defines ``word_loss(tokens, wanted)`` is warmed up on it, `wanted` (B) being the
-    captions' numbers.
+    captions' numbers. Of one that defines ``alignment_parameters()`` the language model's loss trains those alone.
     parameters: the same arguments -> its number of parameters, as an integer.
     """
 

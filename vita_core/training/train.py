@@ -53,6 +53,11 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
     captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
     captions.tell_projector()
     _warm_start(vlm, warming, captions, work)
+    aligned = getattr(vlm.projector, "alignment_parameters", None)
+    if aligned is not None:
+        vlm.projector.requires_grad_(False)
+        for parameter in aligned():
+            parameter.requires_grad_(True)
     training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
     scores = run_alignment(vlm, training, held_out, work / "alignment", settings)
     scores |= {"samples": len(kept), "held_out": len(held)}
@@ -64,7 +69,8 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
 def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: CaptionWords, work: Path) -> None:
     """The warm start, or its result from an earlier, interrupted call."""
     settings, done = vlm.settings.training, work / "warm_start.safetensors"
-    if settings.warm_start_steps == 0 or vlm.settings.projector.weights is not None:
+    started = vlm.settings.projector.weights is not None and not hasattr(vlm.projector, "word_loss")
+    if settings.warm_start_steps == 0 or started:  # a word_loss leaves the words as they are, other warm starts do not
         return
     if not done.is_file():
         run_warm_start(vlm, training, captions, work, settings)

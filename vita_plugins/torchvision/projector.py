@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -65,6 +65,10 @@ class VisualVocabulary(nn.Module):
         if self.training and self.said is not None:
             table = torch.where(self.said.to(table.device), table, table.detach())
         return torch.softmax(self.logits(tokens), dim=-1) @ (FASTER * table)
+
+    def alignment_parameters(self) -> Iterable[nn.Parameter]:
+        """The words alone: on the language model's loss the reading of pictures overfits, 91% right becomes 83%."""
+        return [self.table]
 
     @torch.no_grad()
     def start_from_words(self, captions: Sequence[str], embed: Callable[[str], Tensor]) -> None:
