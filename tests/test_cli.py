@@ -106,24 +106,16 @@ def test_run_streams(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
 
 
 def bad_pictures(folder: Path) -> dict[str, Path]:
-    """One file of each kind that must be refused."""
-    good = folder / "good.png"
-    Image.new("RGB", (64, 64), (200, 10, 10)).save(good)
-    files = {"missing": folder / "none.png", "truncated": folder / "cut.png", "empty": folder / "empty.png"}
+    """One file of each kind that must be refused; test_images has more of them."""
+    files = {"missing": folder / "none.png", "truncated": folder / "cut.png", "1x1": folder / "dot.png"}
     noise = Image.effect_noise((128, 128), 90)
     noise.save(files["truncated"])
     files["truncated"].write_bytes(files["truncated"].read_bytes()[:2000])
-    files["empty"].write_bytes(b"")
-    files["text"] = folder / "text.jpg"
-    files["text"].write_text("not a picture")
-    files["1x1"] = folder / "dot.png"
     Image.new("RGB", (1, 1)).save(files["1x1"])
-    files["huge"] = folder / "huge.png"
-    Image.new("1", (20000, 6000)).save(files["huge"])
     return files
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "text", "1x1", "huge"])
+@pytest.mark.parametrize("kind", ["missing", "truncated", "1x1"])
 def test_bad_pictures(kind: str, tiny_config: Path, tmp_path: Path) -> None:
     picture, out = bad_pictures(tmp_path)[kind], tmp_path / "out.safetensors"
     done = vita("encode", tiny_config, picture, "--out", out)
@@ -134,11 +126,13 @@ def test_bad_pictures(kind: str, tiny_config: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*out*"))
 
 
-@pytest.mark.parametrize("mode", ["I;16", "P", "CMYK", "LA", "L"])
-def test_every_mode_is_opened(mode: str, tiny_config: Path, tmp_path: Path) -> None:
-    file = tmp_path / ("p.tif" if mode == "CMYK" else "p.png")
-    Image.new(mode, (32, 48)).save(file)
-    assert vita("encode", tiny_config, file, "--out", tmp_path / "o.safetensors").returncode == 0
+def test_every_mode_is_opened(tiny_config: Path, tmp_path: Path) -> None:
+    modes, out = ["I;16", "P", "CMYK", "LA", "L"], tmp_path / "o.safetensors"
+    files = [tmp_path / f"{number}.{'tif' if mode == 'CMYK' else 'png'}" for number, mode in enumerate(modes)]
+    for mode, file in zip(modes, files, strict=True):
+        Image.new(mode, (32, 48)).save(file)
+    assert vita("encode", tiny_config, *files, "--out", out).returncode == 0
+    assert set(load_file(out)) == {str(file) for file in files}
 
 
 @pytest.mark.parametrize(
