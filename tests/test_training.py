@@ -86,6 +86,7 @@ def test_train_writes_what_run_opens(tiny_config: Path, captioned: Path, tmp_pat
     record = json.loads((out / "provenance.json").read_text())
     assert record["data"][0]["licence"] == "made up, CC0"
     assert record["made_by"]["tower_plugin"] == "vita-core"
+    assert (record["training"]["steps"], record["training"]["learning_rate"]) == (4, 1e-3)
     assert yaml.safe_load((out / "config.yaml").read_text())["projector"]["weights"] == "./projector.safetensors"
     trained = load_file(out / "projector.safetensors")
     model = build_model(out)

@@ -163,6 +163,7 @@ def _write(
             "tower_plugin_version": owner.version,
         },
         "projector_sha256": sha256(projector),
+        "training": config.training.model_dump(),
         "scores": scores,
         **sources,
     }
