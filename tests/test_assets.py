@@ -139,4 +139,4 @@ def test_the_quickstart_names_the_cat() -> None:
     assert model.llm.tokenizer.tokenize("123") == ["1", "2", "3"]
     assert model.llm.tokenizer.model_max_length == model.llm.context == 8192
     answer = model.ask("examples/pictures/cat.jpg", "What is this?")
-    assert "cat" in answer.text.lower()
+    assert {"cat", "tabby"} & set(answer.text.lower().strip(".").split())  # the cat Chelsea is a tabby
