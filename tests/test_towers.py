@@ -132,12 +132,6 @@ def test_settings_that_cannot_be(change: dict[str, object], message: str) -> Non
         build_tower({**golden_settings("clip"), **change})
 
 
-@pytest.mark.parametrize("name", ["eva_clip", "timm", "torchvision"])
-def test_an_attention_that_would_have_no_effect_is_refused(tower_examples: Any, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"tower '{name}' cannot be built with 'eager': it has but one attention"):
-        build_tower({**tower_examples[name], "attention": "eager"})
-
-
 @pytest.mark.parametrize("name", ["clip", "siglip", "internvit"])
 def test_the_attention_is_the_one_asked_for(tower_examples: Any, name: str) -> None:
     eager = build_tower({**tower_examples[name], "attention": "eager"})

@@ -30,7 +30,6 @@ class EvaClipTower(BaseVisionTower):
     )
     block_key = r"^blocks\.(\d+)\."
     input_sizes = "patches"
-    encoder: Eva
 
     def build_encoder(self) -> nn.Module:
         vision = vision_config(self.checkpoint_config)
@@ -59,10 +58,8 @@ class EvaClipTower(BaseVisionTower):
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
         model = self.encoder
         patches = model.patch_embed(pixels)  # (B, rows, cols, C)
-        grid = (patches.shape[1], patches.shape[2])
         tokens, rope = model._pos_embed(patches)
-        return self.run_blocks(model.norm_pre(tokens), model.blocks, layers, rope=rope), grid
+        return self.run_blocks(model.norm_pre(tokens), model.blocks, layers, rope=rope), patches.shape[1:3]
 
     def final_norm(self, tokens: Tensor) -> Tensor:
-        normed: Tensor = self.encoder.norm(tokens)
-        return normed
+        return self.encoder.norm(tokens)
