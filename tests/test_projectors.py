@@ -49,11 +49,7 @@ def test_a_vocabulary_says_the_names_of_classes_and_of_captions() -> None:
         return torch.full((8,), float(len(said)))
 
     projector.start_from_words(["Tabby", "inline skate"], embed)
-    assert (len(said), said[281], said[1000]) == (
-        1001,
-        "tabby",
-        "inline skate",
-    )  # a caption that names a class needs no word
+    assert (len(said), said[281], said[1000]) == (1001, "tabby", "inline skate")  # a class's name needs no further word
     scores = 40 * F.one_hot(torch.tensor([[281]]), 1000).float()
     tokens = torch.cat([torch.zeros(1, 1, 10), scores], -1)
     torch.testing.assert_close(projector(tokens), torch.full((1, 1, 8), 282.0), atol=1e-2, rtol=0)
@@ -62,6 +58,9 @@ def test_a_vocabulary_says_the_names_of_classes_and_of_captions() -> None:
     projector.train()(torch.zeros_like(tokens)).sum().backward()  # a mixture of all words
     moved = projector.table.grad.abs().sum(1).nonzero().flatten().tolist()
     assert moved == [281, 1000]  # other classes keep their names: no caption says what they should be instead
+    projector.options.softening = 1e9  # as unsure as can be
+    softened = projector(torch.cat([torch.zeros(1, 1, 10), scores], -1))
+    torch.testing.assert_close(softened, (10 * projector.table).mean(0).expand(1, 1, 8), atol=0.1, rtol=0.1)
     assert [id(parameter) for parameter in projector.alignment_parameters()] == [id(projector.table)]
     with pytest.raises(VitaError, match=r"options.words: 3 captions name no class, such as 'a b'.* set it to 3"):
         projector.start_from_words(["a b", "c", "tabby", "d"], embed)

@@ -22,14 +22,17 @@ class ProjectorOptions(pydantic.BaseModel):
     """Options of ``visual_vocabulary``.
 
     `classes`: how many of the last channels are scores, each a word of the vocabulary. `words`: how many more it has, for
-    captions that name no class. `dropout`: of the features, in training. `names_of`: the torchvision weights whose class
-    names a training starts from.
+    captions that name no class. `dropout`: of the features, in training. `softening`: on the language model's loss, by how
+    much the temperature of the probabilities may exceed 1, at random: of pictures it was not trained on the projector is
+    less certain, and their mixtures must be read, too. `names_of`: the torchvision weights whose class names a training
+    starts from.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
     classes: pydantic.PositiveInt = 1000
     words: pydantic.NonNegativeInt = 128
     dropout: float = pydantic.Field(0.2, ge=0, lt=1)
+    softening: float = pydantic.Field(1.5, ge=0, allow_inf_nan=False)
     names_of: str | None = None
 
 
@@ -61,10 +64,11 @@ class VisualVocabulary(nn.Module):
         return read + F.pad(self.scale * scores, (0, self.options.words))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        table = self.table
+        table, logits = self.table, self.logits(tokens)
         if self.training and self.said is not None:
             table = torch.where(self.said.to(table.device), table, table.detach())
-        return torch.softmax(self.logits(tokens), dim=-1) @ (FASTER * table)
+            logits = logits / (1 + self.options.softening * torch.rand(len(logits), 1, 1, device=logits.device))
+        return torch.softmax(logits, dim=-1) @ (FASTER * table)
 
     def alignment_parameters(self) -> Iterable[nn.Parameter]:
         """The words alone: on the language model's loss the reading of pictures overfits, 91% right becomes 83%."""
