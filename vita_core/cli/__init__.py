@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -68,6 +69,14 @@ def _tell(message: str) -> None:
         typer.echo(f"error: {line}", err=True)
 
 
+def _drop_output() -> None:
+    """Send what stdout still holds nowhere: flushed at exit it would fail again, and Python would exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
     """Run the command; what a user can mend is told in its own words on stderr, and the exit code is 2."""
     warnings.formatwarning = _one_line
@@ -81,6 +90,7 @@ def main() -> None:
         _tell(str(error))
     except OSError as error:  # of the machine: a full disk under the output, a name too long, a lost permission
         _tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _drop_output()
     else:
         return
     sys.exit(2)
