@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -46,28 +48,39 @@ class CommandGroup(TyperGroup):
         if cmd_name in BUILTIN:
             return _builtin(cmd_name)
         points = [point for point in installed(COMMANDS_GROUP)[0] if point.name == cmd_name]
-        return _Unopened(cmd_name, points) if points else None
-
-
-def _builtin(name: str) -> Any:
-    """One command by itself: typer reads the signature of every command it is given, typed or not."""
-    module, _, function = BUILTIN[name].partition(":")
-    app = typer.Typer(rich_markup_mode=None, add_completion=False)
-    app.command(name)(getattr(importlib.import_module(f"vita_core.cli.{module}"), function))
-    return typer.main.get_command(app)
+        return _plugins(cmd_name, points) if points else None
 
 
 class _Unopened(TyperCommand):
-    """A plugin's command before it is imported: all that ``vita --help`` needs. Typing it opens the real one."""
+    """A command of which ``vita --help`` needs a line alone: typer would read the signature of each, typed or not."""
 
-    def __init__(self, name: str, points: list[EntryPoint]) -> None:
-        owners = " and ".join(str(owner_of(point)) for point in points)
-        super().__init__(name, short_help=f"From {owners}.")
-        self._points = points
+    def __init__(
+        self, name: str, opened: Callable[[], Any], *, text: str | None = None, line: str | None = None
+    ) -> None:
+        super().__init__(name, help=text, short_help=line)
+        self._opened = opened
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """The real command's context, so that its own options are parsed. Raises PluginError."""
-        return _opened(self.name or "", self._points).make_context(info_name, args, parent=parent, **extra)
+        return self._opened().make_context(info_name, args, parent=parent, **extra)
+
+
+def _builtin(name: str) -> _Unopened:
+    module, _, attribute = BUILTIN[name].partition(":")
+    function = getattr(importlib.import_module(f"vita_core.cli.{module}"), attribute)
+
+    def opened() -> Any:
+        app = typer.Typer(rich_markup_mode=None, add_completion=False)
+        app.command(name)(function)
+        return typer.main.get_command(app)
+
+    return _Unopened(name, opened, text=function.__doc__)
+
+
+def _plugins(name: str, points: list[EntryPoint]) -> _Unopened:
+    """A plugin's command, imported when it is typed."""
+    owners = " and ".join(str(owner_of(point)) for point in points)
+    return _Unopened(name, functools.partial(_opened, name, points), line=f"From {owners}.")
 
 
 def _opened(name: str, points: list[EntryPoint]) -> Any:
