@@ -39,7 +39,7 @@ def commands() -> list[str]:
         lines.append(f"| `vita {name}` | {' '.join((command.help or '').split())} |")
     for name, command in built_in.items():
         lines += ["", f"### vita {name}", "", "| parameter | meaning |", "| --- | --- |"]
-        for parameter in command.params:
+        for parameter in command.opened().params:
             flags = (
                 ", ".join(parameter.opts)
                 if parameter.param_type_name == "option"

@@ -58,11 +58,11 @@ class _Unopened(TyperCommand):
         self, name: str, opened: Callable[[], Any], *, text: str | None = None, line: str | None = None
     ) -> None:
         super().__init__(name, help=text, short_help=line)
-        self._opened = opened
+        self.opened = opened
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """The real command's context, so that its own options are parsed. Raises PluginError."""
-        return self._opened().make_context(info_name, args, parent=parent, **extra)
+        return self.opened().make_context(info_name, args, parent=parent, **extra)
 
 
 def _builtin(name: str) -> _Unopened:
