@@ -125,6 +125,20 @@ def test_features_are_moved_towards_another_sets_moments(tiny_config: Path, capt
     assert torch.equal(plain[0]["features"], torch.from_numpy(cache.array[0, 0].astype("float32")))
 
 
+def test_a_dead_channel_and_a_set_of_one_picture_stay_finite(
+    tiny_config: Path, captioned: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+    import torch
+
+    config = load_config(tiny_config, [*QUICK, "training.moment_jitter=1"])
+    cache = FeatureCache(tmp_path, config, build_model(config).tower, read_samples(captioned))
+    cache.array[:] = np.random.default_rng(0).normal(size=cache.shape)
+    cache.array[0, :6, :, 0], cache.array[1, :6, :, 0] = 0, 0.01  # dead, but for the altered copies
+    drawn = CachedSamples(cache, Rows([0, 1, 2, 6], [0, 0, 0, 1]), [torch.zeros(1)] * 12, draws=100)
+    assert max(float(drawn[item]["features"].abs().max()) for item in range(100)) < 100
+
+
 def test_an_interrupted_run_ends_as_an_unbroken_one(
     tiny_config: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

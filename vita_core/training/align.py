@@ -49,7 +49,7 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
         pairs = list(zip(rows.indices, rows.groups, strict=True))
         self.groups = [[index for index, of in pairs if of == group] for group in sorted(set(rows.groups))]
         jitters = draws is not None and cache.config.training.moment_jitter > 0
-        self.moments = [_moments(cache.array[0, group]) for group in self.groups] if jitters else []
+        self.moments = [_moments(cache.array[:, group]) for group in self.groups] if jitters else []
 
     def __len__(self) -> int:
         return len(self.rows.indices) if self.draws is None else self.draws
@@ -79,9 +79,10 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
 
 
 def _moments(features: NDArray[np.float16]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (C) of a data set's features (samples, N, C)."""
-    values = torch.from_numpy(features.astype("float32")).flatten(0, 1)
-    return values.mean(0), values.std(0) + 1e-6
+    """Mean and deviation (C) of a data set's features (copies, samples, N, C): of all copies, so that a channel which never
+    differs (a dead unit) stays at its mean however small its deviation."""
+    values = torch.from_numpy(features.astype("float32")).flatten(0, 2)
+    return values.mean(0), values.std(0, unbiased=False) + 1e-6
 
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
