@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -163,6 +164,39 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
     train(config, [captioned], tmp_path / "broken")
     whole, broken = (load_file(tmp_path / name / "projector.safetensors") for name in ("whole", "broken"))
     assert all((whole[key] == broken[key]).all() for key in whole)
+
+
+def test_a_vocabulary_is_trained_and_goes_on(
+    tiny_config: Path, captioned: Path, tmp_path: Path, tower_examples: dict[str, dict[str, Any]]
+) -> None:
+    import torch
+
+    tower = tower_examples["torchvision"]
+    given = [
+        *QUICK,
+        f"tower={{type: torchvision, weights: {tower['weights']}, pool: 1}}",
+        "tower.options={architecture: mobilenet_v2, image_size: 64, class_scores: true}",
+        "projector={type: visual_vocabulary, options: {words: 4}}",
+    ]
+    few = [*given, "projector.options.words=1"]
+    with pytest.raises(VitaError, match=r"options.words: 3 captions name no class"):
+        train(load_config(tiny_config, few), [captioned], tmp_path / "few")
+    assert not (tmp_path / "few" / "work" / "features.npy").exists()  # told before the pictures were encoded
+    torch.manual_seed(0)
+    first = tmp_path / "first"
+    train(load_config(tiny_config, given), [captioned], first)
+    warm, shipped = load_file(first / "work" / "warm_start.safetensors"), load_file(first / "projector.safetensors")
+    moved = (warm["table"].half() != shipped["table"]).any(1).nonzero().flatten().tolist()
+    assert moved == [1000, 1001, 1002]  # the three captions' words: neither the classes' nor those no caption says
+    for key in ("reading.weight", "scale", "norm.weight"):
+        assert torch.equal(warm[key].half(), shipped[key])
+    on = [*given, f"projector.weights={first / 'projector.safetensors'}"]
+    train(load_config(tiny_config, on), [captioned], tmp_path / "on")
+    again = load_file(tmp_path / "on" / "work" / "warm_start.safetensors")
+    assert torch.equal(again["table"], shipped["table"].float())  # the words go on
+    assert not torch.equal(again["reading.weight"], shipped["reading.weight"].float())  # their reading is learned on
+    record = json.loads((tmp_path / "on" / "provenance.json").read_text())["weights"]["projector"]
+    assert record["made_by_run"]["training"]["steps"] == 4
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,7 @@ class ProjectorSpec:
     given, before its training, the captions without articles and a function from a text to the mean embedding
     (out_features) of its words; one that defines ``word_loss(tokens, wanted)`` is warmed up on it, `wanted` (B) being the
     captions' numbers. Of one that defines ``alignment_parameters()`` the language model's loss trains those alone.
+    The parameters that its ``undecayed`` names are trained without weight decay.
     parameters: the same arguments -> its number of parameters, as an integer.
     """
 

@@ -114,6 +114,11 @@ class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         )
         super().__init__(vlm.projector, args, collate, train, held_out)
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Those of transformers, less what the projector says: a decay would move what no loss moves."""
+        kept = getattr(model, "undecayed", ())
+        return [name for name in super().get_decay_parameter_names(model) if name not in kept]
+
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
         """In order: the items are random themselves."""
         return SequentialSampler(self.train_dataset)

@@ -42,16 +42,16 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
     _check_same(config, samples, work)
     torch.manual_seed(settings.seed)
     vlm = build_model(config)
-    cache = FeatureCache(work, config, vlm.tower, samples)
-    cache.fill()
     kept, held = _split(len(samples), settings.held_out, settings.seed)
     answers = [_answer_ids(vlm, sample.caption) for sample in samples]
+    captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
+    captions.tell_projector()  # may refuse them, which is told before the pictures are encoded
+    cache = FeatureCache(work, config, vlm.tower, samples)
+    cache.fill()
     rows = Rows(kept, [groups[i] for i in kept])
     held_out = CachedSamples(cache, Rows(held, [groups[i] for i in held]), answers) if held else None
     vlm.projector.requires_grad_(True)
     warming = CachedSamples(cache, rows, answers, settings.warm_start_steps * settings.warm_start_batch)
-    captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
-    captions.tell_projector()
     _warm_start(vlm, warming, captions, work)
     aligned = getattr(vlm.projector, "alignment_parameters", None)
     if aligned is not None:

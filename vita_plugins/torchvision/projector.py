@@ -45,6 +45,8 @@ class VisualVocabulary(nn.Module):
     caption of a training says stay as they are.
     """
 
+    undecayed = ("table",)
+
     def __init__(self, in_features: int, out_features: int, options: ProjectorOptions) -> None:
         super().__init__()
         self.options = options
