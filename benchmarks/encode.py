@@ -4,7 +4,10 @@ machine's own matrix product."""
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -34,21 +37,28 @@ def gemm(rows: int, width: int, dtype: torch.dtype) -> Callable[[], None]:
 
 @torch.inference_mode()
 def compare(
-    family: Family, folder: Path, batch: int, dtype: torch.dtype, rounds: int, clock: Callable[[], float]
+    family: Family,
+    folder: Path,
+    batch: int,
+    dtype: torch.dtype,
+    rounds: int,
+    clock: Callable[[], float],
+    compiled: bool,
 ) -> dict[str, object]:
     name = str(dtype).removeprefix("torch.")
-    tower = build_tower({**family.tower, "weights": str(folder), "dtype": name})
-    best, original = family.best(folder, dtype), family.original(folder, dtype)
+    config = {**family.tower, "weights": str(folder), "dtype": name}
+    tower = build_tower(config)
+    sides: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"ours": tower}
+    if compiled:
+        sides["compiled"] = build_tower({**config, "compile": True})
+    sides |= {"library": family.best(folder, dtype), "original": family.original(folder, dtype)}
     pixels = torch.rand(batch, 3, family.side, family.side).to(dtype)
-    for side in (best, original):
-        tolerance = {"atol": 2e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.1}
+    tolerance = {"atol": 2e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.1}
+    for side in sides.values():
         torch.testing.assert_close(tower(pixels[:1]), side(pixels[:1]), **tolerance)
     rows, width = tower.num_patches, tower.shape.stages[-1].channels
-    sides = {
-        "ours": lambda: tower(pixels), "library": lambda: best(pixels), "original": lambda: original(pixels),
-        "gemm": gemm(batch * rows, width, dtype),
-    }  # fmt: skip
-    times = alternate(sides, rounds, clock)
+    runs = {name: functools.partial(side, pixels) for name, side in sides.items()}
+    times = alternate({**runs, "gemm": gemm(batch * rows, width, dtype)}, rounds, clock)
     flops = 2 * batch * sum(stage.macs for stage in tower.shape.stages[: tower.blocks + 1])
     rate = 2 * PRODUCTS * batch * rows * width * 4 * width / statistics.median(times["gemm"])
     return {
@@ -57,6 +67,7 @@ def compare(
         "batch": batch,
         "ours / library": ratio(times, "ours", "library"),
         "original / ours": ratio(times, "original", "ours"),
+        **({"compiled / ours": ratio(times, "compiled", "ours")} if compiled else {}),
         "of GEMM rate": flops / statistics.median(times["ours"]) / rate,
         "library, of it": flops / statistics.median(times["library"]) / rate,
         "GEMM, GFLOP/s": rate / 1e9,
@@ -71,6 +82,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, help="Fewer layers than published.")
+    parser.add_argument("--compile", action="store_true", help="Beside `compile: true`, too.")
     parser.add_argument("--name", default="encode", help="Of the result's file.")
     clock_option(parser)
     arguments = parser.parse_args()
@@ -83,11 +95,14 @@ def main() -> None:
         family = FAMILIES[name](**({} if layers is None else {"layers": layers}))
         with tempfile.TemporaryDirectory() as folder:
             family.save(Path(folder))
-            rows += [
-                compare(family, Path(folder), batch, dtype, arguments.rounds, arguments.clock)
-                for dtype in dtypes
-                for batch in batches
-            ]
+            for dtype in dtypes:
+                for batch in batches:
+                    rows.append(
+                        compare(
+                            family, Path(folder), batch, dtype, arguments.rounds, arguments.clock, arguments.compile
+                        )
+                    )
+                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)  # a whole run takes most of an hour
     report(
         arguments.name, "forward on a CPU", list(rows[0]), rows, threads=torch.get_num_threads(),
         layers=layers or "all", clock=arguments.clock.__name__, torch=torch.__version__,

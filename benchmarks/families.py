@@ -132,7 +132,7 @@ def eva(layers: int = 24) -> Family:
             {f"visual.trunk.{key}": value for key, value in state.items()}, folder / "open_clip_model.safetensors"
         )
         (folder / "open_clip_config.json").write_text(
-            json.dumps({"model_cfg": {"vision_cfg": {"timm_model_name": name}}})
+            json.dumps({"model_cfg": {"vision_cfg": {"timm_model_name": name, "layers": layers}}})
         )
 
     def opened(folder: Path, dtype: torch.dtype) -> nn.Module:
