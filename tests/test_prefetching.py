@@ -83,7 +83,7 @@ def test_an_error_names_the_file_in_its_turn_and_ends_the_loading(tmp_path: Path
         begun.append(path)
         return open_picture(path)
 
-    with pytest.raises(PictureError, match=str(paths[3])), prefetched(paths, load, batch=2) as batches:  # noqa: PT012
+    with pytest.raises(PictureError, match=str(paths[3])), prefetched(paths, load, batch=2) as batches:  # noqa: PT012  # raised by the loop
         assert len(next(batches)) == 2
         next(batches)
     assert len(begun) <= 8
@@ -96,7 +96,7 @@ def test_leaving_begins_nothing_more(four_threads: object) -> None:
         begun.append(item)
         time.sleep(0.05)
 
-    with pytest.raises(KeyboardInterrupt), prefetched(range(100), slow, batch=12) as batches:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), prefetched(range(100), slow, batch=12) as batches:  # noqa: PT012  # raised by the loop
         next(batches)
         raise KeyboardInterrupt
     count = len(begun)

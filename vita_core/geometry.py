@@ -52,15 +52,12 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
     channels = sum(shape.stages[layer].channels for layer in layers)
     feature = config.select_feature or "patch"
     spatial = [key for key in ("s2", "pixel_shuffle", "pool") if getattr(config, key)]
-    if feature != "patch":
-        if shape.prefix_tokens == 0:
-            raise ConfigError(
-                f"tower.select_feature: {feature!r} needs a CLS token, which this encoder has not; use 'patch'"
-            )
-        if spatial:
-            raise ConfigError(
-                f"tower.{spatial[0]}: needs `select_feature: patch`; {feature!r} keeps a token with no place"
-            )
+    if feature != "patch" and shape.prefix_tokens == 0:
+        raise ConfigError(
+            f"tower.select_feature: {feature!r} needs a CLS token, which this encoder has not; use 'patch'"
+        )
+    if feature != "patch" and spatial:
+        raise ConfigError(f"tower.{spatial[0]}: needs `select_feature: patch`; {feature!r} keeps a token with no place")
     input_size, crops = shape.image_size, 1
     if config.s2:
         input_size, crops = _s2(config.s2.scales, shape)

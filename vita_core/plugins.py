@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint
 from typing import Any, Literal
 
@@ -94,7 +95,7 @@ def discover(selection: Selection) -> list[Plugin]:
     plugins += [_unreadable(broken, selection) for broken in unreadable]
     for module in selection.modules:
         owner = Owner(module, module, "")
-        plugins.append(load_plugin(owner, module, lambda module=module: importlib.import_module(module)))  # type: ignore[misc]
+        plugins.append(load_plugin(owner, module, partial(importlib.import_module, module)))
     return plugins
 
 
@@ -183,7 +184,7 @@ def _collect(manager: pluggy.PluginManager) -> Iterable[TowerSpec | ProjectorSpe
             for spec in result:
                 if not isinstance(spec, kind):
                     raise PluginError(f"{hook} returned {spec!r}; it must return {kind.__name__} objects")
-                yield spec  # type: ignore[misc]
+                yield spec  # type: ignore[misc]  # HOOKS' types have only `type` in common
 
 
 def describe(error: BaseException) -> str:

@@ -1,7 +1,8 @@
-"""`VisionTower`: what callers rely on, whoever wrote the tower."""
+"""`VisionTower`: what callers rely on, whoever wrote the tower. `WordProjector`: a projector that learns words."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from vita_core.geometry import Grid
 
-__all__ = ["VisionTower"]
+__all__ = ["VisionTower", "WordProjector"]
 
 
 @runtime_checkable
@@ -46,3 +47,20 @@ class VisionTower(Protocol):
     def device(self) -> torch.device: ...
     @property
     def dummy_feature(self) -> Tensor: ...
+
+
+@runtime_checkable
+class WordProjector(Protocol):
+    """What a projector may offer, all of it or none, to be trained on the captions' words before it meets the language model."""
+
+    undecayed: Sequence[str]
+    """Names of the parameters that are trained without weight decay: a decay would move what no loss moves."""
+
+    def start_from_words(self, captions: Sequence[str], embed: Callable[[str], Tensor]) -> None:
+        """Before the training: its captions without articles, and text -> mean embedding (out_features) of its words."""
+
+    def word_loss(self, tokens: Tensor, wanted: Tensor) -> Tensor:
+        """The warm start's loss: features (B, N, in_features), and the captions' numbers (B)."""
+
+    def alignment_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters that the language model's loss trains; those it leaves out are then frozen."""

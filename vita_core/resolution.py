@@ -136,7 +136,7 @@ def _validated_options(
 ) -> dict[str, Any]:
     if spec.options is not None:
         model = import_object(spec.options, requires=spec.requires, owner=owner)
-        return validate(model, options, section=f"{section}.options").model_dump()  # type: ignore[no-any-return]
+        return validate(model, options, section=f"{section}.options").model_dump()  # type: ignore[no-any-return]  # imported by name
     if options:
         raise ConfigError(f"{section}.options: {section} {spec.name!r} takes no options, not {sorted(options)}")
     return {}

@@ -178,11 +178,8 @@ class ProjectorSpec:
 
     pattern: a regular expression that the whole type must match (``mlp(\\d+)x_gelu``), or None for just `name`.
     factory: ``"module:function"``, called with ``(type, in_features, out_features, options)``, returns an ``nn.Module``
-    that maps (B, N, in_features) to (B, N, out_features). A module that defines ``start_from_words(captions, embed)`` is
-    given, before its training, the captions without articles and a function from a text to the mean embedding
-    (out_features) of its words; one that defines ``word_loss(tokens, wanted)`` is warmed up on it, `wanted` (B) being the
-    captions' numbers. Of one that defines ``alignment_parameters()`` the language model's loss trains those alone.
-    The parameters that its ``undecayed`` names are trained without weight decay.
+    that maps (B, N, in_features) to (B, N, out_features). One that has the methods of `vita_core.protocol.WordProjector`
+    is trained on the captions' words first.
     parameters: the same arguments -> its number of parameters, as an integer.
     """
 

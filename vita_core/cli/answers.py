@@ -16,7 +16,10 @@ from vita_core.training.data import SUFFIXES
 if TYPE_CHECKING:
     from vita_core.config import Config
     from vita_core.layouts.opening import Opened
+    from vita_core.model import VisionLanguageModel
     from vita_core.pixels import Prepared
+
+    Ask = Callable[[Sequence[Prepared]], list[str]]
 
 __all__ = ["answer_folder"]
 
@@ -57,9 +60,25 @@ def answer_folder(
     counts = {"answered": 0, "skipped": len(pictures) - len(left), "errors": 0}
     if not left:
         return counts
+    model = open_settled(settled)
+
+    def ask(pictures: Sequence[Prepared]) -> list[str]:
+        answers = model.ask_each(pictures, question, system=system, max_new_tokens=max_new_tokens)
+        return [answer.text for answer in answers]
+
+    for results in _asked(model, folder, left, ask, batch):
+        _append(out, [{"image": n, "question": question, "settings": settings, **result} for n, result in results])
+        for _, result in results:
+            counts["errors" if "error" in result else "answered"] += 1
+    return counts
+
+
+def _asked(
+    model: VisionLanguageModel, folder: Path, names: Sequence[str], ask: Ask, batch: int
+) -> Iterator[list[tuple[str, dict[str, str]]]]:
+    """Names of pictures, each with its answer or error, a batch at a time, under a progress bar."""
     from tqdm import tqdm
 
-    model = open_settled(settled)
     from vita_core.prefetching import prefetched
 
     def read(name: str) -> tuple[str, Prepared | PictureError]:
@@ -68,21 +87,15 @@ def answer_folder(
         except PictureError as error:
             return name, error
 
-    def ask(pictures: Sequence[Prepared]) -> list[str]:
-        answers = model.ask_each(pictures, question, system=system, max_new_tokens=max_new_tokens)
-        return [answer.text for answer in answers]
-
-    with tqdm(total=len(left), desc="run", unit="picture") as progress, prefetched(left, read, batch=batch) as batches:
+    with (
+        tqdm(total=len(names), desc="run", unit="picture") as progress,
+        prefetched(names, read, batch=batch) as batches,
+    ):
         for read_ahead in batches:
-            rows = []
-            for (name, _), result in zip(read_ahead, _results([found for _, found in read_ahead], ask), strict=True):
-                failed = isinstance(result, VitaError)
-                row = {"image": name, "question": question, "settings": settings}
-                rows.append({**row, "error" if failed else "answer": str(result)})
-                counts["errors" if failed else "answered"] += 1
-            _append(out, rows)
-            progress.update(len(rows))
-    return counts
+            found = _results([picture for _, picture in read_ahead], ask)
+            told = [{"error" if isinstance(result, VitaError) else "answer": str(result)} for result in found]
+            yield list(zip([name for name, _ in read_ahead], told, strict=True))
+            progress.update(len(read_ahead))
 
 
 def _pictures(folder: Path) -> list[str]:
@@ -135,16 +148,14 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and {"image", "question"} <= row.keys() else None
 
 
-def _results(
-    pictures: Sequence[Prepared | PictureError], ask: Callable[[Sequence[Prepared]], list[str]]
-) -> Iterator[str | VitaError]:
+def _results(pictures: Sequence[Prepared | PictureError], ask: Ask) -> Iterator[str | VitaError]:
     """The answer about each picture, or what is wrong with it."""
     answers = iter(_each([picture for picture in pictures if not isinstance(picture, PictureError)], ask))
     for picture in pictures:
         yield picture if isinstance(picture, PictureError) else next(answers)
 
 
-def _each(pictures: Sequence[Prepared], ask: Callable[[Sequence[Prepared]], list[str]]) -> Sequence[str | VitaError]:
+def _each(pictures: Sequence[Prepared], ask: Ask) -> Sequence[str | VitaError]:
     """All pictures as one batch; where that is refused (one has too many tiles, say), one by one."""
     if not pictures:
         return []

@@ -45,10 +45,7 @@ def encode(
         if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
             raise ConfigError(f"{option} {path}: must be a file that ends in {suffix}")
     phases.end("config")
-    from safetensors.torch import save_file
-
     from vita_core.building import pick_device
-    from vita_core.files import write_whole
     from vita_core.images import check_file
     from vita_core.tower import build_tower
 
@@ -60,20 +57,11 @@ def encode(
     tower.load_model()
     phases.end("weights")
     features, shown = _encoded(tower, settings.images, pictures, phases, draw=picture_map is not None)
-    metadata = {
-        "tower": tower.resolved.spec.name,
-        "weights": settings.tower.weights,
-        "grid": "x".join(map(str, tower.grid)),
-    }
-    written = {_utf8(name): tokens for name, tokens in features.items()}
-
-    def write(path: Path) -> None:
-        save_file(written, path, metadata=metadata)
-        if picture_map is not None:  # before `out` appears: both files, or none
-            drawn = draw_map([shown[name] for name in features], [found[-1] for found in features.values()], tower.grid)
-            write_whole(picture_map, lambda path: drawn.save(path, format="PNG"))
-
-    write_whole(out, write)
+    grid = "x".join(map(str, tower.grid))
+    metadata = {"tower": tower.resolved.spec.name, "weights": settings.tower.weights, "grid": grid}
+    last = [tokens[-1] for tokens in features.values()]
+    drawn = draw_map([shown[name] for name in features], last, tower.grid) if shown else None
+    _write(features, metadata, out, drawn, picture_map)
     rows: list[dict[str, Any]] = [{"picture": name, "shape": list(found.shape)} for name, found in features.items()]
     phases.end("written")
     if json:
@@ -117,6 +105,28 @@ def _encoded(
             features |= {name: found.clone() for (name, _), found in zip(batch, tokens, strict=True)}
     phases.end("further pictures")
     return features, shown
+
+
+def _write(
+    features: dict[str, Tensor],
+    metadata: dict[str, str],
+    out: Path,
+    drawn: Image.Image | None,
+    picture_map: Path | None,
+) -> None:
+    """The features and, where one was `drawn`, the picture: both files appear, or none."""
+    from safetensors.torch import save_file
+
+    from vita_core.files import write_whole
+
+    written = {_utf8(name): tokens for name, tokens in features.items()}
+
+    def write(path: Path) -> None:
+        save_file(written, path, metadata=metadata)
+        if drawn is not None and picture_map is not None:
+            write_whole(picture_map, lambda path: drawn.save(path, format="PNG"))
+
+    write_whole(out, write)
 
 
 def _utf8(name: str) -> str:

@@ -85,8 +85,7 @@ def open_checkpoint(
     found = survey(layout, every(), where)
     _check_stages(found.counts, where, base, adapter)
     inside = found.counts["tower"] > 0
-    if config is not None:
-        tower_weights = config.tower.weights
+    tower_weights = tower_weights if config is None else config.tower.weights
     tower = find_tower(layout, own, tower_weights, whole=inside)
     if not inside and tower.source.path is None and tower.source.hub_id is None:
         raise CheckpointError(f"{where} holds no tensor of its tower; pass --tower-weights DIR with the base tower")
@@ -105,9 +104,7 @@ def open_checkpoint(
     if inside:
         notes.append(f"tower weights: {found.counts['tower']} tensors of the checkpoint itself")
         resolved = replace(resolved, source=replace(resolved.source, weights=where), tensors=partial(read, "tower"))
-    language = LanguagePart(layout.decoder(own.config), Path(own.weights), partial(read, "llm"))
-    if base is not None:
-        language = replace(language, directory=Path(base.weights), adapter=adapter)
+    language = LanguagePart(layout.decoder(own.config), Path((base or own).weights), partial(read, "llm"), adapter)
     if base is not None and adapter is None:
         language = replace(language, tensors=lambda: read_tensors(base.files(WEIGHT_FILES)))
     return Opened(config, own, tuple(files), base, layout, resolved, language, read, tuple(notes))

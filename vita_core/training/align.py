@@ -21,6 +21,7 @@ from transformers import Trainer, TrainingArguments
 from vita_core.config import TrainingConfig
 from vita_core.llm import PICTURE_ID
 from vita_core.model import VisionLanguageModel
+from vita_core.protocol import WordProjector
 from vita_core.training.feature_cache import FeatureCache
 
 __all__ = ["IGNORE", "CachedSamples", "ProjectorTrainer", "Rows", "run_alignment"]
@@ -115,8 +116,8 @@ class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         super().__init__(vlm.projector, args, collate, train, held_out)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Those of transformers, less what the projector says: a decay would move what no loss moves."""
-        kept = getattr(model, "undecayed", ())
+        """Those of transformers, less what the projector says."""
+        kept = model.undecayed if isinstance(model, WordProjector) else ()
         return [name for name in super().get_decay_parameter_names(model) if name not in kept]
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:

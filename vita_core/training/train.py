@@ -20,6 +20,7 @@ from vita_core.config import Config
 from vita_core.errors import ConfigError
 from vita_core.files import sha256, write_text, write_whole
 from vita_core.model import VisionLanguageModel
+from vita_core.protocol import WordProjector
 from vita_core.training.align import CachedSamples, Rows, run_alignment
 from vita_core.training.data import Sample, read_samples
 from vita_core.training.feature_cache import FeatureCache
@@ -53,10 +54,9 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
     vlm.projector.requires_grad_(True)
     warming = CachedSamples(cache, rows, answers, settings.warm_start_steps * settings.warm_start_batch)
     _warm_start(vlm, warming, captions, work)
-    aligned = getattr(vlm.projector, "alignment_parameters", None)
-    if aligned is not None:
+    if isinstance(vlm.projector, WordProjector):
         vlm.projector.requires_grad_(False)
-        for parameter in aligned():
+        for parameter in vlm.projector.alignment_parameters():
             parameter.requires_grad_(True)
     training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
     scores = run_alignment(vlm, training, held_out, work / "alignment", settings)
@@ -69,7 +69,7 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
 def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: CaptionWords, work: Path) -> None:
     """The warm start, or its result from an earlier, interrupted call."""
     settings, done = vlm.settings.training, work / "warm_start.safetensors"
-    started = vlm.settings.projector.weights is not None and not hasattr(vlm.projector, "word_loss")
+    started = vlm.settings.projector.weights is not None and not isinstance(vlm.projector, WordProjector)
     if settings.warm_start_steps == 0 or started:  # a word_loss leaves the words as they are, other warm starts do not
         return
     if not done.is_file():

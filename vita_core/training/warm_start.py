@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vita_core.config import TrainingConfig
 from vita_core.model import VisionLanguageModel
+from vita_core.protocol import WordProjector
 from vita_core.training.align import IGNORE, CachedSamples, ProjectorTrainer
 
 __all__ = ["CaptionWords", "run_warm_start"]
@@ -22,7 +23,7 @@ __all__ = ["CaptionWords", "run_warm_start"]
 class WarmStart(ProjectorTrainer):
     """Projected tokens, on average, become the mean embedding of the caption's words, and closest to it of all captions.
 
-    A projector that has a ``word_loss`` is trained on that instead.
+    A `WordProjector` is trained on its own loss instead.
     """
 
     def __init__(self, *args: Any, captions: CaptionWords, **kwargs: Any) -> None:
@@ -35,9 +36,8 @@ class WarmStart(ProjectorTrainer):
         projector's own."""
         keys = [tuple(int(i) for i in row if i != IGNORE) for row in inputs["answer_ids"]]
         wanted = torch.tensor([self.number[key] for key in keys], device=self.targets.device)
-        word_loss = getattr(model, "word_loss", None)
-        if word_loss is not None:
-            loss = word_loss(inputs["features"], wanted)
+        if isinstance(model, WordProjector):
+            loss = model.word_loss(inputs["features"], wanted)
             return (loss, {}) if return_outputs else loss
         tokens = model(inputs["features"])  # (B, N, D)
         error = (tokens - self.targets[wanted, None]).pow(2).mean() / self.variance
@@ -70,13 +70,12 @@ class CaptionWords:
 
     def tell_projector(self) -> None:
         """Give the words to a projector that asks for them; one that has been trained before keeps its weights."""
-        projector, trained = self.vlm.projector, self.vlm.settings.projector.weights is not None
-        start = getattr(projector, "start_from_words", None)
-        if start is None:
+        projector = self.vlm.projector
+        if not isinstance(projector, WordProjector):
             return
         before = copy.deepcopy(projector.state_dict())
-        start(self.texts, self.embed)
-        if trained:
+        projector.start_from_words(self.texts, self.embed)
+        if self.vlm.settings.projector.weights is not None:
             projector.load_state_dict(before)
 
 
