@@ -26,7 +26,7 @@ def configs() -> dict[str, tuple[dict[str, Any], bool]]:
     """Name -> the preprocessor config, and whether the picture is cut into tiles first."""
 
     def square(side: int) -> Shape:
-        return Shape.from_stages((side, side), [])
+        return Shape.from_stages((side, side), [(1, (1, 1), 0, 0)])  # a processor reads the size alone
 
     return {
         "CLIP 336": (clip.processor({}, square(336)), False),

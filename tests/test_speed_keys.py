@@ -174,6 +174,18 @@ def test_compiled_blocks_give_the_same_and_leave_the_tower_as_it_was(tmp_path: P
     close(build_tower({"weights": str(tmp_path)})(expected["pixel_values"]), expected["features"])
 
 
+def test_compiled_blocks_are_trained_as_plain_ones() -> None:
+    pixels = load_file(GOLDEN / "clip" / "expected.safetensors")["pixel_values"]
+    gradients = []
+    for compiling in (False, True):
+        tower = build_tower({**golden_settings("clip"), "compile": compiling, "freeze": {"from_layer": 2}}).train()
+        tower(pixels).square().mean().backward()
+        gradients.append({name: p.grad for name, p in tower.named_parameters() if p.requires_grad})
+    plain, compiled = gradients
+    assert len(plain) == 32, sorted(plain)
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize(("name", "blocks"), [("clip", True), ("siglip", True), ("timm", True), ("torchvision", False)])
 def test_blocks_that_are_alike_are_compiled_one_for_all(
     tower_examples: dict[str, dict[str, Any]], name: str, blocks: bool
