@@ -3,6 +3,7 @@ a tower of ours. Fewer layers than published may be asked for."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,8 +103,9 @@ def internvit(layers: int = 24) -> Family:
     def opened(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
         from safetensors.torch import load_file
 
-        config._attn_implementation = attention
-        model = InternVLVisionModel(config).eval()
+        own = copy.deepcopy(config)  # a model asks its config for the attention at every run
+        own._attn_implementation = attention
+        model = InternVLVisionModel(own).eval()
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.to(dtype)
 
