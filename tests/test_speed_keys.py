@@ -174,6 +174,23 @@ def test_compiled_blocks_give_the_same_and_leave_the_tower_as_it_was(tmp_path: P
     close(build_tower({"weights": str(tmp_path)})(expected["pixel_values"]), expected["features"])
 
 
+def test_quick_gelu_in_one_buffer_is_the_same_to_the_bit() -> None:
+    from transformers.activations import QuickGELUActivation
+
+    tower = build_tower(golden_settings("clip"))
+    (activation,) = {type(block.mlp.activation_fn) for block in tower.vision_tower.encoder.layers}
+    assert activation is not QuickGELUActivation
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        x = torch.randn(3, 500, generator=torch.Generator().manual_seed(0)).mul(4).to(dtype)
+        expected, before = QuickGELUActivation()(x), x.clone()
+        with torch.inference_mode():
+            assert torch.equal(activation()(x), expected)
+        assert torch.equal(x, before)
+        x.requires_grad_(True)
+        assert torch.equal(activation()(x), expected)
+        activation()(x).sum().backward()
+
+
 def test_compiled_blocks_are_trained_as_plain_ones() -> None:
     pixels = load_file(GOLDEN / "clip" / "expected.safetensors")["pixel_values"]
     gradients = []

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.activations import QuickGELUActivation
 
 from vita_core import BaseVisionTower
 from vita_plugins.clip import vision_config
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), bit-equal to transformers'; where no gradient is kept it fills one buffer instead of three."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return x * torch.sigmoid(1.702 * x)
+        return (1.702 * x).sigmoid_().mul_(x)
 
 
 class ClipTower(BaseVisionTower):
@@ -26,7 +37,11 @@ class ClipTower(BaseVisionTower):
     def build_encoder(self) -> nn.Module:
         config = CLIPVisionConfig.from_dict({**vision_config(self.checkpoint_config), "num_hidden_layers": self.blocks})
         config._attn_implementation = self.attention
-        return CLIPVisionModel(config)
+        model = CLIPVisionModel(config)
+        for block in model.encoder.layers:
+            if isinstance(block.mlp.activation_fn, QuickGELUActivation):
+                block.mlp.activation_fn = QuickGELU()
+        return model
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
         model = self.encoder
