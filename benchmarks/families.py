@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+transformers.logging.set_verbosity_error()  # else every block left out is told, a line a tensor
+transformers.logging.disable_progress_bar()
 
 Forward = Callable[[Tensor], Tensor]
 

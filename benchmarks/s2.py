@@ -15,13 +15,13 @@ from torch import Tensor
 
 from vita_core import build_tower
 
-SCALES, TILES = (1, 2, 3), 7
+Scales = tuple[int, ...]
 
 
-def scale_by_scale(pixels: Tensor, encode: Forward, base: int) -> Tensor:
+def scale_by_scale(pixels: Tensor, encode: Forward, base: int, scales: Scales) -> Tensor:
     """S2 as its authors run it: each scale cut, encoded, merged and pooled before the next."""
     found = []
-    for side in SCALES:
+    for side in scales:
         scaled = F.interpolate(pixels, size=(side * base, side * base), mode="bicubic")
         rows = [torch.cat(row.split(base, dim=3)) for row in scaled.split(base, dim=2)]
         tokens = encode(torch.cat(rows))  # (side * side * B, N, C), crop-major
@@ -33,24 +33,24 @@ def scale_by_scale(pixels: Tensor, encode: Forward, base: int) -> Tensor:
 
 
 @torch.inference_mode()
-def s2(layers: int, pictures: int, rounds: int, clock: Callable[[], float]) -> list[dict[str, object]]:
+def s2(layers: int, scales: Scales, rounds: int, clock: Callable[[], float]) -> list[dict[str, object]]:
     family = FAMILIES["siglip"](layers=layers)
-    base = family.side
+    base, crops = family.side, sum(side**2 for side in scales)
     with tempfile.TemporaryDirectory() as folder:
         family.save(Path(folder))
-        config = {**family.tower, "weights": folder, "s2": {"scales": [side * base for side in SCALES]}}
-        together, full = build_tower(config), build_tower({**config, "max_batch": 14 * pictures})
+        config = {**family.tower, "weights": folder, "s2": {"scales": [side * base for side in scales]}}
+        together, full = build_tower(config), build_tower({**config, "max_batch": crops})
         plain = family.best(Path(folder), torch.float32)
-        pixels = torch.rand(pictures, 3, SCALES[-1] * base, SCALES[-1] * base)
-        expected = scale_by_scale(pixels, plain, base)
+        pixels = torch.rand(1, 3, scales[-1] * base, scales[-1] * base)
+        expected = scale_by_scale(pixels, plain, base, scales)
         for tower in (together, full):
             torch.testing.assert_close(tower(pixels), expected, atol=2e-4, rtol=1e-4)
         sides = {
             "together": lambda: together(pixels), "one batch": lambda: full(pixels),
-            "loop": lambda: scale_by_scale(pixels, plain, base),
+            "loop": lambda: scale_by_scale(pixels, plain, base, scales),
         }  # fmt: skip
         times = alternate(sides, rounds, clock)
-    what = f"S2, {14 * pictures} crops of {base}"
+    what = f"S2, {crops} crops of {base}"
     return [
         {"what": what, "max_batch": "left out", "together / loop": ratio(times, "together", "loop")},
         {"what": what, "max_batch": "all", "together / loop": ratio(times, "one batch", "loop")},
@@ -58,12 +58,12 @@ def s2(layers: int, pictures: int, rounds: int, clock: Callable[[], float]) -> l
 
 
 @torch.inference_mode()
-def tiles(layers: int, rounds: int, clock: Callable[[], float]) -> list[dict[str, object]]:
+def tiles(layers: int, count: int, rounds: int, clock: Callable[[], float]) -> list[dict[str, object]]:
     family = FAMILIES["internvit"](layers=layers)
     with tempfile.TemporaryDirectory() as folder:
         family.save(Path(folder))
         tower, plain = build_tower({**family.tower, "weights": folder}), family.best(Path(folder), torch.float32)
-        pixels = torch.rand(TILES, 3, family.side, family.side)
+        pixels = torch.rand(count, 3, family.side, family.side)
         expected = torch.cat([plain(tile[None]) for tile in pixels])
         torch.testing.assert_close(tower(pixels), expected, atol=2e-4, rtol=1e-4)
         sides = {
@@ -71,7 +71,7 @@ def tiles(layers: int, rounds: int, clock: Callable[[], float]) -> list[dict[str
             "loop": lambda: torch.cat([plain(tile[None]) for tile in pixels]),
         }  # fmt: skip
         times = alternate(sides, rounds, clock)
-    what = f"{TILES} tiles of {family.side}"
+    what = f"{count} tiles of {family.side}"
     return [
         {"what": what, "max_batch": "left out", "together / loop": ratio(times, "together", "loop")},
         {"what": what, "max_batch": "the library's one batch", "together / loop": ratio(times, "library", "loop")},
@@ -80,13 +80,14 @@ def tiles(layers: int, rounds: int, clock: Callable[[], float]) -> list[dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="Two layers, 2 rounds.")
+    parser.add_argument("--quick", action="store_true", help="Two layers, two scales, 3 tiles, 2 rounds.")
     parser.add_argument("--layers", type=int, default=5, help="Of each encoder.")
     parser.add_argument("--rounds", type=int, default=3)
     clock_option(parser)
     arguments = parser.parse_args()
     layers, rounds = (2, 2) if arguments.quick else (arguments.layers, arguments.rounds)
-    rows = s2(layers, 1, rounds, arguments.clock) + tiles(layers, rounds, arguments.clock)
+    scales, count = ((1, 2), 3) if arguments.quick else ((1, 2, 3), 7)
+    rows = s2(layers, scales, rounds, arguments.clock) + tiles(layers, count, rounds, arguments.clock)
     report(
         "s2", "all crops and tiles together: never slower than one after the other", list(rows[0]), rows, goal=1.0,
         layers=layers, threads=torch.get_num_threads(), clock=arguments.clock.__name__, torch=torch.__version__,
