@@ -200,7 +200,7 @@ def test_compiled_blocks_are_trained_as_plain_ones() -> None:
         gradients.append({name: p.grad for name, p in tower.named_parameters() if p.grad is not None})
     plain, compiled = gradients
     assert len(plain) == 32, sorted(plain)
-    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-6)  # keys' gradients cancel: float32 leaves 2e-7
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("clip", True), ("siglip", True), ("timm", True), ("torchvision", False)])
