@@ -20,7 +20,9 @@ def write_photos(folder: Path, count: int, sides: tuple[int, ...] = SIDES) -> li
     kinds = [(source, side) for side in sides for source in sources]
     written: dict[int, bytes] = {}
     paths = []
-    for number, (kind, (source, side)) in zip(range(count), cycle(enumerate(kinds)), strict=False):
+    for number, (kind, (source, side)) in zip(
+        range(count), cycle(enumerate(kinds)), strict=False
+    ):  # a cycle has no end
         path = folder / f"{number:04}.jpg"
         if kind not in written:
             scale = side / max(source.size)

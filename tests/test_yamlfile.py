@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from vita_core.yamlfile import MOST_BYTES, parse_value, read_yaml
 
 LAUGHS = "".join(
     f"{key}: &{key} [{', '.join([f'*{below}'] * 9)}]\n"
-    for below, key in zip("0" + string.ascii_lowercase, string.ascii_lowercase[:12], strict=False)
+    for below, key in zip("0abcdefghijk", "abcdefghijkl", strict=True)
 )
 
 
