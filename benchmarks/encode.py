@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import statistics
 import sys
@@ -37,19 +38,13 @@ def gemm(rows: int, width: int, dtype: torch.dtype) -> Callable[[], None]:
 
 @torch.inference_mode()
 def compare(
-    family: Family,
-    folder: Path,
-    batch: int,
-    dtype: torch.dtype,
-    rounds: int,
-    clock: Callable[[], float],
-    compiled: bool,
+    family: Family, folder: Path, dtype: torch.dtype, batch: int, options: argparse.Namespace
 ) -> dict[str, object]:
     name = str(dtype).removeprefix("torch.")
     config = {**family.tower, "weights": str(folder), "dtype": name}
     tower = build_tower(config)
     sides: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"ours": tower}
-    if compiled:
+    if options.compile:
         sides["compiled"] = build_tower({**config, "compile": True})
     sides |= {"library": family.best(folder, dtype), "original": family.original(folder, dtype)}
     pixels = torch.rand(batch, 3, family.side, family.side).to(dtype)
@@ -58,7 +53,7 @@ def compare(
         torch.testing.assert_close(tower(pixels[:1]), side(pixels[:1]), **tolerance)
     rows, width = tower.num_patches, tower.shape.stages[-1].channels
     runs = {name: functools.partial(side, pixels) for name, side in sides.items()}
-    times = alternate({**runs, "gemm": gemm(batch * rows, width, dtype)}, rounds, clock)
+    times = alternate({**runs, "gemm": gemm(batch * rows, width, dtype)}, options.rounds, options.clock)
     flops = 2 * batch * sum(stage.macs for stage in tower.shape.stages[: tower.blocks + 1])
     rate = 2 * PRODUCTS * batch * rows * width * 4 * width / statistics.median(times["gemm"])
     return {
@@ -67,7 +62,7 @@ def compare(
         "batch": batch,
         "ours / library": ratio(times, "ours", "library"),
         "original / ours": ratio(times, "original", "ours"),
-        **({"compiled / ours": ratio(times, "compiled", "ours")} if compiled else {}),
+        **({"compiled / ours": ratio(times, "compiled", "ours")} if options.compile else {}),
         "of GEMM rate": flops / statistics.median(times["ours"]) / rate,
         "library, of it": flops / statistics.median(times["library"]) / rate,
         "GEMM, GFLOP/s": rate / 1e9,
@@ -95,14 +90,9 @@ def main() -> None:
         family = FAMILIES[name](**({} if layers is None else {"layers": layers}))
         with tempfile.TemporaryDirectory() as folder:
             family.save(Path(folder))
-            for dtype in dtypes:
-                for batch in batches:
-                    rows.append(
-                        compare(
-                            family, Path(folder), batch, dtype, arguments.rounds, arguments.clock, arguments.compile
-                        )
-                    )
-                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)  # a whole run takes most of an hour
+            for dtype, batch in itertools.product(dtypes, batches):
+                rows.append(compare(family, Path(folder), dtype, batch, arguments))
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)  # a whole run takes most of an hour
     report(
         arguments.name, "forward on a CPU", list(rows[0]), rows, threads=torch.get_num_threads(),
         layers=layers or "all", clock=arguments.clock.__name__, torch=torch.__version__,
