@@ -25,8 +25,8 @@ SCRIPTS = (
     "first_feature", "gpu",
 )  # fmt: skip
 """Every benchmark that may be there; one that is not is passed over."""
-QUICK = tuple(script for script in SCRIPTS if script != "first_feature")
-"""What is run unless `--only` says otherwise; first_feature imports for a minute what the others import too."""
+QUICK = tuple(script for script in SCRIPTS if script not in ("load_memory", "activations", "first_feature"))
+"""What is run unless `--only` says otherwise; the others start processes of their own, which import for two minutes."""
 HERE = Path(__file__).parent
 BASELINE = HERE / "baseline.json"
 TOLERANCE = 0.1
@@ -96,9 +96,7 @@ def compared(now: Mapping[Key, Mapping[str, float]], before: Mapping[Key, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--update", action="store_true", help="Make what is measured now the baseline.")
-    parser.add_argument(
-        "--only", nargs="+", choices=SCRIPTS, default=QUICK, help="Some of the scripts, or first_feature."
-    )
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=QUICK, help="Other scripts than the quick ones.")
     arguments = parser.parse_args()
     here = [script for script in arguments.only if (HERE / f"{script}.py").is_file()]
     with tempfile.TemporaryDirectory() as folder:
