@@ -80,10 +80,10 @@ def overhead(model: VisionLanguageModel, path: Path, rounds: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="4 photographs, 2 rounds.")
+    parser.add_argument("--quick", action="store_true", help="4 photographs, 4 rounds.")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    count, rounds, sizes = (4, 2, (4,)) if arguments.quick else (32, arguments.rounds, BATCHES)
+    count, rounds, sizes = (4, 4, (4,)) if arguments.quick else (32, arguments.rounds, BATCHES)
     transformers.utils.logging.disable_progress_bar()
     model = build_model(load_config("quickstart", ["device=cpu"]))
     rows: list[dict[str, Any]] = []

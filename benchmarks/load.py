@@ -67,14 +67,14 @@ def compare(name: str, layers: int | None, rounds: int, clock: Callable[[], floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="CLIP with 6 layers, 3 rounds.")
+    parser.add_argument("--quick", action="store_true", help="CLIP with 6 layers, 9 rounds.")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--rounds", type=int, default=5)
     clock_option(parser)
     arguments = parser.parse_args()
     families, layers, rounds = arguments.families, None, arguments.rounds
     if arguments.quick:
-        families, layers, rounds = ["clip"], 6, 3
+        families, layers, rounds = ["clip"], 6, 9
     rows = [row for name in families for row in compare(name, layers, rounds, arguments.clock)]
     report(
         "load", f"loading, warm: at most {GOAL}x of reading the bytes", list(rows[0]), rows, goal=GOAL,

@@ -83,7 +83,7 @@ def per_plugin(times: Times, command: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="2 rounds.")
+    parser.add_argument("--quick", action="store_true", help="6 rounds.")
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def main() -> None:
             sides[f"{name}, {PLUGINS} plugins"] = lambda words=words: python(
                 "-m", "vita_core", *words, plugins=Path(folder)
             )
-        times = alternate(sides, 2 if arguments.quick else arguments.rounds)
+        times = alternate(sides, 6 if arguments.quick else arguments.rounds)
     rows = [
         {
             "command": name,

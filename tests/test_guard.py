@@ -44,15 +44,29 @@ def test_ratios_are_found_by_script_row_and_column(tmp_path: Path) -> None:
 )
 def test_what_is_worse(column: str, found: dict[str, float], flagged: bool, capsys: pytest.CaptureFixture[str]) -> None:
     key = ("loader", "a, 3", column)
-    assert [k for k, *_ in guard.worse({key: found}, {key: 1.0})] == [key] * flagged
-    assert guard.compared({key: found}, {key: 1.0}) == int(flagged)
+    assert [k for k, *_ in guard.worse({key: found}, {key: cell(1.0)})] == [key] * flagged
+    assert guard.compared({key: found}, {key: cell(1.0)}) == int(flagged)
     told = capsys.readouterr().out
     assert ("worse by more than 10%" in told) == flagged
     assert ("1 ratios within 10% of the baseline" in told) == (not flagged)
 
 
+@pytest.mark.parametrize(
+    ("column", "found", "flagged"),
+    [
+        ("ours / theirs", cell(1.3), False),  # the baseline had a round of 1.2
+        ("ours / theirs", cell(1.33), True),
+        ("original / ours", cell(0.75), False),
+        ("original / ours", cell(0.7), True),
+    ],
+)
+def test_what_the_baseline_varied_is_no_regression(column: str, found: dict[str, float], flagged: bool) -> None:
+    key = ("loader", "a, 3", column)
+    assert guard.compared({key: found}, {key: cell(1.0, low=0.8, high=1.2)}) == int(flagged)
+
+
 def test_what_is_new_or_gone_is_told_and_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guard.compared({("loader", "a", "new"): cell(9.0)}, {("loader", "b", "gone"): 0.1}) == 0
+    assert guard.compared({("loader", "a", "new"): cell(9.0)}, {("loader", "b", "gone"): cell(0.1)}) == 0
     told = capsys.readouterr().out
     assert "not in the baseline: loader, a, new" in told
     assert "not measured now: loader, b, gone" in told
@@ -61,8 +75,9 @@ def test_what_is_new_or_gone_is_told_and_no_failure(capsys: pytest.CaptureFixtur
 def test_a_baseline_is_read_as_it_was_written(tmp_path: Path) -> None:
     file = tmp_path / "baseline.json"
     assert guard.read_baseline(file) == {}
-    guard.write_baseline(file, {("s2", "a, 1", "r"): cell(1.5), ("load", "b", "r"): cell(0.5)})
-    assert guard.read_baseline(file) == {("s2", "a, 1", "r"): 1.5, ("load", "b", "r"): 0.5}
+    given = {("s2", "a, 1", "r"): cell(1.5, low=1.25, high=2.0), ("load", "b", "r"): cell(0.5)}
+    guard.write_baseline(file, given)
+    assert guard.read_baseline(file) == given
 
 
 def test_scripts_of_the_folder_are_all_known() -> None:
