@@ -23,6 +23,7 @@ __all__ = [
     "compile_blocks",
     "compile_errors",
     "compiled",
+    "copied",
     "dtype_on",
     "multiplies_bfloat16",
     "pictures_at_once",
@@ -75,6 +76,27 @@ def pictures_at_once(pixels: Tensor, image_size: tuple[int, int], stages: Sequen
     widest = max(stage.channels * stage.grid[0] * stage.grid[1] for stage in stages) * larger * pixels.element_size()
     rows = larger * sum(stage.macs for stage in stages) / max(1, sum(stage.parameters for stage in stages))
     return max(1, round(torch.get_num_threads() * max(CACHED_BYTES / widest, LEAST_ROWS / max(1, rows))))
+
+
+def copied(pixels: Tensor, device: torch.device) -> Tensor:
+    """`pixels` on a CUDA `device`, as they are for any other: through pinned memory and on a stream of their own.
+
+    A thread that reads ahead copies so while the device works on what it has. The call returns when the copy is done; the
+    result is to be used on the device's default stream.
+    """
+    if device.type != "cuda" or pixels.device.type != "cpu":
+        return pixels
+    used = torch.cuda.default_stream(device)
+    with torch.cuda.stream(_copies(device)):
+        there = pixels.pin_memory().to(device, non_blocking=True)
+    _copies(device).synchronize()
+    there.record_stream(used)  # else its memory is given to the next copy while the tower still reads it
+    return there
+
+
+@functools.cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def check_usable(attention: str, compiling: bool, device: torch.device) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vita_core.anyres import cut_anyres
 from vita_core.config import ImagesConfig
+from vita_core.devices import copied
 from vita_core.images import MAX_PIXELS, arrange, bicubic, open_picture
 from vita_core.processors import fast_resize
 from vita_core.tower import BaseVisionTower
@@ -19,7 +20,8 @@ __all__ = ["Picture", "Prepared", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture ready for the tower: pixels (tiles, 3, H, W), and the `size` (width, height) that it had."""
+    """A picture ready for the tower: pixels (tiles, 3, H, W), on a GPU if the tower is, and the `size` (width, height) that
+    it had."""
 
     pixels: Tensor
     size: tuple[int, int]
@@ -48,4 +50,5 @@ def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> P
             fill=(red, green, blue),
             resize=resize,
         )
-    return Prepared(processor.preprocess(parts, return_tensors="pt")["pixel_values"], opened.size)
+    pixels = processor.preprocess(parts, return_tensors="pt")["pixel_values"]
+    return Prepared(copied(pixels, tower.device), opened.size)
