@@ -21,20 +21,33 @@ Times = dict[str, list[float]]
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+    sides: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    settle: Callable[[], Any] = lambda: None,
 ) -> Times:
     """Seconds of every side, `rounds` times in turn, each round in the other's reverse order; one round before warms up.
 
-    `clock` is `time.process_time` where another program shares the processor.
+    `clock` is `time.process_time` where another program shares the processor; `settle` waits for a device that works on.
     """
     times: Times = {name: [] for name in sides}
     for number in range(-1, rounds):
         for name in list(sides)[:: 1 if number % 2 else -1]:
             start = clock()
             sides[name]()
+            settle()
             if number >= 0:
                 times[name].append(clock() - start)
     return times
+
+
+def settled(device: str) -> Callable[[], Any]:
+    """What `alternate` waits with for `device`: a CPU has done its work when the call returns."""
+    if device == "cpu":
+        return lambda: None
+    import torch
+
+    return torch.accelerator.synchronize
 
 
 def clock_option(parser: argparse.ArgumentParser) -> None:

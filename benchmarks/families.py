@@ -35,6 +35,12 @@ class Family:
     original: Callable[[Path, torch.dtype], Forward]
 
 
+def opened_on(device: str, build: Callable[[Path, torch.dtype], Forward], folder: Path, dtype: torch.dtype) -> Forward:
+    """A family's `best` or `original` with its modules on `device`."""
+    with torch.device(device):
+        return build(folder, dtype)
+
+
 def _transformers(model: Any, config: Any, layer: int, prefix: int, last: str = "num_hidden_layers") -> dict[str, Any]:
     """The three callables of a transformers vision model; `layer` counts from the end as ``hidden_states`` does."""
 

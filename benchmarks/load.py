@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import alternate, clock_option, ratio, report
-from families import FAMILIES
+from common import alternate, clock_option, ratio, report, settled
+from families import FAMILIES, opened_on
 from safetensors.torch import load_file
 from torch import nn
 
@@ -27,7 +27,9 @@ def touch(module: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def compare(name: str, layers: int | None, rounds: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
+def compare(
+    name: str, layers: int | None, rounds: int, clock: Callable[[], float], device: str
+) -> list[dict[str, Any]]:
     family = FAMILIES[name](**({} if layers is None else {"layers": layers}))
     with tempfile.TemporaryDirectory() as folder:
         family.save(Path(folder))
@@ -35,21 +37,22 @@ def compare(name: str, layers: int | None, rounds: int, clock: Callable[[], floa
         rows = []
         for dtype in ("float32", "float16"):
             config = {**family.tower, "weights": folder, "layers": "all", "dtype": dtype}
-            tower, stored = build_tower(config), load_file(file)
+            tower, stored = build_tower(config, device=device), load_file(file)
             held = sum(p.abs().sum(dtype=torch.float64).item() for p in tower.parameters())
             given = sum(t.abs().sum(dtype=torch.float64).item() for key, t in stored.items() if "head." not in key)
             assert abs(held - given) < 0.005 * given, (held, given)  # nothing lost but the last norm, nothing twice
 
             def loaded_and_touched(config: dict[str, Any] = config) -> BaseVisionTower:
-                tower = build_tower(config)
+                tower = build_tower(config, device=device)
                 touch(tower)
                 return tower
 
             sides = {
-                "ours": lambda config=config: build_tower(config), "ours, touched": loaded_and_touched,
-                "bytes": file.read_bytes, "library": lambda dtype=dtype: family.original(Path(folder), getattr(torch, dtype)),
+                "ours": lambda config=config: build_tower(config, device=device), "ours, touched": loaded_and_touched,
+                "bytes": file.read_bytes,
+                "library": lambda dtype=dtype: opened_on(device, family.original, Path(folder), getattr(torch, dtype)),
             }  # fmt: skip
-            times = alternate(sides, rounds, clock)
+            times = alternate(sides, rounds, clock, settled(device))
             rows.append(
                 {
                     "encoder": family.name,
@@ -70,15 +73,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="CLIP with 6 layers, 9 rounds.")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--name", default="load", help="Of the result's file.")
     clock_option(parser)
     arguments = parser.parse_args()
     families, layers, rounds = arguments.families, None, arguments.rounds
     if arguments.quick:
         families, layers, rounds = ["clip"], 6, 9
-    rows = [row for name in families for row in compare(name, layers, rounds, arguments.clock)]
+    rows = [row for name in families for row in compare(name, layers, rounds, arguments.clock, arguments.device)]
     report(
-        "load", f"loading, warm: at most {GOAL}x of reading the bytes", list(rows[0]), rows, goal=GOAL,
-        layers=layers or "all", threads=torch.get_num_threads(), clock=arguments.clock.__name__, torch=torch.__version__,
+        arguments.name, f"loading, warm: at most {GOAL}x of reading the bytes", list(rows[0]), rows, goal=GOAL,
+        layers=layers or "all", device=arguments.device, threads=torch.get_num_threads(),
+        clock=arguments.clock.__name__, torch=torch.__version__,
     )  # fmt: skip
 
 
