@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
+import runpy
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ SCRIPTS = (
 """Every benchmark that may be there; one that is not is passed over."""
 QUICK = tuple(script for script in SCRIPTS if script not in ("load_memory", "activations", "first_feature"))
 """What is run unless `--only` says otherwise; the others start processes of their own, which import for two minutes."""
+IMPORTED = ("torch", "torchvision", "timm", "accelerate", "transformers.modeling_utils", "transformers.generation")
+"""What most scripts import: once, by the process that those of the scripts are forked from."""
 HERE = Path(__file__).parent
 BASELINE = HERE / "baseline.json"
 TOLERANCE = 0.1
@@ -109,6 +112,27 @@ def compared(now: Ratios, before: Ratios) -> int:
     return 1
 
 
+def run(scripts: Sequence[str], folder: str) -> list[str]:
+    """Each script's quick set in a process of its own, its results in `folder`; those that failed."""
+    context, failed = multiprocessing.get_context("forkserver"), []
+    if len(scripts) > 1:
+        context.set_forkserver_preload([*IMPORTED])
+    for script in scripts:
+        process = context.Process(target=_in_child, args=(script, folder))
+        process.start()
+        process.join()
+        if process.exitcode:
+            failed.append(script)
+    return failed
+
+
+def _in_child(script: str, folder: str) -> None:
+    os.environ["VITA_BENCH_RESULTS"] = folder
+    sys.argv = [script, "--quick"]
+    sys.path.insert(0, str(HERE))
+    runpy.run_path(str(HERE / f"{script}.py"), run_name="__main__")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--update", action="store_true", help="Make what is measured now the baseline.")
@@ -116,11 +140,7 @@ def main() -> None:
     arguments = parser.parse_args()
     here = [script for script in arguments.only if (HERE / f"{script}.py").is_file()]
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "VITA_BENCH_RESULTS": folder}
-        commands = {script: [sys.executable, str(HERE / f"{script}.py"), "--quick"] for script in here}
-        failed = [
-            script for script in here if subprocess.run(commands[script], env=environment, check=False).returncode
-        ]
+        failed = run(here, folder)
         now = ratios(Path(folder))
     before = read_baseline(BASELINE)
     if arguments.update:

@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    lengths, rounds = ((1000,), 2) if arguments.quick else ((500, 1000, 2000, 4000), arguments.rounds)
+    lengths, rounds = ((1000,), 5) if arguments.quick else ((500, 1000, 2000, 4000), arguments.rounds)
     rows = [compare(name, side, rounds) for name in configs() for side in lengths]
     claim = f"file to pixels, one core: at most {GOAL} of the slow path, {LEVELS} levels of 255 off"
     report("preprocess", claim, list(rows[0]), rows, goal=GOAL, torch=torch.__version__)
