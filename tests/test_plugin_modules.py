@@ -145,6 +145,18 @@ def test_a_plugin_brings_a_projector(modules: Path, tiny_config: Path) -> None:
     assert plan.stages[2].parameters == sum(parameter.numel() for parameter in model.projector.parameters())
 
 
+def test_a_projector_that_learns_words_by_half_is_told(modules: Path, tiny_config: Path) -> None:
+    half = "    class Half(nn.Sequential):\n        undecayed = ()\n\n    return Half("
+    text = PROJECTOR.replace("my_projector", "my_half").replace("    return nn.Sequential(", half)
+    (modules / "my_half.py").write_text(text)
+    use_plugins(modules=["my_half"])
+    message = (
+        r"projector 'rms_linear' of my_half has undecayed but no start_from_words, word_loss, alignment_parameters"
+    )
+    with pytest.raises(PluginError, match=message):
+        build_model(load_config(tiny_config, ["projector.type=rms_linear"]))
+
+
 def test_a_plugin_brings_a_language_model(modules: Path, tiny_config: Path, golden: Path) -> None:
     (modules / "my_llm.py").write_text(LLM)
     (modules / "my_llm_model.py").write_text(LLM_MODEL)

@@ -13,10 +13,14 @@ from torch import nn
 from vita_core.builtin import identity_parameters, mlp_widths
 from vita_core.checkpoints import KeyRules, Tensors, fill, load_into
 from vita_core.config import ProjectorConfig
+from vita_core.errors import PluginError
+from vita_core.protocol import WordProjector
 from vita_core.registry import import_object
 from vita_core.resolution import check_projector_weights, resolve_projector
 
 __all__ = ["build_projector", "check_widths", "identity", "mlp"]
+
+WORD_PARTS = [part for part in (*WordProjector.__annotations__, *vars(WordProjector)) if not part.startswith("_")]
 
 
 def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
@@ -49,6 +53,13 @@ def _untrained(config: ProjectorConfig, in_features: int, out_features: int) -> 
     found, name, options = resolve_projector(config)
     factory = import_object(found.spec.factory, requires=found.spec.requires, owner=found.owner)
     module: nn.Module = factory(name, in_features, out_features, options)
+    offered = {part: hasattr(module, part) for part in WORD_PARTS}
+    if any(offered.values()) and not all(offered.values()):
+        there, missing = (", ".join(part for part in WORD_PARTS if offered[part] is has) for has in (True, False))
+        raise PluginError(
+            f"projector {name!r} of {found.owner} has {there} but no {missing}: one that learns words has all of "
+            "vita_core.protocol.WordProjector, any other none of it"
+        )
     return module
 
 
