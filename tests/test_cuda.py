@@ -96,6 +96,14 @@ def test_a_vita_checkpoint_answers_as_the_original(name: str) -> None:
     assert together[0].token_ids == expected["generated_ids"]
 
 
+def test_the_towers_time_is_told_as_its_own() -> None:
+    model = build_model(checkpoint=GOLDEN / "vita15")
+    model.ask(GOLDEN / "pictures" / "wide.png", max_new_tokens=2)
+    model.tower.register_forward_hook(lambda *_: torch.cuda._sleep(2_000_000_000))  # cycles: about a second
+    timings = model.ask(GOLDEN / "pictures" / "wide.png", max_new_tokens=2).timings
+    assert timings["tower"] > 0.5 > timings["generate"]
+
+
 def test_the_commands_run_on_it(tiny_config: Path, captioned: Path, tmp_path: Path) -> None:
     out, trained = tmp_path / "out.safetensors", tmp_path / "trained"
     on_gpu = ["--set", "device=cuda"]

@@ -152,6 +152,8 @@ class VisionLanguageModel(OldNames):
         ids = [self.llm.prompt(prompt, question or prompt.question, row) for row in places]
         prepared = time.perf_counter()
         visual = self._visual_tokens(pictures, by_tile)
+        if self.tower.device.type != "cpu":
+            torch.accelerator.synchronize(self.tower.device)  # else the tower's time is told as the language model's
         encoded = time.perf_counter()
         parts, shared = [[part for picture in row for part in picture] for row in visual], shared_prefix(self.llm, ids)
         embeds, mask = merge(ids, parts, self.llm.embed, shared=shared)
