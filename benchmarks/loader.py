@@ -42,7 +42,7 @@ class Run:
         self.settle = settled(tower.device.type)
 
     def load(self, path: Path) -> torch.Tensor:
-        return prepare(self.tower, ImagesConfig(), path).pixels
+        return prepare(self.tower, ImagesConfig(), path).copied(self.tower.device).pixels
 
     @torch.inference_mode()
     def __call__(self) -> torch.Tensor:

@@ -66,7 +66,7 @@ def test_pictures_are_copied_ahead_and_stay_what_they_are() -> None:
     pixels = load_file(GOLDEN / "clip" / "expected.safetensors")
 
     def read(name: str) -> tuple[str, torch.Tensor]:
-        return name, prepare(tower, ImagesConfig(), GOLDEN / "pictures" / f"{name}.png").pixels
+        return name, prepare(tower, ImagesConfig(), GOLDEN / "pictures" / f"{name}.png").copied(CUDA).pixels
 
     busy = torch.rand(2048, 2048, device=CUDA)
     with prefetched(names, read, batch=2) as batches:

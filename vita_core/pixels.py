@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,11 +21,14 @@ __all__ = ["Picture", "Prepared", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture ready for the tower: pixels (tiles, 3, H, W), on a GPU if the tower is, and the `size` (width, height) that
-    it had."""
+    """A picture ready for the tower: pixels (tiles, 3, H, W), and the `size` (width, height) that it had."""
 
     pixels: Tensor
     size: tuple[int, int]
+
+    def copied(self, device: torch.device) -> Prepared:
+        """The same with its pixels where `vita_core.devices.copied` puts them for `device`; for threads that read ahead."""
+        return Prepared(copied(self.pixels, device), self.size)
 
 
 Picture = str | os.PathLike[str] | Image.Image | Prepared
@@ -50,5 +54,4 @@ def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> P
             fill=(red, green, blue),
             resize=resize,
         )
-    pixels = processor.preprocess(parts, return_tensors="pt")["pixel_values"]
-    return Prepared(copied(pixels, tower.device), opened.size)
+    return Prepared(processor.preprocess(parts, return_tensors="pt")["pixel_values"], opened.size)

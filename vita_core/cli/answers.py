@@ -83,7 +83,7 @@ def _asked(
 
     def read(name: str) -> tuple[str, Prepared | PictureError]:
         try:
-            return name, model.prepare(folder / name)
+            return name, model.prepare(folder / name).copied(model.tower.device)
         except PictureError as error:
             return name, error
 

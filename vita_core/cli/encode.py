@@ -92,7 +92,7 @@ def _encoded(
         opened = open_picture(path, max_pixels=images.max_pixels or MAX_PIXELS)
         if draw:
             shown[str(path)] = opened.resize((SHOWN, SHOWN))
-        return str(path), prepare(tower, images, opened)
+        return str(path), prepare(tower, images, opened).copied(tower.device)
 
     with prefetched(dict.fromkeys(pictures), read, batch=BATCH) as batches, torch.inference_mode():
         for batch in batches:

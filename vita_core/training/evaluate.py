@@ -6,11 +6,13 @@ import math
 import random
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from vita_core.model import VisionLanguageModel
+from vita_core.pixels import Prepared
 from vita_core.prefetching import prefetched
 from vita_core.training.data import Sample
 
@@ -45,7 +47,11 @@ def evaluate(
     of the same answers when the captions are shuffled among the pictures.
     """
     texts: list[str] = []
-    with prefetched([sample.image for sample in samples], model.prepare, batch=batch) as batches:
+
+    def read(path: Path) -> Prepared:
+        return model.prepare(path).copied(model.tower.device)
+
+    with prefetched([sample.image for sample in samples], read, batch=batch) as batches:
         for pictures in tqdm(batches, desc="eval", unit="batch", total=math.ceil(len(samples) / batch), disable=None):
             texts += [row.text for row in model.ask_each(pictures, question)]
     named = [names_it(text, sample.caption, sample.names) for text, sample in zip(texts, samples, strict=True)]

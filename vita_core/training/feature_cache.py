@@ -84,4 +84,4 @@ class FeatureCache:
         if copy:
             side = self.tower.resolved.geometry.input_size[0]
             picture = varied(picture, random.Random(f"{self.config.training.seed}-{item}"), side)
-        return prepare(self.tower, self.config.images, picture).pixels
+        return prepare(self.tower, self.config.images, picture).copied(self.tower.device).pixels
