@@ -20,7 +20,7 @@ from vita_core import build_tower
 from vita_core.config import ImagesConfig
 from vita_core.errors import PictureError
 from vita_core.images import open_picture
-from vita_core.pixels import prepare
+from vita_core.pixels import Prepared, prepare
 from vita_core.prefetching import prefetched
 
 
@@ -30,6 +30,11 @@ def four_threads() -> object:
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
+
+
+def test_nothing_is_copied_for_a_cpu() -> None:
+    pixels = torch.rand(1, 3, 8, 8)
+    assert Prepared(pixels, (8, 8)).copied(torch.device("cpu")).pixels is pixels
 
 
 @pytest.mark.parametrize(("count", "batch"), [(0, 3), (1, 3), (7, 3), (9, 3), (4, 1)])
