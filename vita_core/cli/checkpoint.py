@@ -11,8 +11,6 @@ import typer
 from vita_core.cli.common import print_json, quiet_transformers
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from vita_core.config import Config
     from vita_core.layouts.opening import Opened
     from vita_core.model import VisionLanguageModel
@@ -68,18 +66,25 @@ def open_settled(settled: Config | Opened) -> VisionLanguageModel:
 
 def ask(
     settled: Config | Opened,
-    pictures: Sequence[Path | Image.Image],
+    pictures: Sequence[Path],
     question: str | None,
     *,
+    video: Path | None,
+    max_frames: int,
     system: str | None,
     max_new_tokens: int | None,
     json: bool,
 ) -> None:
-    """Build the model and print the answer as it is made, or all of it as JSON."""
+    """Build the model, ask it about pictures and at most `max_frames` frames of a video, and print the answer as it is
+    made, or all of it as JSON."""
     from vita_core.images import MAX_PIXELS, open_picture
 
     limit = config_of(settled).images.max_pixels or MAX_PIXELS
     opened = [open_picture(picture, max_pixels=limit) for picture in pictures]  # told before any weight is read
+    if video is not None:
+        from vita_core.video import read_frames
+
+        opened += [open_picture(frame, max_pixels=limit) for frame in read_frames(video, max_frames)]
     answer = open_settled(settled).ask(
         opened, question, system=system, max_new_tokens=max_new_tokens, on_text=None if json else _show
     )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vita_core.cli.checkpoint import UNTILED, MaxTilesOption, TowerWeightsOption, ask, settle
 from vita_core.cli.common import JsonOption
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 def demo(  # long by its options alone: typer reads them from the signature
@@ -62,9 +59,7 @@ def demo(  # long by its options alone: typer reads them from the signature
     settled = settle(
         model_path, tower_weights=tower_weights, model_base=model_base, max_tiles=max_tiles, overrides=overrides
     )
-    pictures: list[Path | Image.Image] = [image_path] if image_path is not None else []
-    if video_path is not None:
-        from vita_core.video import read_frames
-
-        pictures += read_frames(video_path, max_frames)
-    ask(settled, pictures, question, system=system, max_new_tokens=max_new_tokens, json=json)
+    ask(
+        settled, [image_path] if image_path else [], question, video=video_path, max_frames=max_frames, system=system,
+        max_new_tokens=max_new_tokens, json=json,
+    )  # fmt: skip

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vita_core.cli.checkpoint import UNTILED, MaxTilesOption, TowerWeightsOption, ask, settle
 from vita_core.cli.common import JsonOption, SetOption, print_json
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 def run(  # long by its options alone: typer reads them from the signature
@@ -75,12 +72,10 @@ def run(  # long by its options alone: typer reads them from the signature
         )
         _finish(counts, jsonl, json)
         return
-    pictures: list[Path | Image.Image] = [*(image or ())]
-    if video is not None:
-        from vita_core.video import read_frames
-
-        pictures += read_frames(video, max_frames)
-    ask(settled, pictures, question, system=system, max_new_tokens=max_new_tokens, json=json)
+    ask(
+        settled, image or [], question, video=video, max_frames=max_frames, system=system,
+        max_new_tokens=max_new_tokens, json=json,
+    )  # fmt: skip
 
 
 def _finish(counts: dict[str, int], jsonl: Path, json: bool) -> None:
