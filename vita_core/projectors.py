@@ -53,12 +53,12 @@ def _untrained(config: ProjectorConfig, in_features: int, out_features: int) -> 
     found, name, options = resolve_projector(config)
     factory = import_object(found.spec.factory, requires=found.spec.requires, owner=found.owner)
     module: nn.Module = factory(name, in_features, out_features, options)
-    offered = {part: hasattr(module, part) for part in WORD_PARTS}
-    if any(offered.values()) and not all(offered.values()):
-        there, missing = (", ".join(part for part in WORD_PARTS if offered[part] is has) for has in (True, False))
+    missing = [part for part in WORD_PARTS if not hasattr(module, part)]
+    if missing and len(missing) < len(WORD_PARTS):
+        there = ", ".join(part for part in WORD_PARTS if part not in missing)
         raise PluginError(
-            f"projector {name!r} of {found.owner} has {there} but no {missing}: one that learns words has all of "
-            "vita_core.protocol.WordProjector, any other none of it"
+            f"projector {name!r} of {found.owner} has {there} but no {', '.join(missing)}: one that learns words has all "
+            "of vita_core.protocol.WordProjector, any other none of it"
         )
     return module
 
