@@ -80,6 +80,16 @@ def test_half_precision_keeps_its_stated_error(name: str, dtype: str, error: flo
         assert tower(expected["pixel_values"].to(given)).dtype == given
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_eva_rotates_in_its_own_dtype(dtype: str) -> None:
+    tower = build_tower({**golden_settings("eva_clip"), "dtype": dtype})
+    angles: list[torch.Tensor] = []
+    attention = tower.vision_tower.blocks[0].attn
+    attention.register_forward_pre_hook(lambda _, __, given: angles.append(given["rope"]), with_kwargs=True)
+    tower(torch.rand(1, 3, 56, 56))
+    assert [found.dtype for found in angles] == [getattr(torch, dtype)]
+
+
 def test_values_that_are_not_finite_are_told_only_when_asked() -> None:
     bright = torch.full((1, 3, 56, 56), 60000.0)
     half = {**golden_settings("clip"), "dtype": "float16"}
