@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from vita_core import build_model, build_tower
 from vita_core.config import ImagesConfig
-from vita_core.pixels import prepare
+from vita_core.pixels import Prepared, prepare
 from vita_core.prefetching import prefetched
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -76,6 +76,17 @@ def test_pictures_are_copied_ahead_and_stay_until_they_are_used() -> None:
     assert [name for name, _ in found] == names
     for name, pixels in found:
         torch.testing.assert_close(pixels.cpu(), expected[f"pixels.{name}"], atol=1e-6, rtol=0)
+
+
+def test_a_copy_does_not_wait_for_what_the_device_works_on() -> None:
+    pixels = torch.rand(4, 3, 56, 56)
+    Prepared(pixels, (56, 56)).copied(CUDA)  # the first makes the stream and the pinned memory
+    torch.cuda._sleep(2_000_000_000)  # cycles: about a second
+    worked = torch.cuda.Event()
+    worked.record()
+    there = Prepared(pixels, (56, 56)).copied(CUDA).pixels
+    assert not worked.query()
+    assert torch.equal(there.cpu(), pixels)
 
 
 @pytest.mark.parametrize("name", ["wide", "tall", "square"])
