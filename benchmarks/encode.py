@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from common import alternate, clock_option, ratio, report
-from families import FAMILIES, Family
+from families import FAMILIES, Family, assert_alike
 
 from vita_core import build_tower
 from vita_core.devices import dtype_on
@@ -48,9 +48,8 @@ def compare(
         sides["compiled"] = build_tower({**config, "compile": True})
     sides |= {"library": family.best(folder, dtype), "original": family.original(folder, dtype)}
     pixels = torch.rand(batch, 3, family.side, family.side).to(dtype)
-    tolerance = {"atol": 2e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.1}
     for side in sides.values():
-        torch.testing.assert_close(tower(pixels[:1]), side(pixels[:1]), **tolerance)
+        assert_alike(tower(pixels[:1]), side(pixels[:1]))
     rows, width = tower.num_patches, tower.shape.stages[-1].channels
     runs = {name: functools.partial(side, pixels) for name, side in sides.items()}
     times = alternate({**runs, "gemm": gemm(batch * rows, width, dtype)}, options.rounds, options.clock)

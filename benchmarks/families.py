@@ -41,6 +41,15 @@ def opened_on(device: str, build: Callable[[Path, torch.dtype], Forward], folder
         return build(folder, dtype)
 
 
+def assert_alike(found: Tensor, expected: Tensor) -> None:
+    """Equal to float32's rounding; in bfloat16, where crops and pooling round too, to 3% of the values' root mean square."""
+    if expected.dtype == torch.float32:
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+        return
+    error = (found - expected).float().square().mean().sqrt() / expected.float().square().mean().sqrt()
+    assert error < 0.03, f"features are {error:.1%} off"
+
+
 def _transformers(model: Any, config: Any, layer: int, prefix: int, last: str = "num_hidden_layers") -> dict[str, Any]:
     """The three callables of a transformers vision model; `layer` counts from the end as ``hidden_states`` does."""
 

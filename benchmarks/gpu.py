@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 from common import alternate, once, ratio, report
-from families import FAMILIES, Forward, opened_on
-from s2 import assert_alike
+from families import FAMILIES, Forward, assert_alike, opened_on
 from torch import Tensor
 
 from vita_core import build_tower

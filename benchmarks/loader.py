@@ -7,7 +7,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from vita_core.prefetching import prefetched
 from vita_core.tower import BaseVisionTower
 
 GOAL, BATCH, NAME = 0.9, 8, "vit_small_patch16_224"
+Loader = Callable[..., AbstractContextManager[Iterable[list[torch.Tensor]]]]
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def one_after_the_other(
 class Run:
     """All photographs through the tower; `shares` are how much of each run's time the tower worked."""
 
-    def __init__(self, tower: BaseVisionTower, paths: list[Path], loader: Callable[..., object]) -> None:
+    def __init__(self, tower: BaseVisionTower, paths: list[Path], loader: Loader) -> None:
         self.tower, self.paths, self.loader, self.shares = tower, paths, loader, list[float]()
         self.settle = settled(tower.device.type)
 
@@ -47,7 +48,7 @@ class Run:
     @torch.inference_mode()
     def __call__(self) -> torch.Tensor:
         found, busy, start = [], 0.0, time.perf_counter()
-        with self.loader(self.paths, self.load, batch=BATCH) as batches:  # type: ignore[attr-defined]  # either loader
+        with self.loader(self.paths, self.load, batch=BATCH) as batches:
             for pixels in batches:
                 begin = time.perf_counter()
                 found.append(self.tower(torch.cat(pixels)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 
 import skimage
@@ -20,9 +20,7 @@ def write_photos(folder: Path, count: int, sides: tuple[int, ...] = SIDES) -> li
     kinds = [(source, side) for side in sides for source in sources]
     written: dict[int, bytes] = {}
     paths = []
-    for number, (kind, (source, side)) in zip(
-        range(count), cycle(enumerate(kinds)), strict=False
-    ):  # a cycle has no end
+    for number, (kind, (source, side)) in enumerate(islice(cycle(enumerate(kinds)), count)):
         path = folder / f"{number:04}.jpg"
         if kind not in written:
             scale = side / max(source.size)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from common import alternate, clock_option, ratio, report, settled
-from families import FAMILIES, Forward, opened_on
+from families import FAMILIES, Forward, assert_alike, opened_on
 from torch import Tensor
 
 from vita_core import build_tower
@@ -30,15 +30,6 @@ def scale_by_scale(pixels: Tensor, encode: Forward, base: int, scales: Scales) -
         whole = torch.cat([torch.cat(maps[r * side : (r + 1) * side], dim=2) for r in range(side)], dim=1)
         found.append(F.interpolate(whole.permute(0, 3, 1, 2), size=(size, size), mode="area"))
     return torch.cat(found, dim=1).flatten(2).transpose(1, 2)
-
-
-def assert_alike(found: Tensor, expected: Tensor) -> None:
-    """Equal to float32's rounding; in bfloat16, where crops and pooling round too, to 3% of the values' root mean square."""
-    if expected.dtype == torch.float32:
-        torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
-        return
-    error = (found - expected).float().square().mean().sqrt() / expected.float().square().mean().sqrt()
-    assert error < 0.03, f"features are {error:.1%} off"
 
 
 @torch.inference_mode()
