@@ -309,6 +309,23 @@ def test_timm_encoders(tmp_path: Path, architecture: str, size: int) -> None:
         build_tower({**weights, "select_layer": 0})
 
 
+@pytest.mark.parametrize(("dtype", "error"), [("float16", 0.005), ("bfloat16", 0.03)])
+def test_timm_encoders_with_biases_in_buffers_run_in_half_precision(tmp_path: Path, dtype: str, error: float) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = timm.create_model("eva02_tiny_patch14_224", img_size=56).eval()
+    assert "blocks.0.attn.k_bias" not in model.state_dict()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    options = {"architecture": "eva02_tiny_patch14_224", "image_size": 56}
+    tower = build_tower({"type": "timm", "weights": str(tmp_path), "options": options, "dtype": dtype})
+    pixels, given = torch.rand(2, 3, 56, 56), {"intermediates_only": True, "output_fmt": "NLC"}
+    with torch.no_grad():
+        expected = model.forward_intermediates(pixels, **given)[tower.resolved.geometry.layers[0] - 1]
+    assert (tower(pixels) - expected).abs().max() <= error * expected.abs().max()
+
+
 def test_pixel_shuffle_is_the_originals(golden: Path) -> None:
     tower = build_tower({**golden_settings("clip"), "delay_load": True})
     saved = load_file(golden / "pixel_shuffle.safetensors")

@@ -54,7 +54,10 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
 
     @abc.abstractmethod
     def build_encoder(self) -> nn.Module:
-        """The encoder with `self.blocks` blocks, without weights. Parameters are on the meta device while this runs."""
+        """The encoder with `self.blocks` blocks, without weights. Parameters are on the meta device while this runs.
+
+        Buffers that no checkpoint holds keep their dtype: ``.to(self.dtype)`` the encoder if its library casts them too.
+        """
 
     @abc.abstractmethod
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[Mapping[int, Tensor], Grid]:

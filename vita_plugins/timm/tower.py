@@ -30,7 +30,7 @@ class TimmTower(BaseVisionTower):
         cut = sorted(key.replace(".", r"\.") for key in whole - set(model.state_dict()))
         if cut:
             self.skips = [*type(self).skips, (f"^(?:{'|'.join(cut)})$", "layers behind the selected one")]
-        return model
+        return model.to(self.dtype)  # BEiT's and EVA's k_bias is a buffer that no checkpoint holds
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
         assert self.encoder is not None
