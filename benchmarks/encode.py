@@ -18,7 +18,7 @@ from common import alternate, clock_option, ratio, report
 from families import FAMILIES, Family, assert_alike
 
 from vita_core import build_tower
-from vita_core.devices import dtype_on
+from vita_core.towers.devices import dtype_on
 
 PRODUCTS = 8
 """Matrix products in one round of the machine's own rate."""

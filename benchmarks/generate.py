@@ -17,10 +17,10 @@ from photos import write_photos
 from PIL import Image
 
 from vita_core import build_model, load_config
-from vita_core.llm import PICTURE_ID
-from vita_core.merging import merge
-from vita_core.model import VisionLanguageModel
-from vita_core.prefetching import prefetched
+from vita_core.language.llm import PICTURE_ID
+from vita_core.language.merging import merge
+from vita_core.models.model import VisionLanguageModel
+from vita_core.pixels.prefetching import prefetched
 
 BATCHES = (8, 16, 32)
 

@@ -19,8 +19,8 @@ from families import FAMILIES, Forward, assert_alike, opened_on
 from torch import Tensor
 
 from vita_core import build_tower
-from vita_core.devices import copied
-from vita_core.prefetching import prefetched
+from vita_core.pixels.prefetching import prefetched
+from vita_core.towers.devices import copied
 
 GOAL, SIDE, DTYPE = 0.55, 8192, torch.bfloat16
 CUDA = torch.device("cuda")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vita_core import build_tower
-from vita_core.tower import BaseVisionTower
+from vita_core.towers.tower import BaseVisionTower
 
 GOAL = 1.3
 

@@ -19,10 +19,10 @@ from photos import write_photos
 from safetensors.torch import save_file
 
 from vita_core import build_tower
-from vita_core.config import ImagesConfig
-from vita_core.pixels import prepare
-from vita_core.prefetching import prefetched
-from vita_core.tower import BaseVisionTower
+from vita_core.config.schema import ImagesConfig
+from vita_core.models.pictures import prepare
+from vita_core.pixels.prefetching import prefetched
+from vita_core.towers.tower import BaseVisionTower
 
 GOAL, BATCH, NAME = 0.9, 8, "vit_small_patch16_224"
 Loader = Callable[..., AbstractContextManager[Iterable[list[torch.Tensor]]]]

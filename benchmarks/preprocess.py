@@ -15,8 +15,8 @@ from photos import write_photos
 from PIL import Image
 
 from vita_core import Shape
-from vita_core.images import bicubic, cut_tiles, open_picture
-from vita_core.processors import fast_resize, image_processor
+from vita_core.pixels.images import bicubic, cut_tiles, open_picture
+from vita_core.pixels.processors import fast_resize, image_processor
 from vita_plugins import clip, internvit, siglip
 
 GOAL, LEVELS = 0.5, 2

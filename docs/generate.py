@@ -10,12 +10,13 @@ from pathlib import Path
 
 import typer
 
-from vita_core import config, hookspecs
 from vita_core.cli import app
 from vita_core.cli.commands import BUILTIN
-from vita_core.plugins import HOOKS
-from vita_core.registry import CORE, registry
-from vita_core.specs import LLMShape, LLMSpec, ProjectorSpec, Shape, Stage, TowerSpec
+from vita_core.config import schema
+from vita_core.plugins import hookspecs
+from vita_core.plugins.discovery import HOOKS
+from vita_core.plugins.registry import CORE, registry
+from vita_core.plugins.specs import LLMShape, LLMSpec, ProjectorSpec, Shape, Stage, TowerSpec
 from vita_core.testing import CHECKS
 
 OUTPUT = Path(__file__).parent / "reference.md"
@@ -102,7 +103,7 @@ def checks() -> list[str]:
 def keys() -> list[str]:
     lines = ["## Config keys"]
     for section in SECTIONS:
-        model = getattr(config, section)
+        model = getattr(schema, section)
         lines += [
             "",
             f"### {section.removesuffix('Config').lower()}",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_core import Shape, TowerSpec, VitaError
-from vita_core.processors import image_processor
+from vita_core.pixels.processors import image_processor
 from vita_plugins.clip import shape, vita_towers
 from vita_plugins.clip.tower import ClipTower
 

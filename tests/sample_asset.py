@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vita_core.assets import ASSETS, Asset
+from vita_core.weights.assets import ASSETS, Asset
 
 CONTENT = b"weights" * 100
 

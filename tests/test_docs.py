@@ -12,8 +12,8 @@ import yaml
 from conftest import REPOSITORY
 
 from vita_core.cli import app
-from vita_core.config import Config
-from vita_core.validation import validate
+from vita_core.config.schema import Config
+from vita_core.config.validation import validate
 
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

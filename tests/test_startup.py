@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, vita
 
-from vita_core.installed import _named
+from vita_core.plugins.installed import _named
 
 sys.path.append(str(REPOSITORY / "benchmarks"))
 from startup import COMMANDS, PLUGINS, check, install

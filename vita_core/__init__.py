@@ -9,40 +9,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vita_core.building import build_model as build_model
-    from vita_core.config import load_config as load_config
+    from vita_core.config.schema import load_config as load_config
     from vita_core.errors import VitaError as VitaError
-    from vita_core.hookspecs import hookimpl as hookimpl
-    from vita_core.llm import LanguageModel as LanguageModel
-    from vita_core.planning import make_plan as make_plan
+    from vita_core.language.llm import LanguageModel as LanguageModel
+    from vita_core.models.building import build_model as build_model
+    from vita_core.planning.plan import make_plan as make_plan
+    from vita_core.plugins.hookspecs import hookimpl as hookimpl
+    from vita_core.plugins.registry import list_towers as list_towers
+    from vita_core.plugins.registry import register as register
+    from vita_core.plugins.specs import LLMShape as LLMShape
+    from vita_core.plugins.specs import LLMSpec as LLMSpec
+    from vita_core.plugins.specs import ProjectorSpec as ProjectorSpec
+    from vita_core.plugins.specs import Shape as Shape
+    from vita_core.plugins.specs import TowerSpec as TowerSpec
     from vita_core.protocol import VisionTower as VisionTower
-    from vita_core.registry import list_towers as list_towers
-    from vita_core.registry import register as register
-    from vita_core.specs import LLMShape as LLMShape
-    from vita_core.specs import LLMSpec as LLMSpec
-    from vita_core.specs import ProjectorSpec as ProjectorSpec
-    from vita_core.specs import Shape as Shape
-    from vita_core.specs import TowerSpec as TowerSpec
-    from vita_core.tower import BaseVisionTower as BaseVisionTower
-    from vita_core.tower import build_tower as build_tower
+    from vita_core.towers.tower import BaseVisionTower as BaseVisionTower
+    from vita_core.towers.tower import build_tower as build_tower
 
 _HOME = {
-    "BaseVisionTower": "tower",
-    "LLMShape": "specs",
-    "LLMSpec": "specs",
-    "LanguageModel": "llm",
-    "ProjectorSpec": "specs",
-    "Shape": "specs",
-    "TowerSpec": "specs",
+    "BaseVisionTower": "towers.tower",
+    "LLMShape": "plugins.specs",
+    "LLMSpec": "plugins.specs",
+    "LanguageModel": "language.llm",
+    "ProjectorSpec": "plugins.specs",
+    "Shape": "plugins.specs",
+    "TowerSpec": "plugins.specs",
     "VisionTower": "protocol",
     "VitaError": "errors",
-    "build_model": "building",
-    "build_tower": "tower",
-    "hookimpl": "hookspecs",
-    "list_towers": "registry",
-    "load_config": "config",
-    "make_plan": "planning",
-    "register": "registry",
+    "build_model": "models.building",
+    "build_tower": "towers.tower",
+    "hookimpl": "plugins.hookspecs",
+    "list_towers": "plugins.registry",
+    "load_config": "config.schema",
+    "make_plan": "planning.plan",
+    "register": "plugins.registry",
 }
 __all__ = [*_HOME]  # noqa: PLE0604  # one table, not two
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from vita_core.errors import CheckpointError
 from vita_core.layouts.sections import tower_name, tower_section
-from vita_core.resolution import resolve_tower
-from vita_core.sources import expand, locate
-from vita_core.tower import BaseVisionTower, build_resolved
+from vita_core.planning.resolution import resolve_tower
+from vita_core.towers.tower import BaseVisionTower, build_resolved
+from vita_core.weights.sources import expand, locate
 
 __all__ = ["build_vision_tower"]
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from vita_core.geometry import Grid
+from vita_core.planning.geometry import Grid
 
 __all__ = ["VisionTower", "WordProjector"]
 

@@ -29,9 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tell a misspelled tower before anything is collected."""
     if not config.getoption("vita_tower"):
         return
-    from vita_core.configfiles import config_file
+    from vita_core.config.configfiles import config_file
     from vita_core.errors import VitaError
-    from vita_core.resolution import named_tower
+    from vita_core.planning.resolution import named_tower
 
     for name in config.getoption("vita_tower"):
         try:

@@ -50,7 +50,7 @@ def options(
     ] = False,
 ) -> None:
     """Choose plugins; see ``vita plugins`` for what became of each."""
-    from vita_core.registry import registry, selection, use_plugins
+    from vita_core.plugins.registry import registry, selection, use_plugins
 
     if no_plugin or plugin:
         use_plugins(block=no_plugin or (), modules=plugin or ())

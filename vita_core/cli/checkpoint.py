@@ -11,9 +11,9 @@ import typer
 from vita_core.cli.common import print_json, quiet_transformers
 
 if TYPE_CHECKING:
-    from vita_core.config import Config
-    from vita_core.layouts.opening import Opened
-    from vita_core.model import VisionLanguageModel
+    from vita_core.config.schema import Config
+    from vita_core.models.model import VisionLanguageModel
+    from vita_core.models.opening import Opened
 
 __all__ = ["UNTILED", "MaxTilesOption", "TowerWeightsOption", "ask", "config_of", "open_settled", "settle"]
 
@@ -32,9 +32,9 @@ def settle(
     place: str, *, tower_weights: str | None, model_base: str | None, max_tiles: int | None, overrides: Sequence[str]
 ) -> Config | Opened:
     """What `place` is, every file but the weights read. Raises ConfigError or CheckpointError."""
-    from vita_core.config import load_config
+    from vita_core.config.schema import load_config
     from vita_core.errors import ConfigError
-    from vita_core.layouts.opening import is_checkpoint, open_checkpoint
+    from vita_core.models.opening import is_checkpoint, open_checkpoint
 
     if is_checkpoint(place):
         return open_checkpoint(
@@ -49,7 +49,7 @@ def settle(
 
 def config_of(settled: Config | Opened) -> Config:
     """The config that `settle` settled on."""
-    from vita_core.config import Config
+    from vita_core.config.schema import Config
 
     return settled if isinstance(settled, Config) else settled.config
 
@@ -57,7 +57,7 @@ def config_of(settled: Config | Opened) -> Config:
 def open_settled(settled: Config | Opened) -> VisionLanguageModel:
     """The model; what was taken from a checkpoint and what was skipped is told on stderr."""
     quiet_transformers()
-    from vita_core.building import build_model
+    from vita_core.models.building import build_model
 
     for note in getattr(settled, "notes", ()):
         typer.echo(note, err=True)
@@ -77,12 +77,12 @@ def ask(
 ) -> None:
     """Build the model, ask it about pictures and at most `max_frames` frames of a video, and print the answer as it is
     made, or all of it as JSON."""
-    from vita_core.images import MAX_PIXELS, open_picture
+    from vita_core.pixels.images import MAX_PIXELS, open_picture
 
     limit = config_of(settled).images.max_pixels or MAX_PIXELS
     opened = [open_picture(picture, max_pixels=limit) for picture in pictures]  # told before any weight is read
     if video is not None:
-        from vita_core.video import read_frames
+        from vita_core.pixels.video import read_frames
 
         opened += [open_picture(frame, max_pixels=limit) for frame in read_frames(video, max_frames)]
     answer = open_settled(settled).ask(

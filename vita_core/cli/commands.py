@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vita_core.errors import PluginError
-from vita_core.installed import installed, owner_of
+from vita_core.plugins.installed import installed, owner_of
 
 __all__ = ["COMMANDS_GROUP", "CommandGroup"]
 
@@ -85,8 +85,8 @@ def _plugins(name: str, points: list[EntryPoint]) -> _Unopened:
 
 def _opened(name: str, points: list[EntryPoint]) -> Any:
     """The one command called `name` among those not blocked, imported. Raises PluginError naming its plugin."""
-    from vita_core.plugins import describe, remedy
-    from vita_core.registry import selection
+    from vita_core.plugins.discovery import describe, remedy
+    from vita_core.plugins.registry import selection
 
     chosen = selection()
     allowed = [point for point in points if not chosen.blocked(owner_of(point))]

@@ -57,11 +57,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 def open_model(config: str, overrides: list[str] | None) -> Any:
     """The model of a config, opened without the libraries' progress bars."""
-    from vita_core.config import load_config
+    from vita_core.config.schema import load_config
 
     settings = load_config(config, overrides or ())
     quiet_transformers()
-    from vita_core.building import build_model
+    from vita_core.models.building import build_model
 
     return build_model(settings)
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from vita_core.config import ImagesConfig
-    from vita_core.tower import BaseVisionTower
+    from vita_core.config.schema import ImagesConfig
+    from vita_core.towers.tower import BaseVisionTower
 
 BATCH = 8
 """Pictures that go through the tower together."""
@@ -35,7 +35,7 @@ def encode(
     json: JsonOption = False,
 ) -> None:
     """The tower's tokens (tiles, N, C) of each picture, keyed by its path as typed. Needs no language model."""
-    from vita_core.config import load_config
+    from vita_core.config.schema import load_config
     from vita_core.errors import ConfigError
 
     phases = Phases()
@@ -45,9 +45,9 @@ def encode(
         if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
             raise ConfigError(f"{option} {path}: must be a file that ends in {suffix}")
     phases.end("config")
-    from vita_core.building import pick_device
-    from vita_core.images import check_file
-    from vita_core.tower import build_tower
+    from vita_core.models.building import pick_device
+    from vita_core.pixels.images import check_file
+    from vita_core.towers.tower import build_tower
 
     for path in pictures:
         check_file(path)  # a misspelled name is told before any weight is read
@@ -81,9 +81,9 @@ def _encoded(
     """Each picture's tokens (tiles, N, C), and to `draw` it the picture at `SHOWN` pixels, by its path."""
     import torch
 
-    from vita_core.images import MAX_PIXELS, open_picture
-    from vita_core.pixels import Prepared, prepare
-    from vita_core.prefetching import prefetched
+    from vita_core.models.pictures import Prepared, prepare
+    from vita_core.pixels.images import MAX_PIXELS, open_picture
+    from vita_core.pixels.prefetching import prefetched
 
     features: dict[str, Tensor] = {}
     shown: dict[str, Image.Image] = {}
@@ -117,7 +117,7 @@ def _write(
     """The features and, where one was `drawn`, the picture: both files appear, or none."""
     from safetensors.torch import save_file
 
-    from vita_core.files import write_whole
+    from vita_core.weights.files import write_whole
 
     written = {_utf8(name): tokens for name, tokens in features.items()}
 

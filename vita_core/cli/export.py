@@ -12,7 +12,7 @@ from vita_core.cli.checkpoint import TowerWeightsOption, open_settled, settle
 from vita_core.cli.common import JsonOption, SetOption, print_json
 
 if TYPE_CHECKING:
-    from vita_core.exporting import Exported
+    from vita_core.models.exporting import Exported
 
 
 def export(
@@ -36,7 +36,7 @@ def export(
 ) -> None:
     """Write a model back in the layout of the VITA checkpoint it came from, with its keys and the model's values."""
     from vita_core.errors import ConfigError, nearest
-    from vita_core.saving import is_saved, saved_from
+    from vita_core.models.saving import is_saved, saved_from
 
     if layout != "vita":
         raise ConfigError(f"--layout {layout!r} cannot be written; there is only 'vita'.{nearest(layout, ['vita'])}")

@@ -20,8 +20,8 @@ def migrate(
 ) -> None:
     """Write the config of a VITA or LLaVA checkpoint as ours, and report what became of each of its keys."""
     from vita_core.errors import ConfigError
-    from vita_core.files import write_text
-    from vita_core.layouts.migrating import migrate as migrate_config
+    from vita_core.planning.migrating import migrate as migrate_config
+    from vita_core.weights.files import write_text
 
     if out.exists():
         raise ConfigError(f"--out {out} is there already; move it away or choose another name")

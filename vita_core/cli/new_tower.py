@@ -50,8 +50,8 @@ def new_tower(
 
 def check_name(name: str) -> None:
     """Raises VitaError for a name that no package can have, or that a tower has already."""
-    from vita_core.registry import registry
-    from vita_core.specs import TowerSpec
+    from vita_core.plugins.registry import registry
+    from vita_core.plugins.specs import TowerSpec
 
     if not NAME.fullmatch(name):
         mended = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_").lstrip("0123456789")
@@ -68,7 +68,7 @@ def names(name: str) -> dict[str, str]:
     """What the templates call things."""
     from importlib.metadata import version
 
-    from vita_core.hookspecs import VITA_API
+    from vita_core.plugins.hookspecs import VITA_API
 
     release = version("vita-core")
     return {

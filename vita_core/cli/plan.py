@@ -9,8 +9,8 @@ from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, print_js
 
 def plan(config: ConfigArgument, overrides: SetOption = None, json: JsonOption = False) -> None:
     """Each stage's shape, tokens, parameters, memory and FLOPs per picture, without weights; and why this tower."""
-    from vita_core.config import load_config
-    from vita_core.planning import make_plan
+    from vita_core.config.schema import load_config
+    from vita_core.planning.plan import make_plan
 
     made = make_plan(load_config(config, overrides or ()))
     if json:

@@ -7,7 +7,7 @@ from vita_core.cli.common import JsonOption, print_json, print_table
 
 def plugins(json: JsonOption = False) -> None:
     """What was loaded, what failed or clashes and why (with how to mend it), what is blocked."""
-    from vita_core.registry import registry
+    from vita_core.plugins.registry import registry
 
     found = registry()
     rows = [

@@ -7,8 +7,8 @@ from vita_core.cli.common import JsonOption, print_json, print_table
 
 def towers(json: JsonOption = False) -> None:
     """All registered towers, with the distribution that brought each."""
-    from vita_core.registry import registry
-    from vita_core.specs import TowerSpec
+    from vita_core.plugins.registry import registry
+    from vita_core.plugins.specs import TowerSpec
 
     rows = [
         {

@@ -28,7 +28,7 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train the projector on captioned pictures, tower and language model frozen. Call it again to resume."""
-    from vita_core.config import load_config
+    from vita_core.config.schema import load_config
     from vita_core.training.data import read_samples
 
     settings = load_config(config, overrides or ())

@@ -9,8 +9,8 @@ from typing import Any
 
 from vita_core.errors import CheckpointError
 from vita_core.layouts.layout import Layout
-from vita_core.resolution import known_towers
-from vita_core.sources import CONFIG_FILES, Source, locate
+from vita_core.plugins.registry import known_towers
+from vita_core.weights.sources import CONFIG_FILES, Source, locate
 
 __all__ = ["FoundTower", "find_tower"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vita_core.sources import Source
+from vita_core.weights.sources import Source
 
 __all__ = ["Layout", "OldConfig", "Rule", "Stage", "decoder_config", "dtype_of"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from vita_core.errors import CheckpointError
 from vita_core.layouts.layout import Layout, OldConfig, Rule, dtype_of
-from vita_core.sources import Source
+from vita_core.weights.sources import Source
 
 __all__ = ["LAYOUT"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vita_core.testing.kit import SkippedCheckError, expect, holds
 from vita_core.testing.subject import Subject
-from vita_core.tower import BaseVisionTower
+from vita_core.towers.tower import BaseVisionTower
 
 AGREE = 1e-5
 """Largest difference of float32 features computed in another batch, as a share of the largest value."""

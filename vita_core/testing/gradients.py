@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vita_core.testing.kit import expect, holds
 from vita_core.testing.subject import Subject
-from vita_core.tower import BaseVisionTower
+from vita_core.towers.tower import BaseVisionTower
 
 NO_DECORATOR = (
     "Freeze with requires_grad_(False) alone (BaseVisionTower does, by `freeze:`): no @torch.no_grad(), no "

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from vita_core.errors import VitaError
+from vita_core.plugins.registry import registry
 from vita_core.protocol import VisionTower
-from vita_core.registry import registry
 from vita_core.testing.kit import SkippedCheckError, expect, holds
 from vita_core.testing.subject import Subject
-from vita_core.tower import build_tower
+from vita_core.towers.tower import build_tower
 
 HEAVY = ("torch", "transformers", "timm", "open_clip", "torchvision")
 

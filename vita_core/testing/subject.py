@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vita_core.checkpoints import without_weights
-from vita_core.config import TowerConfig, load_config
-from vita_core.registry import import_object
-from vita_core.resolution import ResolvedTower, named_tower, resolve_tower
+from vita_core.config.schema import TowerConfig, load_config
+from vita_core.config.validation import validate
+from vita_core.loading import without_weights
+from vita_core.planning.resolution import ResolvedTower, named_tower, resolve_tower
+from vita_core.plugins.registry import import_object
 from vita_core.testing.kit import BrokenContractError, SkippedCheckError
-from vita_core.tower import BaseVisionTower, build_tower
-from vita_core.validation import validate
+from vita_core.towers.tower import BaseVisionTower, build_tower
 
 __all__ = ["Subject", "open_subject"]
 

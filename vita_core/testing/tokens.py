@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vita_core.planning import tower_stage
-from vita_core.resolution import ResolvedTower
+from vita_core.planning.plan import tower_stage
+from vita_core.planning.resolution import ResolvedTower
 from vita_core.testing.kit import SkippedCheckError, expect, holds
 from vita_core.testing.subject import Subject
 

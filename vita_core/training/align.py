@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from vita_core.config import TrainingConfig
-from vita_core.llm import PICTURE_ID
-from vita_core.model import VisionLanguageModel
+from vita_core.config.schema import TrainingConfig
+from vita_core.language.llm import PICTURE_ID
+from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
 from vita_core.training.feature_cache import FeatureCache
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vita_core.model import VisionLanguageModel
-from vita_core.pixels import Prepared
-from vita_core.prefetching import prefetched
+from vita_core.models.model import VisionLanguageModel
+from vita_core.models.pictures import Prepared
+from vita_core.pixels.prefetching import prefetched
 from vita_core.training.data import Sample
 
 __all__ = ["evaluate", "names_it"]

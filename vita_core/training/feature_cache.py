@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from vita_core.config import Config
-from vita_core.images import MAX_PIXELS, open_picture
-from vita_core.pixels import prepare
-from vita_core.prefetching import prefetched
-from vita_core.tower import BaseVisionTower
+from vita_core.config.schema import Config
+from vita_core.models.pictures import prepare
+from vita_core.pixels.images import MAX_PIXELS, open_picture
+from vita_core.pixels.prefetching import prefetched
+from vita_core.towers.tower import BaseVisionTower
 from vita_core.training.data import Sample
 from vita_core.training.variants import varied
 

@@ -14,17 +14,17 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from vita_core.assets import ASSET_PREFIX, provenance
-from vita_core.building import build_model
-from vita_core.config import Config
+from vita_core.config.schema import Config
 from vita_core.errors import ConfigError
-from vita_core.files import sha256, write_text, write_whole
-from vita_core.model import VisionLanguageModel
+from vita_core.models.building import build_model
+from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
 from vita_core.training.align import CachedSamples, Rows, run_alignment
 from vita_core.training.data import Sample, read_samples
 from vita_core.training.feature_cache import FeatureCache
 from vita_core.training.warm_start import CaptionWords, run_warm_start
+from vita_core.weights.assets import ASSET_PREFIX, provenance
+from vita_core.weights.files import sha256, write_text, write_whole
 
 __all__ = ["train"]
 

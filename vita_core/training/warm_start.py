@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vita_core.config import TrainingConfig
-from vita_core.model import VisionLanguageModel
+from vita_core.config.schema import TrainingConfig
+from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
 from vita_core.training.align import IGNORE, CachedSamples, ProjectorTrainer
 

@@ -1,0 +1,106 @@
+"""Discovery keeps every failure to the plugin that made it; the registry says what it knows."""
+
+from __future__ import annotations
+
+import pytest
+
+from vita_core import TowerSpec, list_towers, register
+from vita_core.errors import PluginError
+from vita_core.plugins.discovery import Plugin, Selection, load_plugin
+from vita_core.plugins.installed import Owner
+from vita_core.plugins.references import unresolved
+from vita_core.plugins.registry import Registry, registry, use_plugins
+from vita_plugins.clip import processor, shape
+
+BUILTIN = {"clip", "siglip", "eva_clip", "internvit", "timm", "torchvision"}
+
+
+def spec(name: str, **changes: object) -> TowerSpec:
+    return TowerSpec(name=name, summary="s", factory="nowhere:Tower", shape=shape, processor=processor, **changes)
+
+
+def loaded(distribution: str, *specs: TowerSpec) -> Plugin:
+    return Plugin(Owner("p", distribution, "1"), "m", "loaded", specs=specs)
+
+
+@pytest.fixture
+def clean_registry() -> object:
+    use_plugins()
+    yield
+    use_plugins()
+
+
+def test_the_six_are_there() -> None:
+    assert {tower.name for tower in list_towers()} >= BUILTIN
+    assert {plugin.status for plugin in registry().plugins} == {"loaded"}
+
+
+def test_ctrl_c_is_not_swallowed() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_plugin(Owner("p", "d", "1"), "m", interrupted)
+
+
+def test_blocking(monkeypatch: pytest.MonkeyPatch, clean_registry: object) -> None:
+    use_plugins(block=["clip"])
+    assert "clip" not in {tower.name for tower in list_towers()}
+    with pytest.raises(PluginError, match="Blocked: clip"):
+        registry().find(TowerSpec, "clip")
+    monkeypatch.setenv("VITA_PLUGINS_ONLY", "siglip,vita-core:clip")
+    assert Selection.from_environment().only == {"siglip", "vita-core:clip"}
+    use_plugins()
+    assert {tower.name for tower in list_towers()} == {"clip", "siglip"}
+
+
+def test_two_distributions_of_one_name() -> None:
+    both = Registry([loaded("vita-a", spec("same")), loaded("vita-b", spec("same"))])
+    with pytest.raises(PluginError, match=r"vita-a 1 and vita-b 1; write one of: vita-a/same, vita-b/same"):
+        both.find(TowerSpec, "same")
+    assert both.find(TowerSpec, "vita-b/same").owner.distribution == "vita-b"
+
+
+def test_one_distribution_that_brings_a_name_twice() -> None:
+    both = Registry([loaded("vita-a", spec("same"), spec("same"))])
+    with pytest.raises(PluginError, match=r"block one with VITA_PLUGINS_BLOCK=vita-a:p"):
+        both.find(TowerSpec, "same")
+
+
+def test_resolution_never_reads_the_path() -> None:
+    found = Registry([loaded("d", spec("clip", model_types=("clip_vision_model",)), spec("eva", hub_ids={"o/n": {}}))])
+    assert found.choose(None, {"model_type": "clip_vision_model"}, None, "/eval/sig/eva-clip").tower.spec.name == "clip"
+    assert found.choose(None, {}, "o/n", "o/n").rule == "known hub id o/n"
+    with pytest.raises(PluginError, match="no tower claims /data/clip-vit; set `type:`"):
+        found.choose(None, {}, None, "/data/clip-vit")
+    two = Registry([loaded("d", spec("a", model_types=("m",)), spec("b", model_types=("m",)))])
+    with pytest.raises(PluginError, match="'a', 'b' all open it"):
+        two.choose(None, {"model_type": "m"}, None, "w")
+
+
+def test_register_in_a_program(clean_registry: object) -> None:
+    register(spec("mine"))
+    register(spec("mine"))
+    assert [tower.name for tower in list_towers()].count("mine") == 1
+    with pytest.raises(PluginError, match="takes a TowerSpec"):
+        register("mine")  # type: ignore[arg-type]  # what is tested
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("vita_plugins.clip.tower:ClipTower", ""),
+        ("vita_plugins.clip.tower:ClipTower.build_encoder", ""),
+        ("vita_core:build_tower", ""),  # made by __getattr__
+        ("_ssl:SSLError", ""),  # compiled: only importing it would tell
+        ("vita_plugins.clip.tower:ClipTwer", "Did you mean 'ClipTower'"),
+        ("vita_plugins.clip.twoer:ClipTower", "not there: vita_plugins.clip.twoer"),
+        ("no_such_package.tower:T", "not there: no_such_package.tower"),
+        ("vita_plugins.clip.tower", "'module:name'"),
+        ("vita_plugins.clip.tower:", "'module:name'"),
+        (TowerSpec, "'module:name'"),
+    ],
+)
+def test_references_are_looked_up_without_importing(reference: object, reason: str) -> None:
+    assert reason in unresolved(reference)
+    assert bool(reason) == bool(unresolved(reference))

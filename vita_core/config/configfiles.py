@@ -1,0 +1,122 @@
+"""From the name of a config to one document: files found, extended, overridden, every value with its place. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vita_core.config.yamlfile import Document, Key, Mark, parse_value, read_yaml
+from vita_core.errors import ConfigError, nearest
+from vita_core.weights.sources import expand
+
+__all__ = ["config_file", "overridden", "read_config", "shipped_configs"]
+
+PATH_KEYS: tuple[Key, ...] = (
+    ("tower", "weights"),
+    ("projector", "weights"),
+    ("llm", "weights"),
+    ("images", "anyres", "newline"),
+)
+"""Keys whose value may be a path, relative to the file that holds it."""
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name -> file of the configs that come with the package (in a wheel inside it, in a clone beside it)."""
+    package = Path(__file__).parent.parent
+    inside, beside = package / "configs", package.parent / "configs"
+    directory = inside if inside.is_dir() else beside
+    return {path.stem: path for path in sorted(directory.glob("*.yaml")) if path.stem != "base"}
+
+
+def config_file(name: str | os.PathLike[str]) -> Path:
+    """The file meant by CONFIG: a YAML file, a directory that ``train`` wrote, or the name of a shipped config."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / "config.yaml").is_file():
+            return path / "config.yaml"
+        if (path / "config.json").is_file():
+            raise ConfigError(
+                f"{path} is a checkpoint (config.json), no config of ours; `vita run` opens VITA's and LLaVA's, and "
+                f"`vita migrate {path} --out FILE.yaml` writes a config of one"
+            )
+        held = ", ".join(sorted(entry.name for entry in path.iterdir())) or "nothing"
+        raise ConfigError(
+            f"{path} holds neither a config.yaml (`vita train` and model.save write one) nor a config.json (a VITA or LLaVA "
+            f"checkpoint has one); it holds {held}"
+        )
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    if str(name) in shipped:
+        return shipped[str(name)]
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise ConfigError(
+        f"no config {str(name)!r}: neither a file nor a directory, nor a shipped one ({', '.join(shipped)})."
+        f"{nearest(str(name), [*shipped, *beside])}"
+    )
+
+
+def read_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Document:
+    """The config file meant by `path`, what it extends, and the ``key.key=value`` overrides, as one document."""
+    return overridden(_read(config_file(path), ()), overrides)
+
+
+def overridden(document: Document, overrides: Sequence[str]) -> Document:
+    """`document` with ``key.key=value`` overrides applied."""
+    data, marks = document.data, dict(document.marks)
+    for override in overrides:
+        _override(data, marks, override)
+    return Document(data, marks)
+
+
+def _read(file: Path, chain: tuple[Path, ...]) -> Document:
+    """One file merged over what it ``extends:``, its paths made absolute."""
+    file = Path(os.path.abspath(file))  # noqa: PTH100  # resolve() would follow links, and `extends:` is relative to the link
+    if file in chain:
+        raise ConfigError(f"{file}:1:1: `extends:` goes in a circle: {' -> '.join(map(str, [*chain, file]))}")
+    document = read_yaml(file)
+    data, marks = dict(document.data), dict(document.marks)
+    for *sections, key in PATH_KEYS:
+        owner: Any = data
+        for section in sections:
+            owner = owner.get(section) if isinstance(owner, dict) else None
+        if isinstance(owner, dict) and isinstance(owner.get(key), str):
+            owner[key] = expand(owner[key], file.parent)
+    if "extends" not in data:
+        return Document(data, marks)
+    parent = data.pop("extends")
+    if not isinstance(parent, str) or not (file.parent / parent).is_file():
+        siblings = [path.name for path in file.parent.glob("*.yaml")]
+        raise ConfigError(f"{marks[('extends',)]}: extends: no such file {parent!r}.{nearest(str(parent), siblings)}")
+    base = _read(file.parent / parent, (*chain, file))
+    return Document(_merge(base.data, data), {**base.marks, **marks})
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _override(data: dict[str, Any], marks: dict[Key, Mark], override: str) -> None:
+    name, equals, text = override.partition("=")
+    where = f"--set {name}"
+    key: Key = tuple(name.split("."))
+    if not equals or not all(key):
+        raise ConfigError(f"--set {override}:1:1: write it as key.key=value, such as tower.select_layer=-1")
+    value = parse_value(text, where)
+    if key in PATH_KEYS and isinstance(value, str):
+        value = expand(value, Path.cwd())
+    target = data
+    for part in key[:-1]:
+        child = target.get(str(part))
+        target[str(part)] = dict(child) if isinstance(child, dict) else {}
+        target = target[str(part)]
+    target[str(key[-1])] = value
+    for depth in range(1, len(key) + 1):
+        marks.setdefault(key[:depth], Mark(where))
+    marks[key] = Mark(where)

@@ -1,0 +1,61 @@
+"""A LoRA adapter (arXiv 2106.09685) merged into its language model by peft, strictly."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from vita_core.errors import CheckpointError, VitaError
+from vita_core.loading import LoadReport, read_tensors
+from vita_core.weights.sources import choose_file
+
+__all__ = ["merge_adapter"]
+
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def merge_adapter(model: Any, directory: Path) -> Any:
+    """`model` (transformers') with the adapter in `directory` merged into its weights; it is an ordinary model again.
+
+    The files that `model` is mapped from are not written to. Raises CheckpointError when a tensor of the adapter is
+    missing, unexpected or of another shape, or when it is no LoRA; VitaError where peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    except ImportError as error:
+        raise VitaError(f"a LoRA adapter needs peft ({error}): pip install 'vita-core[lora]'") from error
+    where = f"LoRA adapter {directory}"
+    state = {
+        key: read() for key, read in read_tensors([directory / choose_file(_names(directory), WEIGHTS, str(directory))])
+    }
+    try:
+        config = PeftConfig.from_pretrained(str(directory))
+        if not isinstance(config, LoraConfig):
+            raise CheckpointError(
+                f"{directory}: peft_type {config.peft_type.value!r} is not opened; only LORA is merged"
+            )
+        config.init_lora_weights = False  # some initialisations (PiSSA, LoftQ) would change the base
+        with warnings.catch_warnings():  # peft asks transformers for a property by its old name
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = get_peft_model(model, config)
+    except (TypeError, ValueError, KeyError) as error:
+        if isinstance(error, VitaError):
+            raise
+        raise CheckpointError(f"{where} does not go with this language model: {error}") from error
+    wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    report = LoadReport(loaded=len(wanted.keys() & state.keys()))
+    report.missing = sorted(wanted.keys() - state.keys())
+    report.unexpected = sorted(state.keys() - wanted.keys())
+    report.mismatched = [
+        f"{key} {tuple(state[key].shape)} for {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    report.raise_if_wrong(where)
+    set_peft_model_state_dict(wrapped, state)
+    return wrapped.merge_and_unload(safe_merge=True)
+
+
+def _names(directory: Path) -> list[str]:
+    return [entry.name for entry in directory.iterdir()]

@@ -1,0 +1,76 @@
+"""Merged prompts in, token ids out: transformers' `generate`, what a batch has in common read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vita_core.config.schema import GenerationConfig
+from vita_core.language.llm import PICTURE_ID, LanguageModel
+
+__all__ = ["generate", "shared_prefix"]
+
+
+def shared_prefix(llm: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of several prompts begin with, before a picture stands in any.
+
+    0 for one prompt alone, and where the model does not keep keys and values of everything it reads.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    layers = DynamicCache(config=llm.model.config).layers
+    if len(prompts) < 2 or any(
+        type(layer) is not DynamicLayer for layer in layers
+    ):  # a sliding window, a recurrent state
+        return 0
+    columns = enumerate(zip(*prompts, strict=False))
+    return next((at for at, ids in columns if ids[0] == PICTURE_ID or len(set(ids)) > 1), 0)
+
+
+def generate(
+    llm: LanguageModel,
+    settings: GenerationConfig,
+    embeds: Tensor,
+    mask: Tensor,
+    limit: int,
+    *,
+    shared: int = 0,
+    on_text: Callable[[str], None] | None = None,
+) -> list[list[int]]:
+    """Answers to embeddings (B, T, D) with their mask (B, T), at most `limit` tokens each, without what ends them.
+
+    The first `shared` positions are the same in every row, none of them padding. `on_text` takes the pieces of a single
+    row.
+    """
+    tokenizer = llm.tokenizer
+    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if settings.temperature > 0:
+        sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
+    output = llm.model.generate(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        past_key_values=_read_once(llm, embeds[:1, :shared], len(embeds)) if shared else None,
+        max_new_tokens=limit,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else llm.stop_id,
+        streamer=llm.streamer(on_text) if on_text is not None else None,
+        **sampling,
+    )
+    stops = llm.model.generation_config.eos_token_id
+    stop_ids = set(stops if isinstance(stops, list) else [llm.stop_id])
+    ends = [next((i for i, token in enumerate(row) if token in stop_ids), len(row)) for row in output.tolist()]
+    return [row[:end] for row, end in zip(output.tolist(), ends, strict=True)]
+
+
+def _read_once(llm: LanguageModel, prefix: Tensor, rows: int) -> Any:
+    """Keys and values of `prefix` (1, T, D) for each of `rows`."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=llm.model.config)
+    with torch.no_grad():
+        llm.model.base_model(inputs_embeds=prefix, past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(rows)
+    return cache

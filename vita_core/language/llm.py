@@ -1,0 +1,242 @@
+"""The language model: weights, tokenizer, prompt. Any causal language model of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vita_core.config.schema import LLMConfig, PromptConfig
+from vita_core.errors import CheckpointError, ConfigError, VitaError
+from vita_core.language.adapters import merge_adapter
+from vita_core.language.conversations import CONVERSATIONS, IMAGE
+from vita_core.loading import LoadReport, Tensors
+from vita_core.weights.sources import Source, locate
+
+__all__ = ["PICTURE_ID", "LanguageModel", "LanguagePart"]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+PICTURE_ID = -200
+"""Stands for one picture among token ids, as in LLaVA and VITA."""
+
+
+@dataclass(frozen=True)
+class LanguagePart:
+    """A decoder inside a larger checkpoint: its config in transformers' keys (``model_type`` among them), the directory
+    of its tokenizer, a function that reads its tensors, and the directory of a LoRA adapter to merge into it."""
+
+    config: Mapping[str, Any]
+    directory: Path
+    tensors: Callable[[], Tensors]
+    adapter: Path | None = None
+
+
+class LanguageModel(nn.Module):
+    """A decoder with its tokenizer. `model` is the transformers model itself.
+
+    It is `config.weights`, or with `part` the decoder inside a larger checkpoint. Raises CheckpointError when there is
+    no causal language model or no tokenizer.
+    """
+
+    def __init__(self, config: LLMConfig, device: torch.device, part: LanguagePart | None = None) -> None:
+        super().__init__()
+        try:
+            self.tokenizer, model = _pretrained(config) if part is None else _from_part(config, part)
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            ImportError,
+        ) as error:  # the last: a flash kernel that is not there
+            if isinstance(error, VitaError):
+                raise
+            first = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"llm.weights: cannot open {config.weights} as a causal language model: {first}"
+            ) from error
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.name = config.weights
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of its embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]  # untyped
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its embeddings."""
+        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]  # untyped
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens it was trained to read at once."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    @property
+    def stop_id(self) -> int:
+        """The token that ends an answer."""
+        stop = self.model.generation_config.eos_token_id
+        stop = self.tokenizer.eos_token_id if stop is None else stop
+        return int(stop[0] if isinstance(stop, list) else stop)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (T) -> embeddings (T, D)."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
+        return embedded
+
+    def published(self) -> dict[str, Tensor]:
+        """Its tensors under the keys that it is published with: transformers joins the experts of some models."""
+        from transformers.core_model_loading import revert_weight_conversion
+
+        state: dict[str, Tensor] = revert_weight_conversion(self.model, self.model.state_dict())
+        return state
+
+    def prompt(self, prompt: PromptConfig, question: str, pictures: int | Sequence[int]) -> list[int]:
+        """Token ids of a question about pictures, `PICTURE_ID` where each stands.
+
+        `pictures` is how many there are, or how many places each one takes (a format that marks every tile). A question
+        that holds ``<image>`` itself says where they stand, and must hold one for each. Raises VitaError.
+        """
+        places = [1] * pictures if isinstance(pictures, int) else list(pictures)
+        written = question.count(IMAGE)
+        if written not in (0, len(places)) or (written and not places):
+            raise VitaError(
+                f"the question holds {written} {IMAGE} for {len(places)} pictures; write one for each, or none"
+            )
+        form = CONVERSATIONS.get(prompt.template, CONVERSATIONS["plain"])
+        if written:
+            texts = question.split(IMAGE)
+            content = texts[0] + "".join(IMAGE * n + text for n, text in zip(places, texts[1:], strict=True))
+        else:
+            content = form.content(question, places)
+        chat = prompt.template == "chat"
+        text = self._chat(prompt.system, content) if chat else form.text(prompt.system, content)
+        ids = [] if chat else self._leading_ids()
+        for index, segment in enumerate(text.split(IMAGE)):
+            ids += [PICTURE_ID] * (index > 0) + self.tokenizer(segment, add_special_tokens=False).input_ids
+        return ids
+
+    def marks_tiles(self, prompt: PromptConfig) -> bool:
+        """Whether the prompt format has one ``<image>`` for every tile, not for every picture."""
+        return prompt.template in CONVERSATIONS and CONVERSATIONS[prompt.template].per_tile
+
+    def _leading_ids(self) -> list[int]:
+        """What the tokenizer puts before any text: its BOS, or nothing (a chat template writes its own)."""
+        first: list[int] = self.tokenizer("").input_ids[:1]
+        return first if first == [self.tokenizer.bos_token_id] else []
+
+    def _chat(self, system: str | None, content: str) -> str:
+        if self.tokenizer.chat_template is None:
+            raise ConfigError(
+                "prompt.template: this tokenizer has no chat template; set `prompt.template: plain`, or to one of: "
+                + ", ".join(CONVERSATIONS)
+            )
+        messages = [{"role": "user", "content": content}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            without = "leave prompt.system (--system) out, or set" if system is not None else "set"
+            raise ConfigError(
+                f"this tokenizer's chat template refuses the prompt ({error}); {without} `prompt.template: plain`"
+            ) from error
+        return text
+
+    def streamer(self, on_text: Callable[[str], None]) -> Any:
+        """A streamer for ``generate`` that calls `on_text` with each finished piece of the answer."""
+        from transformers import TextStreamer
+
+        class Pieces(TextStreamer):  # type: ignore[misc]  # transformers is untyped
+            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                on_text(text)
+
+        return Pieces(self.tokenizer, skip_special_tokens=True)
+
+
+def _pretrained(config: LLMConfig) -> tuple[Any, Any]:
+    """Tokenizer and model of a directory or hub id."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = locate(config.weights, config.revision)
+    if config.trust_remote_code and source.path is None and config.revision is None:
+        raise ConfigError("llm.trust_remote_code: needs `llm.revision`, the commit whose code you have read")
+    if "auto_map" in source.config and not config.trust_remote_code and source.config.get("model_type") not in _known():
+        raise CheckpointError(
+            f"llm.weights: {config.weights} runs code of its own, which is refused; once you have read it, allow it with "
+            "`llm.trust_remote_code: true` and `llm.revision: COMMIT`"
+        )
+    place = _place(source)
+    common: dict[str, Any] = {
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "local_files_only": source.path is not None,
+    }
+    tokenizer = AutoTokenizer.from_pretrained(place, **common)
+    return tokenizer, AutoModelForCausalLM.from_pretrained(place, **_options(config), **common)
+
+
+def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
+    """Tokenizer and model of a part, loaded strictly; tensors of the wanted dtype stay mapped to their files."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, GenerationConfig
+
+    if not any((part.directory / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{part.directory} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); copy it there"
+        )
+    settings = dict(part.config)
+    decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    tokenizer = AutoTokenizer.from_pretrained(part.directory, config=decoder, local_files_only=True)
+    state = {key: read() for key, read in part.tensors()}
+    model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
+        None,
+        config=decoder,
+        state_dict=state,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told below, with the others
+        **_options(config),
+    )
+    missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    mismatched = [f"{key} {tuple(theirs)} for {tuple(own)}" for key, theirs, own in sorted(found["mismatched_keys"])]
+    report = LoadReport(missing=missing, unexpected=unexpected, mismatched=mismatched)
+    report.loaded = len(state) - len(unexpected) - len(mismatched)
+    report.raise_if_wrong(f"language model of {config.weights}")
+    if (part.directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(part.directory, local_files_only=True)
+    return tokenizer, model if part.adapter is None else merge_adapter(model, part.adapter)
+
+
+def _options(config: LLMConfig) -> dict[str, Any]:
+    attention = "sdpa" if config.attention == "auto" else config.attention
+    return {"dtype": getattr(torch, config.dtype), "attn_implementation": attention}
+
+
+def _known() -> Any:
+    """The model types that transformers has code for."""
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING
+
+
+def _place(source: Source) -> Path | str:
+    """What transformers is given: a directory, or the hub id."""
+    if source.path is None:
+        assert source.hub_id is not None
+        return source.hub_id
+    if source.path.is_file():
+        raise CheckpointError(
+            f"llm.weights: {source.path} is a file; give the directory that holds it and its tokenizer"
+        )
+    return source.path

@@ -1,0 +1,95 @@
+"""Picture tokens in their places among the words, padded to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from vita_core.errors import VitaError
+from vita_core.language.llm import PICTURE_ID
+
+__all__ = ["IGNORED_LABEL", "Batch", "merge", "merge_labelled"]
+
+Embed = Callable[[Tensor], Tensor]
+IGNORED_LABEL = -100
+"""A place that nothing is predicted for, as in torch's cross entropy."""
+
+
+def merge(
+    prompts: Sequence[Sequence[int]],
+    pictures: Sequence[Sequence[Tensor]],
+    embed: Embed,
+    *,
+    padding: str = "left",
+    shared: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Put picture tokens in the prompts' `PICTURE_ID` places: embeddings (B, T, D), zero-padded, and mask (B, T).
+
+    `pictures[b]` are the (N, D) tokens of row b's pictures, in order. Padding on the left stands behind the first `shared`
+    tokens, which all rows have in common. Raises VitaError when the counts differ.
+    """
+    pairs = zip(prompts, pictures, strict=True)
+    rows = [torch.cat(_parts(torch.tensor(ids, dtype=torch.long), visual, embed)) for ids, visual in pairs]
+    front, rest = torch.stack([row[:shared] for row in rows]), [row[shared:] for row in rows]
+    ones = torch.ones(front.shape[:2], dtype=torch.long, device=front.device)
+    padded = pad_sequence(rest, batch_first=True, padding_side=padding)
+    return torch.cat([front, padded], dim=1), torch.cat([ones, _mask(rest, padding)], dim=1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A merged batch: embeddings (B, T, D), and labels, mask and positions (B, T)."""
+
+    embeds: Tensor
+    labels: Tensor
+    mask: Tensor
+    positions: Tensor
+
+
+def merge_labelled(
+    ids: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    pictures: Sequence[Sequence[Tensor]],
+    embed: Embed,
+    *,
+    padding: str,
+    max_length: int | None,
+) -> Batch:
+    """As `merge`, with labels (`IGNORED_LABEL` where a picture stands) and positions; rows are cut at `max_length`.
+
+    `ids` and `labels` are rows (T) of any length.
+    """
+    rows, targets = [], []
+    for row, label, visual in zip(ids, labels, pictures, strict=True):
+        rows.append(torch.cat(_parts(row, visual, embed))[:max_length])
+        unlabelled = [label.new_full((len(tokens),), IGNORED_LABEL) for tokens in visual]
+        targets.append(torch.cat(_parts(row, unlabelled, lambda part: part, words=label))[:max_length])
+    positions = [torch.arange(len(row), device=row.device) for row in rows]
+    return Batch(
+        pad_sequence(rows, batch_first=True, padding_side=padding),
+        pad_sequence(targets, batch_first=True, padding_value=IGNORED_LABEL, padding_side=padding),
+        _mask(rows, padding),
+        pad_sequence(positions, batch_first=True, padding_side=padding),
+    )
+
+
+def _parts(ids: Tensor, visual: Sequence[Tensor], embed: Embed, words: Tensor | None = None) -> list[Tensor]:
+    """Stretches of `words` (by default `ids` (T) themselves), embedded, and between them each of `visual`."""
+    words = ids if words is None else words
+    places = (ids == PICTURE_ID).nonzero().flatten().tolist()
+    if len(places) != len(visual):
+        raise VitaError(f"the prompt has places for {len(places)} pictures, and {len(visual)} are given")
+    parts, begin = [], 0
+    for place, tokens in zip(places, visual, strict=True):
+        parts += [embed(words[begin:place]), tokens]
+        begin = place + 1
+    return [*parts, embed(words[begin:])]
+
+
+def _mask(rows: Sequence[Tensor], padding: str) -> Tensor:
+    ones = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
+    return pad_sequence(ones, batch_first=True, padding_side=padding)

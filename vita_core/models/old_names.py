@@ -1,0 +1,174 @@
+"""The names that code written for VITA or LLaVA calls a model by: the same calls, the same returns."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vita_core.errors import VitaError
+from vita_core.language.llm import PICTURE_ID, LanguageModel
+from vita_core.language.merging import IGNORED_LABEL, Batch, merge_labelled
+from vita_core.towers.tower import BaseVisionTower
+
+__all__ = ["OldNames"]
+
+
+class OldNames(nn.Module, abc.ABC):
+    """What `VITAMetaForCausalLM` and `LlavaMetaForCausalLM` offer. `config` holds the checkpoint's own keys."""
+
+    tower: BaseVisionTower
+    projector: nn.Module
+    llm: LanguageModel
+
+    def __init__(self, old_config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(**old_config)
+
+    @abc.abstractmethod
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Pixels (tiles, 3, H, W) -> projected tokens (tiles, N, D)."""
+
+    @abc.abstractmethod
+    def pack(self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False) -> list[Tensor]:
+        """Tokens (tiles, N, D) of one picture as what stands in its place in the prompt."""
+
+    def get_vision_tower(self) -> BaseVisionTower:
+        """The tower."""
+        return self.tower
+
+    def get_model(self) -> OldNames:
+        """The object that has `get_vision_tower`, `mm_projector` and `embed_tokens`: there is only one here."""
+        return self
+
+    @property
+    def mm_projector(self) -> nn.Module:
+        """The projector."""
+        return self.projector
+
+    @property
+    def embed_tokens(self) -> nn.Module:
+        """The language model's embedding table."""
+        table: nn.Module = self.llm.model.get_input_embeddings()
+        return table
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model is."""
+        return self.llm.device
+
+    def prepare_inputs_labels_for_multimodal(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        labels: Tensor | None,
+        images: Tensor | Sequence[Tensor] | None,
+        audios: Any = None,
+        sf_masks: Tensor | None = None,
+        shared_v_pid_stride: int | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Any, Tensor | None, Tensor | None]:
+        """(None, positions, mask, cache, embeddings (B, T, D), labels) of ids (B, T) with -200 where pictures stand.
+
+        `images`: (P, 3, H, W), a place for each; or a list (or 5 dimensions) of (tiles, 3, H, W), one place for each. A row
+        without a picture has a blank one in `images` all the same. Positions, mask and labels come back None where they
+        were None. Without `images`, or for a single next token, everything comes back as it was. Rows are padded at the
+        config's `tokenizer_padding_side` and cut at its `tokenizer_model_max_length`. `image_sizes` (LLaVA-1.6's; width,
+        height) has tiles packed as configured. Raises VitaError; also for VITA's `audios`, and for `sf_masks` and
+        `shared_v_pid_stride` that ask for anything.
+        """
+        _refuse(audios, sf_masks, shared_v_pid_stride)
+        if images is None or input_ids.shape[1] == 1:
+            return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        targets = torch.full_like(input_ids, IGNORED_LABEL) if labels is None else labels
+        ids = [row[mask] for row, mask in zip(input_ids, keep, strict=True)]
+        batch = merge_labelled(
+            ids,
+            [row[mask] for row, mask in zip(targets, keep, strict=True)],
+            _dealt(self._features(images, image_sizes), ids),
+            self.llm.embed,
+            padding=getattr(self.config, "tokenizer_padding_side", "right"),
+            max_length=getattr(self.config, "tokenizer_model_max_length", None),
+        )
+        return _returned(batch, position_ids, attention_mask, past_key_values, labels)
+
+    def generate(
+        self,
+        inputs: Tensor,
+        images: Tensor | Sequence[Tensor] | None = None,
+        audios: Any = None,
+        sf_masks: Tensor | None = None,
+        shared_v_pid_stride: int | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        **options: Any,
+    ) -> Any:
+        """transformers' ``generate`` on ids (B, T) with -200 where pictures stand; only the new tokens come back."""
+        mask, positions = options.pop("attention_mask", None), options.pop("position_ids", None)
+        _, positions, mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
+            inputs, positions, mask, None, None, images, audios, sf_masks, shared_v_pid_stride, image_sizes
+        )
+        if embeds is None:
+            embeds = self.llm.embed(inputs)
+        return self.llm.model.generate(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, **options)
+
+    def _features(
+        self, images: Tensor | Sequence[Tensor], image_sizes: Sequence[tuple[int, int]] | None
+    ) -> list[Tensor]:
+        """Projected tokens (M, D) of each place."""
+        if isinstance(images, Tensor) and images.ndim == 4:
+            return list(self.encode_images(images))
+        pictures = [picture if picture.ndim == 4 else picture[None] for picture in images]
+        encoded = self.encode_images(torch.cat(pictures)).split([len(picture) for picture in pictures])
+        if image_sizes is None:
+            return [tokens.flatten(0, 1) for tokens in encoded]
+        return [self.pack(tokens, size)[0] for tokens, size in zip(encoded, image_sizes, strict=True)]
+
+
+def _refuse(audios: Any, sf_masks: Tensor | None, shared_v_pid_stride: int | None) -> None:
+    """What VITA's calls may pass that has no counterpart here; zero and None mean that it was not asked for."""
+    if audios is not None:
+        raise VitaError("audios are given, but this is the vision half; leave them out")
+    if sf_masks is not None and bool((sf_masks > 0).any()):
+        raise VitaError("sf_masks asks for VITA's slow-fast pooling of frames, which is not there; leave it out")
+    if shared_v_pid_stride:
+        raise VitaError(
+            f"shared_v_pid_stride {shared_v_pid_stride} asks for pictures that share positions, which is not there; leave it out"
+        )
+
+
+def _dealt(features: Sequence[Tensor], ids: Sequence[Tensor]) -> list[list[Tensor]]:
+    """`features` row by row; one is left out for each row without a place. Raises VitaError unless they come out even."""
+    counts = [int((row == PICTURE_ID).sum()) for row in ids]
+    wanted = sum(max(count, 1) for count in counts)
+    if wanted != len(features):
+        raise VitaError(
+            f"the prompts have places for {sum(counts)} pictures and {counts.count(0)} rows without any, which need a "
+            f"blank picture each: {wanted} in all, but {len(features)} are given"
+        )
+    found = iter(features)
+    rows = [[next(found) for _ in range(max(count, 1))] for count in counts]
+    return [row if count else [] for row, count in zip(rows, counts, strict=True)]
+
+
+def _returned(
+    batch: Batch,
+    position_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    past_key_values: Any,
+    labels: Tensor | None,
+) -> tuple[None, Tensor | None, Tensor | None, Any, Tensor, Tensor | None]:
+    return (
+        None,
+        None if position_ids is None else batch.positions,
+        None if attention_mask is None else batch.mask.to(attention_mask.dtype),
+        past_key_values,
+        batch.embeds,
+        None if labels is None else batch.labels,
+    )

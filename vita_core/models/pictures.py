@@ -1,0 +1,57 @@
+"""One picture made into what the tower takes, as the ``images:`` section says."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vita_core.config.schema import ImagesConfig
+from vita_core.pixels.anyres import cut_anyres
+from vita_core.pixels.images import MAX_PIXELS, arrange, bicubic, open_picture
+from vita_core.pixels.processors import fast_resize
+from vita_core.towers.devices import copied
+from vita_core.towers.tower import BaseVisionTower
+
+__all__ = ["Picture", "Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture ready for the tower: pixels (tiles, 3, H, W), and the `size` (width, height) that it had."""
+
+    pixels: Tensor
+    size: tuple[int, int]
+
+    def copied(self, device: torch.device) -> Prepared:
+        """The same, its pixels where `vita_core.towers.devices.copied` puts them for `device`; for threads that read ahead."""
+        return Prepared(copied(self.pixels, device), self.size)
+
+
+Picture = str | os.PathLike[str] | Image.Image | Prepared
+
+
+def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> Prepared:
+    """One picture, opened and arranged as `images` says, tiles cut from one resized picture. Raises PictureError."""
+    if isinstance(picture, Prepared):
+        return picture
+    processor, tiles = tower.image_processor, images.tiles
+    side = tower.resolved.geometry.input_size[0]
+    resize = fast_resize if tower.settings.preprocess == "fast" else bicubic
+    opened = open_picture(picture, max_pixels=images.max_pixels or MAX_PIXELS)
+    if images.anyres is not None:
+        parts = cut_anyres(opened, images.anyres.grids, side, resize)
+    else:
+        red, green, blue = (int(255 * mean) for mean in processor.image_mean)
+        parts = arrange(
+            opened,
+            aspect=images.aspect,
+            tile=side,
+            tiles=(tiles.min, tiles.max, tiles.thumbnail) if tiles else None,
+            fill=(red, green, blue),
+            resize=resize,
+        )
+    return Prepared(processor.preprocess(parts, return_tensors="pt")["pixel_values"], opened.size)

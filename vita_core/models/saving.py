@@ -1,0 +1,244 @@
+"""A model as one directory that opens again: weights, config and where all of it comes from."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vita_core.config.schema import Config
+from vita_core.config.validation import validate
+from vita_core.errors import CheckpointError, VitaError
+from vita_core.language.llm import LanguageModel
+from vita_core.loading import KeyRules
+from vita_core.models.opening import Opened
+from vita_core.pixels.anyres import NEWLINE
+from vita_core.plugins.registry import CORE, SESSION, registry
+from vita_core.plugins.specs import LLMSpec, ProjectorSpec
+from vita_core.towers.tower import BaseVisionTower
+from vita_core.weights.assets import ASSET_PREFIX, provenance
+from vita_core.weights.files import sha256, write_whole
+from vita_core.weights.sources import read_json
+
+__all__ = ["is_saved", "save_model", "saved_from"]
+
+FORMAT = "vita-core model"
+"""What ``provenance.json`` of a saved model says under ``format``."""
+CONTENT = {"config.yaml", "provenance.json", "tower", "projector.safetensors", "newline.safetensors", "llm"}
+WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
+
+
+def save_model(
+    directory: Path,
+    settings: Config,
+    tower: BaseVisionTower,
+    projector: nn.Module,
+    llm: LanguageModel,
+    newline: Tensor | None = None,
+    opened: Opened | None = None,
+) -> None:
+    """Write ``config.yaml``, ``provenance.json``, ``tower/``, ``projector.safetensors`` and ``llm/`` into `directory`, and
+    ``newline.safetensors`` for a model that has LLaVA-1.6's. The provenance names the checkpoint that was `opened`.
+
+    It appears whole or not at all, and replaces nothing but a model saved earlier. Raises VitaError when something else
+    stands there, the tower is not loaded, or the disk refuses; CheckpointError when the tower's key rules would not read
+    its own keys back.
+    """
+    directory = directory.expanduser().absolute()
+    _check_target(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+            made, old = Path(scratch) / "made", Path(scratch) / "old"
+            made.mkdir()  # inside, so that it has the usual permissions: a temporary directory is its owner's alone
+            _write(made, settings, tower, projector, llm, newline, opened)
+            if directory.exists():
+                directory.rename(old)
+            try:
+                made.rename(directory)
+            except OSError:
+                if old.exists():
+                    old.rename(directory)
+                raise
+    except (OSError, SafetensorError) as error:
+        raise VitaError(f"cannot write {directory}: {error}") from error
+
+
+def is_saved(directory: Path) -> bool:
+    """Whether `directory` is a model that `save_model` wrote."""
+    record = directory / "provenance.json"
+    return record.is_file() and read_json(record).get("format") == FORMAT
+
+
+def _check_target(directory: Path) -> None:
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    names = {entry.name for entry in directory.iterdir()} if directory.is_dir() else {directory.name}
+    if names <= CONTENT and is_saved(directory):
+        return
+    other = ", ".join(sorted(names - CONTENT)[:3])
+    raise VitaError(
+        f"{directory} is no saved model to replace{f' (it holds {other})' if other else ''}; give another one"
+    )
+
+
+def _write(
+    made: Path,
+    settings: Config,
+    tower: BaseVisionTower,
+    projector: nn.Module,
+    llm: LanguageModel,
+    newline: Tensor | None,
+    opened: Opened | None,
+) -> None:
+    resolved = settings.model_dump(mode="json", exclude_none=True)
+    resolved["tower"] = _write_tower(made / "tower", tower)
+    resolved["projector"].pop("weights", None)
+    if state := _state(projector):
+        widths = {"in_features": str(tower.hidden_size), "out_features": str(llm.hidden_size)}
+        metadata = {**widths, "type": settings.projector.type}
+        write_whole(made / "projector.safetensors", lambda path: save_file(state, path, metadata=metadata))
+        resolved["projector"]["weights"] = "./projector.safetensors"
+    if newline is not None and settings.images.anyres is not None:
+        ending = {NEWLINE: newline.cpu().contiguous()}
+        write_whole(made / "newline.safetensors", lambda path: save_file(ending, path))
+        resolved["images"]["anyres"]["newline"] = "./newline.safetensors"
+    llm.model.save_pretrained(made / "llm")
+    llm.tokenizer.save_pretrained(made / "llm")
+    resolved["llm"] |= {"weights": "./llm", "dtype": _name(llm.dtype)}
+    resolved["llm"].pop("revision", None)
+    validate(Config, resolved)  # a dtype that no config may name is told before the directory appears
+    (made / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "made_by": _made_by(settings, tower),
+        "sources": _sources(settings, tower, opened),
+    }
+    written = sorted(made.rglob("*.safetensors"))
+    record["files"] = {path.relative_to(made).as_posix(): sha256(path) for path in written}
+    (made / "provenance.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _write_tower(made: Path, tower: BaseVisionTower) -> dict[str, Any]:
+    """The encoder under its own keys beside the checkpoint's own configs; returns the ``tower:`` section that opens it."""
+    if tower.encoder is None:
+        raise VitaError("the tower is not loaded, so there is nothing to save: call model.tower.load_model() first")
+    state, source = _state(tower.encoder), tower.resolved.source
+    rules = KeyRules(tower.renames, tower.splits, tower.skips)
+    changed = [
+        key
+        for key in state
+        if rules.renamed(key) != key or any(re.search(pattern, key) for pattern, _ in [*rules.splits, *rules.skips])
+    ]
+    if changed:
+        raise CheckpointError(
+            f"tower {tower.resolved.spec.name!r} cannot be saved: its renames, splits or skips change {len(changed)} of its "
+            f"own keys, such as {changed[0]!r}; anchor those patterns so that they match the checkpoint's keys alone"
+        )
+    write_whole(made / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
+    for name, content in (("config.json", source.config), ("preprocessor_config.json", source.preprocessor)):
+        if content:
+            (made / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    section = tower.settings.model_dump(mode="json", exclude_none=True, exclude={"revision"})
+    spec, owner = tower.resolved.spec, tower.resolved.owner
+    kind = (
+        spec.name
+        if owner.distribution in (CORE.distribution, SESSION.distribution)
+        else f"{owner.distribution}/{spec.name}"
+    )
+    # the file is named, so that any plugin opens it, whatever file names it looks for in a directory
+    return {**section, "type": kind, "weights": "./tower/model.safetensors", "dtype": _name(tower.dtype)}
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().to("cpu").contiguous() for key, value in module.state_dict().items()}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _made_by(settings: Config, tower: BaseVisionTower) -> dict[str, Any]:
+    """The distribution and version of the core and of each plugin that brought a part."""
+    owners = {
+        "tower": tower.resolved.owner,
+        "projector": registry().find(ProjectorSpec, settings.projector.type).owner,
+        "llm": registry().find(LLMSpec, settings.llm.type).owner,
+    }
+    plugins = {part: {"distribution": owner.distribution, "version": owner.version} for part, owner in owners.items()}
+    return {"vita-core": version("vita-core"), **plugins}
+
+
+def _sources(settings: Config, tower: BaseVisionTower, opened: Opened | None) -> dict[str, Any]:
+    """Where each part's weights came from: name, revision, SHA-256 of local files; an asset's own record.
+
+    The files of a checkpoint of another project are told once, under ``checkpoint``.
+    """
+    source, projector, llm = tower.resolved.source, settings.projector.weights, settings.llm
+    local = tower.resolved.tensors is None and source.path is not None and source.path.exists()
+    files = source.files(tower.resolved.spec.weight_files) if local else []
+    record = {"tower": _source(source.weights, source.revision, files)}
+    if opened is None:
+        record["projector"] = _source(projector, None, _weight_files(projector))
+        return record | {"llm": _source(llm.weights, llm.revision, _weight_files(llm.weights))}
+    place = opened.source.weights
+    record["projector"] = _source(projector or place, None, _weight_files(projector))
+    record["llm"] = _source(place if opened.base is None else opened.base.weights, None, [])
+    return record | {"checkpoint": _checkpoint(opened)}
+
+
+def _checkpoint(opened: Opened) -> dict[str, Any]:
+    own = [file for file in opened.files if file.parent == opened.source.path]
+    place = opened.source.weights
+    record = {"layout": opened.layout.name, **_source(place, None, own or _weight_files(place))}
+    if opened.base is not None:
+        record["base"] = _source(opened.base.weights, None, _weight_files(opened.base.weights))
+    return record
+
+
+def saved_from(directory: Path, moved: Path | None = None) -> Path:
+    """The checkpoint of another project that the model saved in `directory` was opened from (`moved`: where it is now).
+
+    Raises CheckpointError when there was none, it is not there any more, or its files have other contents now.
+    """
+    record = read_json(directory / "provenance.json").get("sources", {}).get("checkpoint")
+    if record is None:
+        raise CheckpointError(
+            f"{directory} was not saved from a VITA or LLaVA checkpoint, so there is nothing to write back"
+        )
+    place = Path(record["weights"]) if moved is None else moved.expanduser()
+    if not place.is_dir():
+        raise CheckpointError(
+            f"{directory} was saved from {place}, which is not there; pass --source DIR with where that checkpoint is now"
+        )
+    for name, digest in record["files"].items():
+        if not (place / name).is_file() or sha256(place / name) != digest:
+            raise CheckpointError(
+                f"{directory} was saved from another checkpoint than {place}: its provenance.json says {name} has SHA-256 "
+                f"{digest}; pass --source DIR with that one"
+            )
+    return place
+
+
+def _source(weights: str | None, revision: str | None, files: list[Path]) -> dict[str, Any]:
+    if weights is not None and weights.startswith(ASSET_PREFIX):
+        return {"weights": weights, "asset": provenance(weights.removeprefix(ASSET_PREFIX))}
+    return {"weights": weights, "revision": revision, "files": {path.name: sha256(path) for path in files}}
+
+
+def _weight_files(weights: str | None) -> list[Path]:
+    """The local weight files that `weights` names; none for a hub id or an asset."""
+    path = Path(weights).expanduser() if weights is not None else None
+    if path is None or not path.exists():
+        return []
+    files = [path] if path.is_file() else path.iterdir()
+    return sorted(file for file in files if file.suffix in WEIGHT_SUFFIXES)

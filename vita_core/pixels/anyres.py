@@ -1,0 +1,97 @@
+"""LLaVA-1.6's tiles of any resolution (arXiv 2310.03744, and LLaVA-NeXT's blog): cut before the tower, packed behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vita_core.config.schema import AnyresConfig
+from vita_core.errors import CheckpointError
+from vita_core.loading import read_tensors
+from vita_core.pixels.images import Resize, bicubic
+from vita_core.planning.geometry import Grid
+
+__all__ = ["NEWLINE", "best_grid", "cut_anyres", "pack", "read_newline"]
+
+NEWLINE = "image_newline"
+"""The tensor (D) that ends a row of tokens, as LLaVA-1.6's checkpoints call it."""
+
+
+def read_newline(config: AnyresConfig | None, *, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """The `image_newline` (D) of the file that the config names, None where it names none. Raises CheckpointError."""
+    if config is None or config.newline is None:
+        return None
+    found = {key: read() for key, read in read_tensors([Path(config.newline)])}
+    if NEWLINE not in found:
+        raise CheckpointError(f"images.anyres.newline: {config.newline} holds no {NEWLINE}, but {', '.join(found)}")
+    return found[NEWLINE].to(device=device, dtype=dtype)
+
+
+def best_grid(size: tuple[int, int], grids: Sequence[Sequence[int]], tile: int) -> Grid:
+    """Of `grids` (rows, cols) the one that keeps most pixels of a picture of `size` (width, height), then wastes fewest."""
+    width, height = size
+
+    def kept_and_wasted(grid: Sequence[int]) -> tuple[int, int]:
+        rows, cols = grid[0] * tile, grid[1] * tile
+        scale = min(cols / width, rows / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - rows * cols
+
+    best = max(grids, key=kept_and_wasted)  # the first of equals, as in LLaVA
+    return best[0], best[1]
+
+
+def cut_anyres(
+    picture: Image.Image, grids: Sequence[Sequence[int]], tile: int, resize: Resize = bicubic
+) -> list[Image.Image]:
+    """The whole picture squashed to one tile, then its tiles row by row: fitted into the best grid, centred on black."""
+    rows, cols = best_grid(picture.size, grids, tile)
+    width, height = picture.size
+    box = (cols * tile, rows * tile)
+    scale_x, scale_y = box[0] / width, box[1] / height
+    if scale_x < scale_y:
+        fitted = (box[0], min(math.ceil(height * scale_x), box[1]))
+    else:
+        fitted = (min(math.ceil(width * scale_y), box[0]), box[1])
+    canvas = Image.new("RGB", box)
+    resized = resize(picture, fitted)
+    canvas.paste(resized, ((box[0] - fitted[0]) // 2, (box[1] - fitted[1]) // 2))
+    corners = [(col * tile, row * tile) for row in range(rows) for col in range(cols)]
+    whole = resize(picture, (tile, tile))
+    return [whole, *(canvas.crop((left, top, left + tile, top + tile)) for left, top in corners)]
+
+
+def pack(
+    tokens: Tensor, grid: Grid, size: tuple[int, int], config: AnyresConfig, tile: int, newline: Tensor | None
+) -> Tensor:
+    """Projected tokens (1 + tiles, N, D) of one picture of `size` (width, height) -> (M, D), as `config.merge` says.
+
+    `grid` is (rows, cols) of one tile's N tokens; `newline` (D) ends each row of an unpadded map.
+    """
+    if config.merge == "flat":
+        return tokens.flatten(0, 1)
+    rows, cols = best_grid(size, config.grids, tile)
+    tiles = tokens[1:].unflatten(1, grid).unflatten(0, (rows, cols))  # (rows, cols, h, w, D)
+    whole = tiles.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (rows * h, cols * w, D)
+    if config.merge == "spatial_unpad":
+        whole = _unpad(whole, size)
+        assert newline is not None
+        ends = newline.to(whole).expand(whole.shape[0], 1, -1)
+        whole = torch.cat([whole, ends], dim=1)
+    return torch.cat([tokens[0], whole.flatten(0, 1)])
+
+
+def _unpad(whole: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W, D) without the border that centring a picture of `size` (width, height) left."""
+    height, width = whole.shape[:2]
+    if size[0] / size[1] > width / height:
+        # seven digits before the floor, as transformers: 24.000000000000004 and 23.999999999999996 are both 24
+        border = (height - int(round(size[1] * (width / size[0]), 7))) // 2
+        return whole[border : height - border]
+    border = (width - int(round(size[0] * (height / size[1]), 7))) // 2
+    return whole[:, border : width - border]

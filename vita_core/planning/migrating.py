@@ -1,0 +1,131 @@
+"""An old config as a YAML file of ours, and a report of what became of each of its keys. No torch; no weight is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vita_core.config.schema import Config, config_from
+from vita_core.errors import CheckpointError
+from vita_core.layouts.finding import find_tower
+from vita_core.layouts.known import is_adapter, read_config, recognise
+from vita_core.layouts.layout import OldConfig
+from vita_core.layouts.sections import tower_name
+from vita_core.planning.resolution import resolve_tower
+from vita_core.weights.sources import locate
+
+__all__ = ["Migration", "migrate", "path_accident"]
+
+# what the old builder looks for in the lower-cased path, in its order -> the family it then builds
+OLD_BUILDER = (("sig", "siglip"), ("eva", "eva_clip"), ("clip", "clip"), ("internvit", "internvit"))
+# old key -> our key, whose value the report shows
+BECAME = {
+    "mm_vision_tower": "tower.weights",
+    "vision_tower": "tower.weights",
+    "mm_vision_select_layer": "tower.select_layer",
+    "mm_vision_select_feature": "tower.select_feature",
+    "vision_feature_layer": "tower.select_layer",
+    "vision_feature_select_strategy": "tower.select_feature",
+    "use_s2": "tower.s2",
+    "s2": "tower.s2",
+    "s2_scales": "tower.s2.scales",
+    "unfreeze_mm_vision_tower": "tower.freeze",
+    "unfreeze_vision_tower": "tower.freeze",
+    "delay_load": "tower.delay_load",
+    "mm_projector_type": "projector.type",
+    "torch_dtype": "llm.dtype",
+    "dtype": "llm.dtype",
+    "image_aspect_ratio": "images.aspect",
+    "image_grid_pinpoints": "images.anyres.grids",
+    "mm_patch_merge_type": "images.anyres.merge",
+    "model_type": "prompt.template",
+}
+# expression on an old key -> why it has no counterpart; the first that matches
+IGNORED = (
+    (r"audio", "audio: this is the vision half"),
+    (
+        r"^(tune_|freeze_|unfreeze_|pretrain_)|_lr$|continuous_training",
+        "how the original was trained; see `vita train`",
+    ),
+    (r"^mm_hidden_size$", "the tower's own width, which is compared with it when the checkpoint is opened"),
+    (r"^(use_mm_proj|mm_use_)", "always so"),
+    (r"^tokenizer_", "read by model.prepare_inputs_labels_for_multimodal"),
+    (r"^(architectures|auto_map|transformers_version|_name_or_path|use_cache)$", "names the old code's own classes"),
+    (r"^mm_", "unknown here, and not read"),
+    (r"", "the language model's own (or the tower's), read from the checkpoint"),
+)
+
+
+@dataclass(frozen=True)
+class Migration:
+    """The YAML text, and (old key, old value, what became of it) for every key of the old config.
+
+    `accident` says what the old builder would have made of the tower's path, where that is not this tower.
+    """
+
+    text: str
+    became: list[tuple[str, Any, str]]
+    ignored: list[tuple[str, Any, str]]
+    accident: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``vita migrate --json`` prints it."""
+        return asdict(self)
+
+
+def migrate(directory: str | Path, *, tower_weights: str | None = None, overrides: Sequence[str] = ()) -> Migration:
+    """The config of a VITA or LLaVA checkpoint as ours. Raises VitaError where it is unknown or its tower is nowhere."""
+    old = read_config(directory)
+    own = locate(str(Path(directory).expanduser().absolute()))
+    if own.path is not None and is_adapter(own.path):
+        raise CheckpointError(
+            f"{directory} holds a LoRA adapter, whose base a config cannot name; merge it first: "
+            "build_model(checkpoint=..., model_base=...).save(DIR)"
+        )
+    layout = recognise(old, str(directory))
+    tower = find_tower(layout, own, tower_weights, whole=True)
+    family = resolve_tower({"weights": tower.source.weights}, source=tower.source)
+    data = layout.sections(old, family.shape.image_size[0])
+    data["tower"] |= {"type": family.spec.name, "weights": tower.source.weights}
+    data["llm"]["weights"] = own.weights
+    config = config_from(data, overrides, own.weights)
+    lines = [f"# from {own.weights}/config.json ({layout.name}); the tower's config: {tower.how}"]
+    sections = config.model_dump(exclude_unset=True)
+    text = "\n".join(lines) + "\n" + yaml.safe_dump(sections, sort_keys=False, width=1000)
+    became, ignored = _report(old, config)
+    name = tower_name(old)
+    return Migration(text, became, ignored, None if name is None else path_accident(name, family.spec.name))
+
+
+def path_accident(name: str, family: str) -> str | None:
+    """What the old builder, which looks for pieces of the path, would have built instead of `family`; None if the same."""
+    piece, built = next(((p, b) for p, b in OLD_BUILDER if p in name.lower()), (None, None))
+    if built == family:
+        return None
+    if piece is None:
+        return f"the old builder would have refused {name!r}: no {', '.join(p for p, _ in OLD_BUILDER)} stands in it"
+    return f"the old builder would have built {built!r} for {name!r}, because {piece!r} stands in that path"
+
+
+def _report(old: OldConfig, config: Config) -> tuple[list[tuple[str, Any, str]], list[tuple[str, Any, str]]]:
+    became, ignored = [], []
+    for key, value in old.items():
+        ours = _value(config, BECAME[key]) if key in BECAME else None
+        if ours is not None:
+            became.append((key, value, f"{BECAME[key]}: {ours}"))
+        else:
+            reason = "the default" if key in BECAME else next(why for rule, why in IGNORED if re.search(rule, key))
+            ignored.append((key, value, reason))
+    return became, ignored
+
+
+def _value(config: Config, path: str) -> Any:
+    found: Any = config.model_dump(exclude_unset=True)
+    for part in path.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found

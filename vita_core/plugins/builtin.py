@@ -1,0 +1,123 @@
+"""The core's own projectors and language model: specs like any plugin's, never blocked. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from vita_core.errors import ConfigError
+from vita_core.plugins.hookspecs import VITA_API, hookimpl
+from vita_core.plugins.specs import LLMShape, LLMSpec, ProjectorSpec
+
+vita_api = VITA_API
+
+
+def depth(name: str) -> int:
+    """N of ``mlpNx_gelu``; 1 for ``linear``."""
+    return 1 if name == "linear" else int(name.removeprefix("mlp").removesuffix("x_gelu"))
+
+
+def mlp_widths(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> list[int]:
+    """Widths in -> hidden ... -> out; LLaVA's hidden width is the language model's."""
+    return [in_features, *[options.get("hidden_size") or out_features] * (depth(name) - 1), out_features]
+
+
+def mlp_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
+    """Weights and biases of the layers, and of the LayerNorm before them where asked for."""
+    widths = mlp_widths(name, in_features, out_features, options)
+    norm = 2 * in_features if options.get("input_norm") else 0
+    return norm + sum(a * b + b for a, b in pairwise(widths))
+
+
+def identity_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
+    """None. Raises ConfigError where the widths differ."""
+    if in_features != out_features:
+        raise ConfigError(
+            f"projector.type: identity needs equal widths, but the tower gives {in_features} channels and the language "
+            f"model takes {out_features}; use `linear` or `mlp2x_gelu`"
+        )
+    return 0
+
+
+def decoder_shape(config: Mapping[str, Any]) -> LLMShape:
+    """Integers of a Llama-like decoder (Llama, Mistral, Qwen2, SmolLM2) from its ``config.json``."""
+    width, layers = config["hidden_size"], config["num_hidden_layers"]
+    heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    head = config.get("head_dim") or width // heads
+    bias = config.get("model_type") == "qwen2" or config.get("attention_bias", False)
+    q_width, kv_width, mlp, vocab = heads * head, kv_heads * head, config["intermediate_size"], config["vocab_size"]
+    attention = 2 * width * q_width + 2 * width * kv_width
+    biases = (q_width + 2 * kv_width) if bias else 0
+    if config.get("attention_bias", False):
+        biases += width  # Llama's option also gives the output projection one
+    block = attention + biases + 3 * width * mlp + 2 * width
+    tied = config.get("tie_word_embeddings", False)
+    return LLMShape(
+        hidden_size=width,
+        parameters=layers * block + width + vocab * width * (1 if tied else 2),
+        macs_per_token=layers * (attention + 3 * width * mlp) + vocab * width,
+        cache_values_per_token=2 * layers * kv_width,
+        context=config.get("max_position_embeddings"),
+    )
+
+
+def _decoder(
+    model_type: str, width: int, layers: int, heads: int, kv: int, mlp: int, vocab: int, context: int, tied: bool
+) -> dict[str, Any]:
+    return {
+        "model_type": model_type,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "intermediate_size": mlp,
+        "vocab_size": vocab,
+        "max_position_embeddings": context,
+        "tie_word_embeddings": tied,
+    }
+
+
+@hookimpl
+def vita_projectors() -> list[ProjectorSpec]:
+    """``linear``, ``mlpNx_gelu`` and ``identity``."""
+    options = "vita_core.config.schema:MLPOptions"
+    return [
+        ProjectorSpec(
+            "identity",
+            "nothing; the tower already has the language model's width",
+            "vita_core.language.projectors:identity",
+            identity_parameters,
+        ),
+        ProjectorSpec(
+            "linear", "one linear layer", "vita_core.language.projectors:mlp", mlp_parameters, options=options
+        ),
+        ProjectorSpec(
+            "mlpNx_gelu",
+            "N linear layers with GELU between (LLaVA-1.5 has N = 2)",
+            "vita_core.language.projectors:mlp",
+            mlp_parameters,
+            pattern=r"mlp[1-9]\d*x_gelu",
+            options=options,
+        ),
+    ]
+
+
+@hookimpl
+def vita_llms() -> list[LLMSpec]:
+    """``auto``: any causal language model of transformers."""
+    return [
+        LLMSpec(
+            name="auto",
+            summary="any AutoModelForCausalLM of transformers",
+            factory="vita_core.language.llm:LanguageModel",
+            geometry=decoder_shape,
+            hub_ids={
+                "HuggingFaceTB/SmolLM2-135M-Instruct": _decoder("llama", 576, 30, 9, 3, 1536, 49152, 8192, True),
+                "Qwen/Qwen2.5-7B-Instruct": _decoder("qwen2", 3584, 28, 28, 4, 18944, 152064, 32768, False),
+                "lmsys/vicuna-7b-v1.5": _decoder("llama", 4096, 32, 32, 32, 11008, 32000, 4096, False),
+                "mistralai/Mistral-7B-Instruct-v0.2": _decoder("mistral", 4096, 32, 32, 8, 14336, 32000, 32768, False),
+            },
+        )
+    ]

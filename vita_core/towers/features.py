@@ -1,0 +1,87 @@
+"""Pure functions on feature tensors: select, pixel shuffle, pooling, S2. Grids are given, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vita_core.errors import VitaError
+from vita_core.planning.geometry import Grid, s2_sides, shuffled_grid
+
+__all__ = ["pixel_shuffle", "pool", "s2_features", "select_feature", "to_map", "to_tokens"]
+
+
+def to_map(tokens: Tensor, grid: Grid) -> Tensor:
+    """Tokens (B, N, C) as a map (B, rows, cols, C); N must be rows * cols."""
+    batch, count, channels = tokens.shape
+    if count != grid[0] * grid[1]:
+        raise VitaError(f"{count} tokens do not fill a grid of {grid[0]} x {grid[1]}; pass the grid they came from")
+    return tokens.reshape(batch, grid[0], grid[1], channels)
+
+
+def to_tokens(features: Tensor) -> Tensor:
+    """A map (B, rows, cols, C) as tokens (B, rows * cols, C), row-major."""
+    return features.flatten(1, 2)
+
+
+def select_feature(tokens: Tensor, kind: str, prefix_tokens: int) -> Tensor:
+    """Of (B, prefix + N, C): ``patch`` drops the prefix, ``cls_patch`` keeps the first token and the patches (not the
+    registers between them), ``cls`` keeps only the first."""
+    if kind == "patch":
+        return tokens[:, prefix_tokens:]
+    if kind == "cls":
+        return tokens[:, :1]
+    if prefix_tokens == 1:
+        return tokens
+    return torch.cat([tokens[:, :1], tokens[:, prefix_tokens:]], dim=1)
+
+
+def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
+    """Trade grid for channels: (B, H, W, C) -> (B, H s, W s, C / s^2); tokens (B, N, C) with their `grid` likewise.
+
+    The order is InternVL's ``v2``, which VITA's checkpoints were trained with (``v1`` transposes the picture).
+    """
+    if x.ndim == 3:
+        if grid is None:
+            raise VitaError("pixel_shuffle of tokens (B, N, C) needs their grid=(rows, cols); none is guessed")
+        return to_tokens(pixel_shuffle(to_map(x, grid), scale_factor))
+    batch, height, width, channels = x.shape
+    rows, cols = shuffled_grid((height, width), scale_factor)
+    down, right = height // rows, width // cols
+    x = x.reshape(batch, rows, down, cols, right, channels)  # (B, H s, 1/s, W s, 1/s, C)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows, cols, channels * down * right)
+
+
+def pool(tokens: Tensor, grid: Grid, size: Grid) -> Tensor:
+    """Average (B, rows * cols, C) adaptively to (B, size[0] * size[1], C)."""
+    pooled = F.adaptive_avg_pool2d(to_map(tokens, grid).permute(0, 3, 1, 2), size)
+    return pooled.flatten(2).transpose(1, 2)
+
+
+def s2_features(
+    pixels: Tensor, scales: Sequence[int], encode: Callable[[Tensor], tuple[Tensor, Grid]]
+) -> tuple[Tensor, Grid]:
+    """Scaling on Scales (arXiv 2403.13043): (B, 3, H, W) -> (B, rows * cols, C * len(scales)) and the grid.
+
+    Every scale is the picture resized (float32, bicubic, no antialias), cut row-major into crops of the first scale's
+    size, encoded by `encode` ((M, 3, s, s) -> (M, rows * cols, C) and its grid), merged, and averaged down to that grid.
+    """
+    batch, base, sides = pixels.shape[0], scales[0], s2_sides(scales)
+    crops = []
+    for side in sides:
+        scaled = F.interpolate(pixels.float(), size=(side * base, side * base), mode="bicubic").to(pixels.dtype)
+        # (B, 3, side, base, side, base) -> crop-major (side * side * B, 3, base, base)
+        cut = scaled.reshape(batch, 3, side, base, side, base).permute(2, 4, 0, 1, 3, 5)
+        crops.append(cut.reshape(side * side * batch, 3, base, base))
+    encoded, grid = encode(torch.cat(crops))
+    rows, cols = grid
+    merged = []
+    for side, tokens in zip(sides, encoded.split([len(part) for part in crops]), strict=True):
+        channels = tokens.shape[-1]
+        whole = tokens.reshape(side, side, batch, rows, cols, channels).permute(2, 5, 0, 3, 1, 4)
+        whole = whole.reshape(batch, channels, side * rows, side * cols)
+        merged.append(F.interpolate(whole.float(), size=grid, mode="area").to(tokens.dtype))
+    return torch.cat(merged, dim=1).flatten(2).transpose(1, 2), grid
