@@ -53,3 +53,13 @@ def with_mixtral(vita15: Path) -> Any:
     rewrite(vita15, lambda state: {**{k: v for k, v in state.items() if ours.match(k)}, **published})
     edit_config(vita15, **{**config.to_dict(), "model_type": "vita-mixtral", "architectures": None})
     return theirs
+
+
+class Boom:
+    """Unpickling it would create a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.file,)

@@ -8,7 +8,7 @@ from typing import Any
 
 from vita_core.errors import CheckpointError
 from vita_core.layouts.sections import tower_name, tower_section
-from vita_core.planning.resolution import resolve_tower
+from vita_core.planning.towers import resolve_tower
 from vita_core.towers.tower import BaseVisionTower, build_resolved
 from vita_core.weights.sources import expand, locate
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vita_core.errors import CheckpointError
+from vita_core.layouts.parts import Part, unwrapped
+from vita_core.weights.tensorfiles import open_pickle, reading
 
-__all__ = ["KeyRules", "LoadReport", "Tensors", "fill", "load_into", "read_tensors", "without_weights"]
+__all__ = ["KeyRules", "LoadReport", "Tensors", "fill", "load_into", "part_tensors", "read_tensors", "without_weights"]
 
 Pattern = str
 Tensors = Iterable[tuple[str, Callable[[], Tensor]]]
@@ -113,47 +115,31 @@ def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Callable[[], Tens
     Pickles are read with ``weights_only=True``: code in them is never run. Raises CheckpointError naming the file.
     """
     for path in files:
-        try:
-            if path.suffix == ".safetensors":
-                yield from _read_safetensors(path)
-            else:
-                yield from _read_pickle(path)
-        except pickle.UnpicklingError as error:
-            called = re.search(r"GLOBAL (\S+)", str(error))
-            reason = f"it would call {called[1]}" if called else str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{path} holds more than tensors and is not opened: {reason}") from error
-        except CheckpointError:
-            raise
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
-            raise CheckpointError(f"cannot read {path}: it is truncated or no checkpoint ({error})") from error
+        with reading(path):
+            if path.suffix != ".safetensors":
+                for key, value in open_pickle(path).items():
+                    yield key, lambda value=value: value  # type: ignore[misc]  # a default cannot be typed
+                continue
+            with safe_open(path, framework="pt") as handle:
+                for key in handle.keys():  # noqa: SIM118  # the handle is no mapping
+                    yield key, lambda key=key: handle.get_tensor(key)  # type: ignore[misc]  # as above
 
 
-def _read_safetensors(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as handle:
-            for key in handle.keys():  # noqa: SIM118  # the handle is no mapping
-                yield key, lambda key=key: handle.get_tensor(key)  # type: ignore[misc]  # a default cannot be typed
-    except SafetensorError as error:
-        raise CheckpointError(f"cannot read {path}: it is truncated or no safetensors file ({error})") from error
+def part_tensors(part: Part) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """The tensors of one stage of a checkpoint, under the stage's own keys (as `read_tensors`)."""
+    for key, read in _overlaid(part):
+        own = part.own_key(key)
+        if own is not None:
+            yield own, read
 
 
-def _read_pickle(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap" not in str(error):
-            raise
-        state = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6 cannot be mapped
-    for wrapper in ("state_dict", "model", "module"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors")
-    for key, value in state.items():
-        if isinstance(value, Tensor):
-            yield key, lambda value=value: value  # type: ignore[misc]  # as above
+def _overlaid(part: Part) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """The tensors of the part's files. What was trained beside a LoRA adapter replaces the base's tensor of that key, and
+    what the base lacks comes last."""
+    trained = {} if part.trained is None else {unwrapped(key): read for key, read in read_tensors([part.trained])}
+    for key, read in read_tensors(part.files):
+        yield key, trained.pop(key, read)
+    yield from trained.items()
 
 
 def load_into(

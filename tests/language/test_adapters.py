@@ -12,10 +12,10 @@ from typing import Any
 import llava
 import pytest
 import torch
+from checkpoints import Boom
 from conftest import vita
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from test_broken_checkpoints import Boom
 from transformers import LlamaForCausalLM
 
 from vita_core import build_model
@@ -81,7 +81,7 @@ def test_merged_logits_are_pefts(lora: tuple[Path, Path, Any], golden: Path, tmp
         assert (logits(model.llm.model) - logits(adapted)).abs().max() > 0.01
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
     assert before == {file.name: sha256(file) for file in base.iterdir()}
-    assert any("LoRA adapter, merged into" in note for note in model.opened.notes)
+    assert any("LoRA adapter, merged into" in note for note in model.resolved.notes)
     model.save(tmp_path / "saved")
     again = build_model(tmp_path / "saved", overrides=["device=cpu"])
     assert torch.equal(logits(again.llm.model), logits(model.llm.model))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from vita_core import ProjectorSpec, VitaError, load_config, make_plan
 from vita_core.config.schema import ProjectorConfig
 from vita_core.language.projectors import build_projector
-from vita_core.planning.resolution import resolve_projector
+from vita_core.planning.projectors import resolve_projector
 from vita_core.plugins.registry import registry
 
 CPU = torch.device("cpu")
@@ -24,16 +24,16 @@ NAMED["visual_vocabulary"] = ("visual_vocabulary", 12, {"classes": 5, "words": 7
 
 
 def build(config: ProjectorConfig, width: int) -> torch.nn.Module:
-    return build_projector(config, width, 8, dtype=torch.float32, device=CPU)
+    return build_projector(resolve_projector(config, width, 8), 8, dtype=torch.float32, device=CPU)
 
 
 @pytest.mark.parametrize("name", [found.spec.name for found in registry().all(ProjectorSpec)])
 def test_parameters_as_planned(name: str) -> None:
     kind, width, options = NAMED[name]
     module = build(ProjectorConfig(type=kind, options=options), width)
-    found, bare, validated = resolve_projector(ProjectorConfig(type=f"vita-core/{kind}", options=options))
-    assert bare == kind
-    assert sum(p.numel() for p in module.parameters()) == found.spec.parameters(bare, width, 8, validated)
+    resolved = resolve_projector(ProjectorConfig(type=f"vita-core/{kind}", options=options), width, 8)
+    assert resolved.name == kind
+    assert sum(p.numel() for p in module.parameters()) == resolved.parameters(8)
     assert module(torch.rand(2, 3, width)).shape == (2, 3, 8)
     named = build(ProjectorConfig(type=f"vita-core/{kind}", options=options), width)
     assert [p.shape for p in named.parameters()] == [p.shape for p in module.parameters()]

@@ -10,20 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import edit_config, rewrite
+from checkpoints import Boom, edit_config, rewrite
 
 from vita_core import build_model
 from vita_core.errors import VitaError
-
-
-class Boom:
-    """Unpickling it would create a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return Path.touch, (self.file,)
 
 
 def _cut(directory: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from vita_core import build_model, load_config
 from vita_core.errors import CheckpointError, ConfigError, VitaError
-from vita_core.models.opening import open_checkpoint
+from vita_core.planning.resolution import resolve
 
 SYSTEM = "You are a helpful assistant."
 QUESTION = "Describe this images."
@@ -34,7 +34,7 @@ def test_vita_answers_as_the_original(golden: Path, name: str) -> None:
 
 
 def test_what_was_taken_and_skipped_is_told(golden: Path) -> None:
-    notes = "\n".join(open_checkpoint(golden / "vita15").notes)
+    notes = "\n".join(resolve(golden / "vita15").notes)
     assert "vision only: 2 audio tensors skipped" in notes
     assert "'../internvit', relative to the checkpoint" in notes
     assert "60 tensors of the checkpoint itself" in notes
@@ -91,31 +91,31 @@ def test_the_tower_is_looked_for_in_order(vita15: Path, tmp_path: Path, monkeypa
     elsewhere = Path(shutil.copytree(tmp_path / "internvit", tmp_path / "else where.v1" / "internvit"))
     edit_config(vita15, mm_vision_tower=str(elsewhere))
     given = f"--tower-weights {tmp_path / 'internvit'}"
-    assert given in open_checkpoint(vita15, tower_weights=str(tmp_path / "internvit")).notes[0]
+    assert given in resolve(vita15, tower_weights=str(tmp_path / "internvit")).notes[0]
     with pytest.raises(CheckpointError, match=r"--tower-weights: no such file or directory: internvitt"):
-        open_checkpoint(vita15, tower_weights="./internvitt")
+        resolve(vita15, tower_weights="./internvitt")
     with pytest.raises(CheckpointError, match=r"--tower-weights .*: there is no config\.json"):
-        open_checkpoint(vita15, tower_weights=str(tmp_path))
-    assert "as it is" in open_checkpoint(vita15).notes[0]
+        resolve(vita15, tower_weights=str(tmp_path))
+    assert "as it is" in resolve(vita15).notes[0]
     edit_config(vita15, mm_vision_tower="inside")
     shutil.copytree(elsewhere, vita15 / "inside")
-    assert "relative to the checkpoint" in open_checkpoint(vita15).notes[0]
+    assert "relative to the checkpoint" in resolve(vita15).notes[0]
     edit_config(vita15, mm_vision_tower="/their/machine/internvit")
-    assert "beside the checkpoint" in open_checkpoint(vita15).notes[0]
+    assert "beside the checkpoint" in resolve(vita15).notes[0]
     edit_config(vita15, mm_vision_tower="/their/machine/eva-sig-clip")
     with pytest.raises(CheckpointError, match=r"'/their/machine/eva-sig-clip' is nowhere here.*--tower-weights"):
-        open_checkpoint(vita15)
+        resolve(vita15)
 
 
 def test_published_geometry_needs_no_tower_directory(vita15: Path) -> None:
     """Its name must be a known one exactly, not hold one."""
     edit_config(vita15, mm_vision_tower="/their/InternViT-300M-448px", mm_hidden_size=4096)
-    opened = open_checkpoint(vita15)
+    opened = resolve(vita15)
     assert "published geometry of OpenGVLab/InternViT-300M-448px" in opened.notes[0]
     assert opened.tower.geometry.hidden_size == 4096
     edit_config(vita15, mm_vision_tower="/their/my-InternViT-300M-448px")
     with pytest.raises(CheckpointError, match="nowhere here"):
-        open_checkpoint(vita15)
+        resolve(vita15)
 
 
 @pytest.mark.parametrize("name", ["with space", "dotted.v1.5", "trailing/", "link"])
@@ -143,7 +143,7 @@ def test_questions_that_do_not_fit(golden: Path) -> None:
 
 
 def test_max_tiles(golden: Path) -> None:
-    opened = open_checkpoint(golden / "vita15", max_tiles=4, overrides=["device=cpu"])
+    opened = resolve(golden / "vita15", max_tiles=4, overrides=["device=cpu"])
     answer = build_model(opened).ask(golden / "pictures" / "tall.png", QUESTION, max_new_tokens=1)
     assert answer.tiles[0] <= 5
 
@@ -169,10 +169,8 @@ def test_directories_that_are_no_config(vita15: Path) -> None:
 
 
 def test_tower_weights_go_with_a_checkpoint(tiny_config: Path) -> None:
-    from vita_core.cli.checkpoint import settle
-
     with pytest.raises(ConfigError, match="--tower-weights goes with the directory"):
-        settle(str(tiny_config), tower_weights="x", model_base=None, max_tiles=None, overrides=())
+        resolve(tiny_config, tower_weights="x")
 
 
 def test_either_a_config_or_a_checkpoint(golden: Path) -> None:

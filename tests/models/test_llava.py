@@ -82,7 +82,7 @@ def test_original_layout(
     ours = our_logits(model, picture)
     expected = their_logits(theirs, picture, ours.shape[1] - len(PROMPT) + 1, **inputs)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
-    assert ("tensors of the checkpoint itself" in str(model.opened.notes)) == tower_inside
+    assert ("tensors of the checkpoint itself" in str(model.resolved.notes)) == tower_inside
 
 
 def test_llava_on_qwen(tmp_path: Path, tiny_llm: Path, golden: Path) -> None:
@@ -96,7 +96,7 @@ def test_llava_on_qwen(tmp_path: Path, tiny_llm: Path, golden: Path) -> None:
         expected = their_logits(theirs, picture, ours.shape[1] - len(PROMPT) + 1, **inputs)
         torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
         assert model.settings.prompt.template == "chat"
-    assert model.opened.old_config["model_type"] == "llava_qwen2"
+    assert model.config.model_type == "llava_qwen2"
 
 
 def test_a_projector_alone_needs_its_language_model(tmp_path: Path, tiny_llm: Path, golden: Path) -> None:
@@ -144,10 +144,10 @@ def test_siglip_has_no_cls_token() -> None:
 
 
 def test_max_tiles_leaves_the_larger_grids_out(tmp_path: Path, tiny_llm: Path) -> None:
-    from vita_core.models.opening import open_checkpoint
+    from vita_core.planning.resolution import resolve
 
     llava.converted(tmp_path, tiny_llm, next_=True)
-    images = open_checkpoint(tmp_path, max_tiles=3).config.images
+    images = resolve(tmp_path, max_tiles=3).config.images
     assert images.most_tiles == 1 + 3
     with pytest.raises(ConfigError, match="smallest grid has 2"):
         images.at_most(1)

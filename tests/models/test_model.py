@@ -14,7 +14,7 @@ from vita_core import build_model, load_config, make_plan
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.language.llm import PICTURE_ID
 from vita_core.language.merging import merge
-from vita_core.models.building import pick_device
+from vita_core.towers.devices import pick_device
 
 
 def test_merge_is_the_originals(golden: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import vita
 from safetensors.torch import save_file
-from test_video import write_video
+from videos import write_video
 
 from vita_core import build_model
 from vita_core.pixels.video import read_frames

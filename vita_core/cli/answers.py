@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vita_core.cli.checkpoint import config_of, open_settled
+from vita_core.cli.common import open_model
 from vita_core.errors import ConfigError, PictureError, VitaError
 from vita_core.training.data import SUFFIXES
 from vita_core.weights.files import write_whole
 
 if TYPE_CHECKING:
-    from vita_core.config.schema import Config
     from vita_core.models.model import VisionLanguageModel
-    from vita_core.models.opening import Opened
     from vita_core.models.pictures import Prepared
+    from vita_core.planning.resolution import Resolved
 
     Ask = Callable[[Sequence[Prepared]], list[str]]
 
@@ -28,7 +27,7 @@ ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 def answer_folder(
-    settled: Config | Opened,
+    resolved: Resolved,
     folder: Path,
     out: Path,
     question: str | None,
@@ -45,7 +44,7 @@ def answer_folder(
     to ask. Returns the counts of rows ``answered``, ``skipped``, ``errors``. Raises ConfigError for a folder without
     pictures, and for an `out` that is damaged or was made with other settings.
     """
-    config, pictures = config_of(settled), _pictures(folder)
+    config, pictures = resolved.config, _pictures(folder)
     question = question or config.prompt.question
     stated = f"{config.model_dump_json()}{system!r}{max_new_tokens}"
     settings = hashlib.sha256(stated.encode()).hexdigest()[:12]
@@ -60,7 +59,7 @@ def answer_folder(
     counts = {"answered": 0, "skipped": len(pictures) - len(left), "errors": 0}
     if not left:
         return counts
-    model = open_settled(settled)
+    model = open_model(resolved)
 
     def ask(pictures: Sequence[Prepared]) -> list[str]:
         answers = model.ask_each(pictures, question, system=system, max_new_tokens=max_new_tokens)

@@ -19,11 +19,11 @@ def check(
     json: JsonOption = False,
 ) -> None:
     """Hold a tower to every contract (the conformance kit); exit code 1 when it breaks one."""
-    from vita_core.config.schema import load_config
-    from vita_core.planning.resolution import named_tower
+    from vita_core.planning.resolution import resolve
+    from vita_core.planning.towers import named_tower
 
-    if named_tower(target) is None:  # a mistake is told before torch is imported
-        load_config(target, overrides or ())
+    if named_tower(target) is None:  # a mistake is reported before torch is imported
+        resolve(target, overrides or (), tower_only=True)
     from vita_core.testing import CHECKS, open_subject
 
     with open_subject(target, overrides or ()) as subject:

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from vita_core.models.model import VisionLanguageModel
+    from vita_core.planning.resolution import Resolved
+
 __all__ = [
     "ConfigArgument",
+    "DeviceOption",
     "JsonOption",
     "SetOption",
+    "TowerOption",
+    "WeightsOption",
     "open_model",
+    "overridden",
+    "place_of",
     "print_json",
     "print_table",
     "quiet_transformers",
 ]
 
-ConfigArgument = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, a shipped config's name, or a trained directory.")
+CONFIG_HELP = "A YAML file, the name of a shipped config, or the directory of a trained model or of a checkpoint."
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)]
+TowerOption = Annotated[
+    str | None, typer.Option("--tower", metavar="TYPE", help="A tower type in place of CONFIG; goes with --weights.")
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="PLACE", help="The tower's directory, file or hub id, in place of CONFIG."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="Where to run: auto, cpu, cuda, cuda:1, ... Overrides the config.")
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as tower.select_layer=-1.")
@@ -55,15 +74,34 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     Console().print(table)
 
 
-def open_model(config: str, overrides: list[str] | None) -> Any:
-    """The model of a config, opened without the libraries' progress bars."""
-    from vita_core.config.schema import load_config
+def place_of(config: str | None, tower: str | None, weights: str | None) -> str | Mapping[str, Any]:
+    """What CONFIG names, or the config that ``--tower TYPE --weights PLACE`` stands for. Raises ConfigError."""
+    from vita_core.errors import ConfigError
+    from vita_core.weights.sources import expand
 
-    settings = load_config(config, overrides or ())
+    if config is not None and tower is None and weights is None:
+        return config
+    if config is not None:
+        raise ConfigError(f"CONFIG and --tower or --weights are both given: {config}. Try: leave one of them out")
+    if weights is None:
+        given = "neither CONFIG nor --weights is given" if tower is None else f"--tower {tower}: it has no weights"
+        raise ConfigError(f"{given}. Try: a config, or `--weights DIR`")
+    return {"tower": {"weights": expand(weights, Path.cwd())} | ({} if tower is None else {"type": tower})}
+
+
+def overridden(overrides: Sequence[str] | None, device: str | None) -> list[str]:
+    """The overrides of ``--set`` and ``--device``."""
+    return [*(overrides or ()), *([] if device is None else [f"device={device}"])]
+
+
+def open_model(resolved: Resolved) -> VisionLanguageModel:
+    """The resolved model, opened without the libraries' progress bars; its notes are printed on stderr."""
     quiet_transformers()
-    from vita_core.models.building import build_model
+    from vita_core.models.building import build
 
-    return build_model(settings)
+    for note in resolved.notes:
+        typer.echo(note, err=True)
+    return build(resolved)
 
 
 def quiet_transformers() -> None:

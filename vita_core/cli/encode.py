@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, print_json
+from vita_core.cli.common import (
+    CONFIG_HELP,
+    DeviceOption,
+    JsonOption,
+    SetOption,
+    TowerOption,
+    WeightsOption,
+    overridden,
+    place_of,
+    print_json,
+)
 from vita_core.cli.timing import Phases
 
 if TYPE_CHECKING:
@@ -15,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vita_core.config.schema import ImagesConfig
+    from vita_core.planning.resolution import Resolved
     from vita_core.towers.tower import BaseVisionTower
 
 BATCH = 8
@@ -24,55 +36,73 @@ SHOWN = 336
 
 
 def encode(
-    config: ConfigArgument,
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Pictures to encode.")],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CONFIG] PICTURE...", help=f"{CONFIG_HELP} Left out with --weights. Then the pictures."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     picture_map: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="A PCA picture of the tokens beside the input.")
     ] = None,
+    tower: TowerOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
     overrides: SetOption = None,
     timings: Annotated[bool, typer.Option("--timings", help="Say where the time went, phase by phase.")] = False,
     json: JsonOption = False,
 ) -> None:
     """The tower's tokens (tiles, N, C) of each picture, keyed by its path as typed. Needs no language model."""
-    from vita_core.config.schema import load_config
     from vita_core.errors import ConfigError
+    from vita_core.planning.resolution import resolve
 
     phases = Phases()
     phases.end("start, command line")
-    settings = load_config(config, overrides or ())
+    config = arguments.pop(0) if tower is None and weights is None else None
+    place, pictures = place_of(config, tower, weights), [Path(argument) for argument in arguments]
+    if not pictures:
+        raise ConfigError("no picture is given. Try: `vita encode CONFIG PICTURE --out OUT.safetensors`")
     for option, path, suffix in (("--out", out, ".safetensors"), ("--picture-map", picture_map, ".png")):
         if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
-            raise ConfigError(f"{option} {path}: must be a file that ends in {suffix}")
+            raise ConfigError(f"{option} {path}: must be a file that ends in {suffix}. Try: {path.stem}{suffix}")
+    resolved = resolve(place, overridden(overrides, device), tower_only=True)
     phases.end("config")
-    from vita_core.models.building import pick_device
-    from vita_core.pixels.images import check_file
-    from vita_core.towers.tower import build_tower
-
-    for path in pictures:
-        check_file(path)  # a misspelled name is told before any weight is read
-    phases.end("torch")
-    tower = build_tower(settings.tower.model_copy(update={"delay_load": True}), device=pick_device(settings.device))
-    phases.end("the encoder's library")
-    tower.load_model()
-    phases.end("weights")
-    features, shown = _encoded(tower, settings.images, pictures, phases, draw=picture_map is not None)
-    grid = "x".join(map(str, tower.grid))
-    metadata = {"tower": tower.resolved.spec.name, "weights": settings.tower.weights, "grid": grid}
+    built = _built(resolved, pictures, phases)
+    features, shown = _encoded(built, resolved.config.images, pictures, phases, draw=picture_map is not None)
+    grid = "x".join(map(str, built.grid))
+    metadata = {"tower": resolved.tower.spec.name, "weights": resolved.tower.source.weights, "grid": grid}
     last = [tokens[-1] for tokens in features.values()]
-    drawn = draw_map([shown[name] for name in features], last, tower.grid) if shown else None
+    drawn = draw_map([shown[name] for name in features], last, built.grid) if shown else None
     _write(features, metadata, out, drawn, picture_map)
-    rows: list[dict[str, Any]] = [{"picture": name, "shape": list(found.shape)} for name, found in features.items()]
     phases.end("written")
+    rows: list[dict[str, Any]] = [{"picture": name, "shape": list(found.shape)} for name, found in features.items()]
     if json:
-        told = {"timings": phases.seconds} if timings else {}
-        print_json({"out": str(out), "picture_map": picture_map, **metadata, "pictures": rows, **told})
+        measured = {"timings": phases.seconds} if timings else {}
+        print_json({"out": str(out), "picture_map": picture_map, **metadata, "pictures": rows, **measured})
         return
     for line in phases.lines(until="first feature") if timings else ():
         typer.echo(line)
     for row in rows:
         typer.echo(f"{row['picture']}: {' x '.join(map(str, row['shape']))}")
     typer.echo(f"wrote {out}")
+
+
+def _built(resolved: Resolved, pictures: list[Path], phases: Phases) -> BaseVisionTower:
+    """The loaded tower. Raises VitaError, for a misspelled picture too, before a weight is read where that is possible."""
+    from vita_core.pixels.images import check_file
+    from vita_core.towers.devices import pick_device
+    from vita_core.towers.tower import build_resolved
+
+    for path in pictures:
+        check_file(path)
+    phases.end("torch")
+    settings = resolved.tower.settings.model_copy(update={"delay_load": True})
+    tower = build_resolved(replace(resolved.tower, settings=settings), pick_device(resolved.config.device))
+    phases.end("the encoder's library")
+    tower.load_model()
+    phases.end("weights")
+    return tower
 
 
 def _encoded(

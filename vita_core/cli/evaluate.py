@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, open_model, print_json
+from vita_core.cli.common import ConfigArgument, DeviceOption, JsonOption, SetOption, open_model, overridden, print_json
 
 
 def evaluate(
@@ -16,14 +16,18 @@ def evaluate(
         Path, typer.Option(help="Captioned pictures, as for `vita train`; a JSONL row may hold further `names`.")
     ],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    device: DeviceOption = None,
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """The share of pictures that the answers name, beside the same score with the captions shuffled among them."""
+    from vita_core.planning.resolution import resolve
     from vita_core.training.data import read_samples
 
+    resolved = resolve(config, overridden(overrides, device))
+    resolved.language("`vita eval`")
     samples = read_samples(data)[:limit]
-    model = open_model(config, overrides)
+    model = open_model(resolved)
     from vita_core.training.evaluate import evaluate as score
 
     result = score(model, samples)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vita_core.cli.checkpoint import TowerWeightsOption, open_settled, settle
-from vita_core.cli.common import JsonOption, SetOption, print_json
+from vita_core.cli.asking import TowerWeightsOption
+from vita_core.cli.common import JsonOption, SetOption, open_model, print_json
 
 if TYPE_CHECKING:
     from vita_core.models.exporting import Exported
@@ -37,6 +37,7 @@ def export(
     """Write a model back in the layout of the VITA checkpoint it came from, with its keys and the model's values."""
     from vita_core.errors import ConfigError, nearest
     from vita_core.models.saving import is_saved, saved_from
+    from vita_core.planning.resolution import resolve
 
     if layout != "vita":
         raise ConfigError(f"--layout {layout!r} cannot be written; there is only 'vita'.{nearest(layout, ['vita'])}")
@@ -46,14 +47,9 @@ def export(
         raise ConfigError(f"{target} is there already; move it away or choose another name with --out")
     if is_saved(place):
         source = saved_from(place, source)
-    settled = settle(
-        model,
-        tower_weights=tower_weights,
-        model_base=model_base,
-        max_tiles=None,
-        overrides=["device=cpu", *(overrides or ())],
-    )
-    exported = open_settled(settled).export(target, layout=layout, source=source, audio=audio)
+    given = ["device=cpu", *(overrides or ())]
+    resolved = resolve(model, given, tower_weights=tower_weights, model_base=model_base)
+    exported = open_model(resolved).export(target, layout=layout, source=source, audio=audio)
     if json:
         print_json(exported.to_dict())
     else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vita_core.cli.checkpoint import TowerWeightsOption
+from vita_core.cli.asking import TowerWeightsOption
 from vita_core.cli.common import JsonOption, SetOption, print_json, print_table
 
 

@@ -2,20 +2,65 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, print_json, print_table
+from vita_core.cli.common import (
+    CONFIG_HELP,
+    DeviceOption,
+    JsonOption,
+    SetOption,
+    TowerOption,
+    WeightsOption,
+    overridden,
+    place_of,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from vita_core.planning.plan import Plan
 
 
-def plan(config: ConfigArgument, overrides: SetOption = None, json: JsonOption = False) -> None:
+def plan(
+    config: Annotated[str | None, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)] = None,
+    tower: TowerOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    overrides: SetOption = None,
+    json: JsonOption = False,
+) -> None:
     """Each stage's shape, tokens, parameters, memory and FLOPs per picture, without weights; and why this tower."""
-    from vita_core.config.schema import load_config
     from vita_core.planning.plan import make_plan
+    from vita_core.planning.resolution import resolve
 
-    made = make_plan(load_config(config, overrides or ()))
+    resolved = resolve(place_of(config, tower, weights), overridden(overrides, device), offline=True)
+    made = make_plan(resolved)
+    refused = _refused(resolved.config.device, resolved.tower.settings.attention, resolved.tower.settings.compile)
     if json:
-        print_json(made.to_dict())
+        print_json({**made.to_dict(), "device": resolved.config.device, "refused_here": refused})
         return
+    _print(made)
+    if refused:
+        typer.echo(f"On this machine it would be refused: {refused}")
+
+
+def _refused(device: str, attention: str, compiled: bool) -> str | None:
+    """Why this machine cannot run what was planned, or None. torch is imported only where it has to be asked."""
+    if device in ("auto", "cpu") and attention in ("auto", "sdpa", "eager") and not compiled:
+        return None
+    from vita_core.errors import VitaError
+    from vita_core.towers.devices import check_usable, pick_device
+
+    try:
+        check_usable("sdpa" if attention == "auto" else attention, compiled, pick_device(device))
+    except VitaError as error:
+        return str(error)
+    return None
+
+
+def _print(made: Plan) -> None:
     rows = [
         (
             s.stage,
@@ -44,7 +89,5 @@ def plan(config: ConfigArgument, overrides: SetOption = None, json: JsonOption =
     )
     tiles = f", {made.tiles} tiles" if made.tiles > 1 else ""
     crops = f", {made.crops} crops a tile" if made.crops > 1 else ""
-    typer.echo(
-        f"One picture: layers {list(made.layers)}, grid {made.grid[0]} x {made.grid[1]}{tiles}{crops}; "
-        f"its key-value cache takes {made.cache_bytes / 1e6:,.2f} MB."
-    )
+    cache = f"; its key-value cache takes {made.cache_bytes / 1e6:,.2f} MB" if made.cache_bytes else ""
+    typer.echo(f"One picture: layers {list(made.layers)}, grid {made.grid[0]} x {made.grid[1]}{tiles}{crops}{cache}.")

@@ -7,75 +7,82 @@ from typing import Annotated
 
 import typer
 
-from vita_core.cli.checkpoint import UNTILED, MaxTilesOption, TowerWeightsOption, ask, settle
-from vita_core.cli.common import JsonOption, SetOption, print_json
+from vita_core.cli.asking import (
+    UNTILED,
+    MaxFramesOption,
+    MaxTilesOption,
+    MaxTokensOption,
+    ModelBaseOption,
+    SystemOption,
+    TowerWeightsOption,
+    ask,
+)
+from vita_core.cli.common import CONFIG_HELP, DeviceOption, JsonOption, SetOption, overridden, print_json
+
+ConfigArgument = Annotated[str | None, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)]
+CheckpointOption = Annotated[
+    str | None, typer.Option("--checkpoint", metavar="DIR", help="The same as DIR in the place of CONFIG.")
+]
+ImageOption = Annotated[
+    list[Path] | None, typer.Option("--image", metavar="PICTURE", help="A picture; give it again for more.")
+]
+VideoOption = Annotated[Path | None, typer.Option(help="A video: one frame a second, none of them tiled.")]
+ImagesOption = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Ask about every picture below it; needs --jsonl.")
+]
+JsonlOption = Annotated[
+    Path | None, typer.Option(metavar="OUT", help="Where --images writes a row each. Call again to resume.")
+]
+BatchOption = Annotated[
+    int, typer.Option(min=1, help="How many pictures of --images are asked about together; fewer need less memory.")
+]
+QuestionOption = Annotated[str | None, typer.Option("--question", "-q", help="Default: the config's prompt.question.")]
 
 
-def run(  # long by its options alone: typer reads them from the signature
-    config: Annotated[
-        str | None,
-        typer.Argument(metavar="CONFIG", help="As elsewhere, or the directory of a VITA or LLaVA checkpoint."),
-    ] = None,
-    image: Annotated[
-        list[Path] | None, typer.Option("--image", metavar="PICTURE", help="A picture; give it again for more.")
-    ] = None,
-    video: Annotated[Path | None, typer.Option(help="A video: one frame a second, none of them tiled.")] = None,
-    max_frames: Annotated[int, typer.Option(min=1, help="Most frames of --video, thinned evenly.")] = 16,
-    images: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Ask about every picture below it; needs --jsonl.")
-    ] = None,
-    jsonl: Annotated[
-        Path | None, typer.Option(metavar="OUT", help="Where --images writes a row each. Call again to resume.")
-    ] = None,
-    batch: Annotated[
-        int, typer.Option(min=1, help="How many pictures of --images are asked about together; fewer need less memory.")
-    ] = 16,
-    question: Annotated[
-        str | None, typer.Option("--question", "-q", help="Default: the config's prompt.question.")
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="System text, as the checkpoint was trained with.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens to answer with.")] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", metavar="DIR", help="The same as DIR in the place of CONFIG.")
-    ] = None,
+def run(
+    config: ConfigArgument = None,
+    image: ImageOption = None,
+    video: VideoOption = None,
+    max_frames: MaxFramesOption = 16,
+    images: ImagesOption = None,
+    jsonl: JsonlOption = None,
+    batch: BatchOption = 16,
+    question: QuestionOption = None,
+    system: SystemOption = None,
+    max_new_tokens: MaxTokensOption = None,
+    checkpoint: CheckpointOption = None,
     tower_weights: TowerWeightsOption = None,
-    model_base: Annotated[
-        str | None,
-        typer.Option("--model-base", metavar="DIR", help="The base of a projector or LoRA adapter."),
-    ] = None,
+    model_base: ModelBaseOption = None,
     max_tiles: MaxTilesOption = None,
+    device: DeviceOption = None,
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Answer a question about one picture or more, a video, or each picture of a folder; an answer streams as it is made."""
     from vita_core.errors import ConfigError
+    from vita_core.planning.resolution import resolve
 
     place = config or checkpoint
     if place is None or (config and checkpoint):
         raise typer.BadParameter("give either CONFIG or --checkpoint DIR")
     if sum(bool(given) for given in (image, video, images)) != 1 or (images is None) != (jsonl is None):
         raise ConfigError(
-            "give one of --image, --video and --images; --images goes with --jsonl OUT, the others without"
+            "the pictures to ask about are missing, or given in two ways. Try: one of --image, --video and --images; --images "
+            "goes with --jsonl, the others without"
         )
-    settled = settle(
-        place,
-        tower_weights=tower_weights,
-        model_base=model_base,
-        max_tiles=max_tiles,
-        overrides=[*(overrides or ()), *(UNTILED if video else ())],
-    )
-    if images is not None and jsonl is not None:
-        from vita_core.cli.answers import answer_folder
-
-        counts = answer_folder(
-            settled, images, jsonl, question, batch=batch, system=system, max_new_tokens=max_new_tokens
-        )
-        _finish(counts, jsonl, json)
+    given = [*overridden(overrides, device), *(UNTILED if video else ())]
+    resolved = resolve(place, given, tower_weights=tower_weights, model_base=model_base, max_tiles=max_tiles)
+    resolved.language("`vita run`")
+    if images is None or jsonl is None:
+        ask(
+            resolved, image or [], question, video=video, max_frames=max_frames, system=system,
+            max_new_tokens=max_new_tokens, json=json,
+        )  # fmt: skip
         return
-    ask(
-        settled, image or [], question, video=video, max_frames=max_frames, system=system,
-        max_new_tokens=max_new_tokens, json=json,
-    )  # fmt: skip
+    from vita_core.cli.answers import answer_folder
+
+    counts = answer_folder(resolved, images, jsonl, question, batch=batch, system=system, max_new_tokens=max_new_tokens)
+    _finish(counts, jsonl, json)
 
 
 def _finish(counts: dict[str, int], jsonl: Path, json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vita_core.cli.common import ConfigArgument, JsonOption, SetOption, print_json
+from vita_core.cli.common import ConfigArgument, DeviceOption, JsonOption, SetOption, overridden, print_json
 
 
 def train(
@@ -24,15 +24,17 @@ def train(
     licence: Annotated[
         list[str] | None, typer.Option(help="Source and licence of each --data, for the provenance.")
     ] = None,
+    device: DeviceOption = None,
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train the projector on captioned pictures, tower and language model frozen. Call it again to resume."""
-    from vita_core.config.schema import load_config
+    from vita_core.planning.resolution import resolve
     from vita_core.training.data import read_samples
 
-    settings = load_config(config, overrides or ())
-    for path in data:  # told before torch is imported
+    resolved = resolve(config, overridden(overrides, device))
+    resolved.language("`vita train`")
+    for path in data:  # reported before a weight is read
         read_samples(path)
     from transformers.utils import logging
 
@@ -40,9 +42,9 @@ def train(
 
     logging.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr):  # transformers logs its losses on stdout
-        scores = run_training(settings, data, out, licence or ())
+        scores = run_training(resolved, data, out, licence or ())
     if json:
         print_json({"out": str(out), **scores})
     else:
         typer.echo(f"wrote {out}/projector.safetensors, config.yaml and provenance.json: {scores}")
-        typer.echo(f'next: vita run {out} --image PICTURE --question "{settings.prompt.question}"')
+        typer.echo(f'next: vita run {out} --image PICTURE --question "{resolved.config.prompt.question}"')

@@ -220,11 +220,11 @@ class TrainingConfig(Section):
 
 
 class Config(Section):
-    """Everything of one model. `device: auto` is the first accelerator, else the CPU."""
+    """Everything of one model. Without `llm` it is a tower alone. `device: auto` is the first accelerator, else the CPU."""
 
     tower: TowerConfig
     projector: ProjectorConfig = ProjectorConfig()
-    llm: LLMConfig
+    llm: LLMConfig | None = None
     images: ImagesConfig = ImagesConfig()
     prompt: PromptConfig = PromptConfig()
     generation: GenerationConfig = GenerationConfig()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,15 @@ from vita_core.config.schema import LLMConfig, PromptConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.language.adapters import merge_adapter
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
-from vita_core.loading import LoadReport, Tensors
+from vita_core.loading import LoadReport, part_tensors
+from vita_core.planning.language import LanguagePart
 from vita_core.weights.sources import Source, locate
 
-__all__ = ["PICTURE_ID", "LanguageModel", "LanguagePart"]
+__all__ = ["PICTURE_ID", "LanguageModel"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICTURE_ID = -200
 """Stands for one picture among token ids, as in LLaVA and VITA."""
-
-
-@dataclass(frozen=True)
-class LanguagePart:
-    """A decoder inside a larger checkpoint: its config in transformers' keys (``model_type`` among them), the directory
-    of its tokenizer, a function that reads its tensors, and the directory of a LoRA adapter to merge into it."""
-
-    config: Mapping[str, Any]
-    directory: Path
-    tensors: Callable[[], Tensors]
-    adapter: Path | None = None
 
 
 class LanguageModel(nn.Module):
@@ -199,7 +188,7 @@ def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
     settings = dict(part.config)
     decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
     tokenizer = AutoTokenizer.from_pretrained(part.directory, config=decoder, local_files_only=True)
-    state = {key: read() for key, read in part.tensors()}
+    state = {key: read() for key, read in part_tensors(part.part)}
     model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
         None,
         config=decoder,

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from vita_core.config.schema import ProjectorConfig
 from vita_core.errors import PluginError
-from vita_core.loading import KeyRules, Tensors, fill, load_into
-from vita_core.planning.resolution import check_projector_weights, resolve_projector
+from vita_core.loading import KeyRules, fill, load_into, part_tensors
+from vita_core.planning.projectors import ResolvedProjector, resolve_projector
 from vita_core.plugins.builtin import identity_parameters, mlp_widths
 from vita_core.plugins.registry import import_object
 from vita_core.protocol import WordProjector
 
-__all__ = ["build_projector", "check_widths", "identity", "mlp"]
+__all__ = ["build_projector", "check_buildable", "identity", "mlp"]
 
 WORD_PARTS = [part for part in (*WordProjector.__annotations__, *vars(WordProjector)) if not part.startswith("_")]
 
@@ -39,45 +38,39 @@ def identity(name: str, in_features: int, out_features: int, options: Mapping[st
     return nn.Identity()
 
 
-def check_widths(config: ProjectorConfig, in_features: int, out_features: int) -> None:
-    """Whether the projector can map these widths, and its saved weights (their header alone) were trained for them.
-
-    Raises CheckpointError with both numbers, or what the projector itself refuses them with.
-    """
-    with torch.device("meta"):
-        _untrained(config, in_features, out_features)
-    check_projector_weights(config, in_features, out_features)
+def check_buildable(resolved: ResolvedProjector) -> None:
+    """Build the projector without memory, to report what its plugin refuses before any weight is read. Raises VitaError."""
+    if resolved.out_features is not None:
+        with torch.device("meta"):
+            _untrained(resolved, resolved.out_features)
 
 
-def _untrained(config: ProjectorConfig, in_features: int, out_features: int) -> nn.Module:
-    found, name, options = resolve_projector(config)
-    factory = import_object(found.spec.factory, requires=found.spec.requires, owner=found.owner)
-    module: nn.Module = factory(name, in_features, out_features, options)
+def _untrained(resolved: ResolvedProjector, out_features: int) -> nn.Module:
+    spec, owner = resolved.spec, resolved.owner
+    factory = import_object(spec.factory, requires=spec.requires, owner=owner)
+    module: nn.Module = factory(resolved.name, resolved.in_features, out_features, resolved.options)
     missing = [part for part in WORD_PARTS if not hasattr(module, part)]
     if missing and len(missing) < len(WORD_PARTS):
         there = ", ".join(part for part in WORD_PARTS if part not in missing)
         raise PluginError(
-            f"projector {name!r} of {found.owner} has {there} but no {', '.join(missing)}: one that learns words has all "
-            "of vita_core.protocol.WordProjector, any other none of it"
+            f"projector {resolved.name!r} of {owner} has {there} but no {', '.join(missing)}. Try: define every member of "
+            "vita_core.protocol.WordProjector, or none of them"
         )
     return module
 
 
 def build_projector(
-    config: ProjectorConfig,
-    in_features: int,
-    out_features: int,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    tensors: Tensors | None = None,
+    resolved: ResolvedProjector, out_features: int, *, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
-    """The projector, with `tensors` (a part of a larger checkpoint) or the weights the config names, else untrained."""
-    check_widths(config, in_features, out_features)
-    module = _untrained(config, in_features, out_features)
-    if tensors is not None:
-        where = f"projector {config.type!r} from {in_features} to {out_features} channels: the checkpoint"
-        fill(module, tensors, KeyRules(), dtype=dtype, device=device, where=where)
-    elif config.weights is not None:
-        load_into(module, [Path(config.weights)], KeyRules(), dtype=dtype, device=device, where=config.weights)
+    """The projector with its part of a larger checkpoint, or the weights that its config names, or untrained.
+
+    `out_features` is the width of the language model that was loaded. Raises VitaError.
+    """
+    resolved = resolve_projector(resolved.settings, resolved.in_features, out_features, resolved.part)
+    module, settings = _untrained(resolved, out_features), resolved.settings
+    if resolved.part is not None:
+        where = f"projector {settings.type!r} from {resolved.in_features} to {out_features} channels: the checkpoint"
+        fill(module, part_tensors(resolved.part), KeyRules(), dtype=dtype, device=device, where=where)
+    elif settings.weights is not None:
+        load_into(module, [Path(settings.weights)], KeyRules(), dtype=dtype, device=device, where=settings.weights)
     return module.to(device=device, dtype=dtype)

@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vita_core.config.schema import Config
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.llm import LanguageModel
+from vita_core.layouts.parts import rule_of
 from vita_core.layouts.sections import tower_name
 from vita_core.loading import read_tensors
 from vita_core.models.model_values import ModelValues
-from vita_core.models.opening import Opened, open_checkpoint
-from vita_core.models.stage_tensors import rule_of
+from vita_core.planning.checkpoints import Checkpoint
+from vita_core.planning.resolution import Resolved, resolve
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.weights.files import write_text, write_whole
 
@@ -64,11 +64,11 @@ class Exported:
 
 def export_model(
     directory: Path,
-    settings: Config,
+    resolved: Resolved,
     tower: BaseVisionTower,
     projector: nn.Module,
     llm: LanguageModel,
-    source: Opened,
+    source: Resolved,
     *,
     audio: bool = False,
 ) -> Exported:
@@ -82,10 +82,11 @@ def export_model(
     directory = directory.expanduser().absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise VitaError(f"{directory} is there already; move it away or choose another name")
-    _check_settings(settings, tower, source)
-    values = ModelValues(tower, projector, llm, source.source.weights)
+    _check_settings(resolved, tower, source)
+    assert source.checkpoint is not None
+    values = ModelValues(tower, projector, llm, source.checkpoint.source.weights)
     _check_tower_outside(values, source)
-    writer = _Writer(values, source, audio)
+    writer = _Writer(values, source.checkpoint, audio)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
@@ -98,59 +99,64 @@ def export_model(
     return exported
 
 
-def source_of(opened: Opened | None, given: str | None, settings: Config) -> Opened:
-    """The whole VITA checkpoint that a model came from, as its own config.json describes it: `given`, or what was `opened`.
+def source_of(resolved: Resolved, given: str | None) -> Resolved:
+    """The whole VITA checkpoint that a model came from, as its own config.json describes it: `given`, or what the model
+    was `resolved` from.
 
     Raises CheckpointError where there is none.
     """
-    if given is None and opened is None:
+    checkpoint = resolved.checkpoint
+    if given is None and checkpoint is None:
         raise CheckpointError(
-            "this model was not opened from a VITA checkpoint, whose keys and audio half it would be written back with; give "
-            "that checkpoint (--source DIR, source=... in Python)"
+            "this model was not opened from a VITA checkpoint, whose keys and audio half an export needs. Try: "
+            "`vita export DIR --source DIR` (in Python `source=DIR`) with that checkpoint"
         )
-    if given is None and opened is not None:
-        given = opened.source.weights
-        if opened.base is not None:
+    if given is None and checkpoint is not None:
+        given = checkpoint.source.weights
+        if checkpoint.base is not None:
             raise CheckpointError(
-                f"{given} is no whole checkpoint: it was opened on {opened.base.weights}; give the whole VITA checkpoint "
-                "whose layout is wanted (--source DIR, source=... in Python)"
+                f"{given} is no whole checkpoint: it was opened on {checkpoint.base.weights}. Try: `vita export DIR --source "
+                "DIR` (in Python `source=DIR`) with the whole VITA checkpoint whose layout is wanted"
             )
-    source = open_checkpoint(str(given), tower_weights=settings.tower.weights)
-    if source.layout.name != "VITA":
-        raise CheckpointError(f"{given} is in {source.layout.name}'s layout, and only VITA's can be written")
+    source = resolve(str(given), tower_weights=resolved.config.tower.weights)
+    assert source.checkpoint is not None
+    if source.checkpoint.layout.name != "VITA":
+        raise CheckpointError(
+            f"{given} is in {source.checkpoint.layout.name}'s layout, and only VITA's can be written. Try: model.save(DIR)"
+        )
     return source
 
 
-def _check_settings(settings: Config, tower: BaseVisionTower, source: Opened) -> None:
+def _check_settings(resolved: Resolved, tower: BaseVisionTower, source: Resolved) -> None:
     """The layout's config has no place for other settings, so the model must be what the source's config describes."""
-    theirs = source.tower.settings
+    theirs, settings, stated = source.tower.settings, resolved.config.projector, source.config.projector
     pairs = {f"tower.{key}": (getattr(tower.settings, key), getattr(theirs, key)) for key in STATED}
     pairs["tower.type"] = (tower.resolved.spec.name, source.tower.spec.name)
-    pairs["projector.type"] = (settings.projector.type, source.config.projector.type)
-    pairs["projector.options"] = (settings.projector.options, source.config.projector.options)
+    pairs["projector.type"] = (settings.type, stated.type)
+    pairs["projector.options"] = (settings.options, stated.options)
     wrong = [f"{key} is {ours!r}, there {other!r}" for key, (ours, other) in pairs.items() if ours != other]
     if wrong:
         raise CheckpointError(
-            f"this model is not what the config.json of {source.source.weights} describes, so it cannot be written in that "
-            f"layout: {'; '.join(wrong)}; save it with model.save(DIR) instead"
+            f"this model differs from what the config.json of {source.name} describes, so that layout cannot hold it: "
+            f"{'; '.join(wrong)}. Try: model.save(DIR)"
         )
 
 
-def _check_tower_outside(values: ModelValues, source: Opened) -> None:
+def _check_tower_outside(values: ModelValues, source: Resolved) -> None:
     """A checkpoint that leaves its tower outside has no place for one that was trained on."""
-    if source.tower.tensors is not None:
+    if source.tower.part is not None:
         return
     files = source.tower.source.files(source.tower.spec.weight_files)
     changed = sum(values.compared("tower", key, read())[0] is False for key, read in read_tensors(files))
     if changed:
         raise CheckpointError(
-            f"{source.source.weights} leaves its tower outside ({source.tower.source.weights}), and {changed} of the tower's "
-            "tensors were changed, for which that layout has no place; save the model with model.save(DIR) instead"
+            f"{source.name} leaves its tower outside, in {source.tower.source.weights}, so that layout has no place for the "
+            f"{changed} tensors of the tower that were changed. Try: model.save(DIR)"
         )
 
 
 class _Writer:
-    def __init__(self, values: ModelValues, source: Opened, audio: bool) -> None:
+    def __init__(self, values: ModelValues, source: Checkpoint, audio: bool) -> None:
         self.values, self.source, self.audio = values, source, audio
         self.counts: Counter[str] = Counter()
 

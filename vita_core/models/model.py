@@ -13,17 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vita_core.config.schema import Config
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.generating import generate, shared_prefix
 from vita_core.language.llm import LanguageModel
 from vita_core.language.merging import merge
 from vita_core.models.exporting import Exported, export_model, source_of
 from vita_core.models.old_names import OldNames
-from vita_core.models.opening import Opened
 from vita_core.models.pictures import Picture, Prepared, prepare
 from vita_core.models.saving import save_model
 from vita_core.pixels.anyres import pack
+from vita_core.planning.resolution import Resolved
 from vita_core.towers.tower import BaseVisionTower
 
 __all__ = ["Answer", "VisionLanguageModel"]
@@ -50,32 +49,31 @@ class Answer:
 class VisionLanguageModel(OldNames):
     """Tower, projector and language model of one config.
 
-    `newline` (D) ends the rows of LLaVA-1.6's unpadded maps. `opened` says which checkpoint of another project this is.
+    `resolved` says what it was built from. `newline` (D) ends the rows of LLaVA-1.6's unpadded maps.
     """
 
     def __init__(
         self,
-        config: Config,
+        resolved: Resolved,
         tower: BaseVisionTower,
         projector: nn.Module,
         llm: LanguageModel,
         *,
         newline: Tensor | None = None,
-        opened: Opened | None = None,
     ) -> None:
-        anyres = config.images.anyres
+        anyres = resolved.config.images.anyres
         if newline is None and anyres is not None and anyres.merge == "spatial_unpad":
             raise CheckpointError(
                 "images.anyres.merge: spatial_unpad needs the image_newline of a LLaVA-1.6 checkpoint (images.anyres.newline)"
             )
-        super().__init__(opened.old_config if opened is not None else {})
-        self.settings = config
+        super().__init__({} if resolved.checkpoint is None else resolved.checkpoint.old_config)
+        self.resolved = resolved
+        self.settings = resolved.config
         self.tower = tower
         self.projector = projector
         self.llm = llm
         self.newline: Tensor | None
         self.register_buffer("newline", newline)
-        self.opened = opened
 
     def prepare(self, picture: Picture) -> Prepared:
         """One picture, opened and arranged as configured; `ask` takes it in the picture's place. Raises PictureError."""
@@ -115,7 +113,7 @@ class VisionLanguageModel(OldNames):
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write a directory that `build_model` and ``vita run`` open again; see `vita_core.models.saving.save_model`."""
-        save_model(Path(directory), self.settings, self.tower, self.projector, self.llm, self.newline, self.opened)
+        save_model(Path(directory), self.resolved, self.tower, self.projector, self.llm, self.newline)
 
     def export(
         self,
@@ -129,8 +127,8 @@ class VisionLanguageModel(OldNames):
         audio half if `audio`; see `vita_core.models.exporting.export_model`. Raises VitaError."""
         if layout != "vita":
             raise VitaError(f"layout {layout!r} cannot be written; there is only 'vita'")
-        origin = source_of(self.opened, None if source is None else os.fspath(source), self.settings)
-        return export_model(Path(directory), self.settings, self.tower, self.projector, self.llm, origin, audio=audio)
+        origin = source_of(self.resolved, None if source is None else os.fspath(source))
+        return export_model(Path(directory), self.resolved, self.tower, self.projector, self.llm, origin, audio=audio)
 
     @torch.inference_mode()
     def _answer(

@@ -20,10 +20,10 @@ from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.llm import LanguageModel
 from vita_core.loading import KeyRules
-from vita_core.models.opening import Opened
 from vita_core.pixels.anyres import NEWLINE
-from vita_core.plugins.registry import CORE, SESSION, registry
-from vita_core.plugins.specs import LLMSpec, ProjectorSpec
+from vita_core.planning.checkpoints import Checkpoint
+from vita_core.planning.resolution import Resolved
+from vita_core.plugins.registry import CORE, SESSION
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256, write_whole
@@ -39,15 +39,14 @@ WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
 
 def save_model(
     directory: Path,
-    settings: Config,
+    resolved: Resolved,
     tower: BaseVisionTower,
     projector: nn.Module,
     llm: LanguageModel,
     newline: Tensor | None = None,
-    opened: Opened | None = None,
 ) -> None:
     """Write ``config.yaml``, ``provenance.json``, ``tower/``, ``projector.safetensors`` and ``llm/`` into `directory`, and
-    ``newline.safetensors`` for a model that has LLaVA-1.6's. The provenance names the checkpoint that was `opened`.
+    ``newline.safetensors`` for a model that has LLaVA-1.6's. The provenance names what the model was `resolved` from.
 
     It appears whole or not at all, and replaces nothing but a model saved earlier. Raises VitaError when something else
     stands there, the tower is not loaded, or the disk refuses; CheckpointError when the tower's key rules would not read
@@ -60,7 +59,7 @@ def save_model(
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
             made, old = Path(scratch) / "made", Path(scratch) / "old"
             made.mkdir()  # inside, so that it has the usual permissions: a temporary directory is its owner's alone
-            _write(made, settings, tower, projector, llm, newline, opened)
+            _write(made, resolved, tower, projector, llm, newline)
             if directory.exists():
                 directory.rename(old)
             try:
@@ -93,35 +92,35 @@ def _check_target(directory: Path) -> None:
 
 def _write(
     made: Path,
-    settings: Config,
+    resolved: Resolved,
     tower: BaseVisionTower,
     projector: nn.Module,
     llm: LanguageModel,
     newline: Tensor | None,
-    opened: Opened | None,
 ) -> None:
-    resolved = settings.model_dump(mode="json", exclude_none=True)
-    resolved["tower"] = _write_tower(made / "tower", tower)
-    resolved["projector"].pop("weights", None)
+    settings = resolved.config
+    sections = settings.model_dump(mode="json", exclude_none=True)
+    sections["tower"] = _write_tower(made / "tower", tower)
+    sections["projector"].pop("weights", None)
     if state := _state(projector):
         widths = {"in_features": str(tower.hidden_size), "out_features": str(llm.hidden_size)}
         metadata = {**widths, "type": settings.projector.type}
         write_whole(made / "projector.safetensors", lambda path: save_file(state, path, metadata=metadata))
-        resolved["projector"]["weights"] = "./projector.safetensors"
+        sections["projector"]["weights"] = "./projector.safetensors"
     if newline is not None and settings.images.anyres is not None:
         ending = {NEWLINE: newline.cpu().contiguous()}
         write_whole(made / "newline.safetensors", lambda path: save_file(ending, path))
-        resolved["images"]["anyres"]["newline"] = "./newline.safetensors"
+        sections["images"]["anyres"]["newline"] = "./newline.safetensors"
     llm.model.save_pretrained(made / "llm")
     llm.tokenizer.save_pretrained(made / "llm")
-    resolved["llm"] |= {"weights": "./llm", "dtype": _name(llm.dtype)}
-    resolved["llm"].pop("revision", None)
-    validate(Config, resolved)  # a dtype that no config may name is told before the directory appears
-    (made / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    sections["llm"] |= {"weights": "./llm", "dtype": _name(llm.dtype)}
+    sections["llm"].pop("revision", None)
+    validate(Config, sections)  # a dtype that no config may name is told before the directory appears
+    (made / "config.yaml").write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
     record: dict[str, Any] = {
         "format": FORMAT,
-        "made_by": _made_by(settings, tower),
-        "sources": _sources(settings, tower, opened),
+        "made_by": _made_by(resolved),
+        "sources": _sources(resolved),
     }
     written = sorted(made.rglob("*.safetensors"))
     record["files"] = {path.relative_to(made).as_posix(): sha256(path) for path in written}
@@ -167,41 +166,40 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _made_by(settings: Config, tower: BaseVisionTower) -> dict[str, Any]:
+def _made_by(resolved: Resolved) -> dict[str, Any]:
     """The distribution and version of the core and of each plugin that brought a part."""
-    owners = {
-        "tower": tower.resolved.owner,
-        "projector": registry().find(ProjectorSpec, settings.projector.type).owner,
-        "llm": registry().find(LLMSpec, settings.llm.type).owner,
-    }
+    projector, llm = resolved.language("a saved model")
+    owners = {"tower": resolved.tower.owner, "projector": projector.owner, "llm": llm.owner}
     plugins = {part: {"distribution": owner.distribution, "version": owner.version} for part, owner in owners.items()}
     return {"vita-core": version("vita-core"), **plugins}
 
 
-def _sources(settings: Config, tower: BaseVisionTower, opened: Opened | None) -> dict[str, Any]:
+def _sources(resolved: Resolved) -> dict[str, Any]:
     """Where each part's weights came from: name, revision, SHA-256 of local files; an asset's own record.
 
-    The files of a checkpoint of another project are told once, under ``checkpoint``.
+    The files of a checkpoint of another project stand once, under ``checkpoint``.
     """
-    source, projector, llm = tower.resolved.source, settings.projector.weights, settings.llm
-    local = tower.resolved.tensors is None and source.path is not None and source.path.exists()
-    files = source.files(tower.resolved.spec.weight_files) if local else []
+    tower, (projector, llm) = resolved.tower, resolved.language("a saved model")
+    source, checkpoint, trained = tower.source, resolved.checkpoint, projector.settings.weights
+    local = tower.part is None and source.path is not None and source.path.exists()
+    files = source.files(tower.spec.weight_files) if local else []
     record = {"tower": _source(source.weights, source.revision, files)}
-    if opened is None:
-        record["projector"] = _source(projector, None, _weight_files(projector))
-        return record | {"llm": _source(llm.weights, llm.revision, _weight_files(llm.weights))}
-    place = opened.source.weights
-    record["projector"] = _source(projector or place, None, _weight_files(projector))
-    record["llm"] = _source(place if opened.base is None else opened.base.weights, None, [])
-    return record | {"checkpoint": _checkpoint(opened)}
+    if checkpoint is None:
+        weights, revision = llm.settings.weights, llm.settings.revision
+        record["projector"] = _source(trained, None, _weight_files(trained))
+        return record | {"llm": _source(weights, revision, _weight_files(weights))}
+    place = checkpoint.source.weights
+    record["projector"] = _source(trained or place, None, _weight_files(trained))
+    record["llm"] = _source(place if checkpoint.base is None else checkpoint.base.weights, None, [])
+    return record | {"checkpoint": _checkpoint(checkpoint)}
 
 
-def _checkpoint(opened: Opened) -> dict[str, Any]:
-    own = [file for file in opened.files if file.parent == opened.source.path]
-    place = opened.source.weights
-    record = {"layout": opened.layout.name, **_source(place, None, own or _weight_files(place))}
-    if opened.base is not None:
-        record["base"] = _source(opened.base.weights, None, _weight_files(opened.base.weights))
+def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    own = [file for file in checkpoint.files if file.parent == checkpoint.source.path]
+    place = checkpoint.source.weights
+    record = {"layout": checkpoint.layout.name, **_source(place, None, own or _weight_files(place))}
+    if checkpoint.base is not None:
+        record["base"] = _source(checkpoint.base.weights, None, _weight_files(checkpoint.base.weights))
     return record
 
 

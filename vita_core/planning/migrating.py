@@ -10,13 +10,14 @@ from typing import Any
 
 import yaml
 
-from vita_core.config.schema import Config, config_from
+from vita_core.config.schema import Config
 from vita_core.errors import CheckpointError
 from vita_core.layouts.finding import find_tower
 from vita_core.layouts.known import is_adapter, read_config, recognise
 from vita_core.layouts.layout import OldConfig
 from vita_core.layouts.sections import tower_name
-from vita_core.planning.resolution import resolve_tower
+from vita_core.planning.checkpoints import checkpoint_config
+from vita_core.planning.towers import resolve_tower
 from vita_core.weights.sources import locate
 
 __all__ = ["Migration", "migrate", "path_accident"]
@@ -89,17 +90,14 @@ def migrate(directory: str | Path, *, tower_weights: str | None = None, override
         )
     layout = recognise(old, str(directory))
     tower = find_tower(layout, own, tower_weights, whole=True)
-    family = resolve_tower({"weights": tower.source.weights}, source=tower.source)
-    data = layout.sections(old, family.shape.image_size[0])
-    data["tower"] |= {"type": family.spec.name, "weights": tower.source.weights}
-    data["llm"]["weights"] = own.weights
-    config = config_from(data, overrides, own.weights)
+    family = resolve_tower({"weights": tower.source.weights}, source=tower.source).spec.name
+    config = checkpoint_config(layout, own, tower, [f"tower.type={family}", *overrides])
     lines = [f"# from {own.weights}/config.json ({layout.name}); the tower's config: {tower.how}"]
     sections = config.model_dump(exclude_unset=True)
     text = "\n".join(lines) + "\n" + yaml.safe_dump(sections, sort_keys=False, width=1000)
     became, ignored = _report(old, config)
     name = tower_name(old)
-    return Migration(text, became, ignored, None if name is None else path_accident(name, family.spec.name))
+    return Migration(text, became, ignored, None if name is None else path_accident(name, family))
 
 
 def path_accident(name: str, family: str) -> str | None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vita_core.config.schema import Config, load_config
-from vita_core.config.validation import validate
-from vita_core.errors import CheckpointError
-from vita_core.planning.resolution import ResolvedTower, check_projector_weights, resolve_projector, resolve_tower
-from vita_core.plugins.registry import import_object, registry
-from vita_core.plugins.specs import LLMShape, LLMSpec
-from vita_core.weights.sources import locate
+from vita_core.planning.language import ResolvedLLM
+from vita_core.planning.projectors import ResolvedProjector
+from vita_core.planning.resolution import Place, Resolved, resolve
+from vita_core.planning.towers import ResolvedTower
+from vita_core.plugins.specs import LLMShape
 
 __all__ = ["Plan", "PlannedStage", "make_plan", "tower_stage"]
 
@@ -58,40 +54,36 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(config: Config | Mapping[str, Any] | str | os.PathLike[str]) -> Plan:
-    """Plan a config without reading a weight; known hub ids need no network.
+def make_plan(config: Resolved | Place) -> Plan:
+    """Plan a config, or anything else that `resolve` takes, without reading a weight; known hub ids need no network.
 
-    Costs are for one picture cut into the most tiles the config allows, and the prompt's visual tokens alone.
-    Raises ConfigError, PluginError or CheckpointError.
+    Costs are for one picture cut into the most tiles the config allows, and the prompt's visual tokens alone. A tower
+    alone has neither a projector's stage nor a language model's. Raises ConfigError, PluginError or CheckpointError.
     """
-    if isinstance(config, str | os.PathLike):
-        config = load_config(config)
-    settings = config if isinstance(config, Config) else validate(Config, config)
-    resolved = resolve_tower(settings.tower, offline=True)
-    geometry, tiles = resolved.geometry, settings.images.most_tiles
-    tokens = tiles * geometry.num_tokens
-    llm = plan_llm(settings)
-    height, width = geometry.input_size
-    stages = (
-        PlannedStage("picture", "pixels", (tiles, 3, height, width), 0, 0, 0),
-        tower_stage(resolved, tiles),
-        _projector_stage(settings, geometry.hidden_size, llm.hidden_size, tiles, geometry.num_tokens),
-        _llm_stage(settings, llm, tokens),
-    )
+    resolved = config if isinstance(config, Resolved) else resolve(config, offline=True)
+    tower, tiles = resolved.tower, resolved.config.images.most_tiles
+    geometry, tokens = tower.geometry, tiles * tower.geometry.num_tokens
+    stages = [PlannedStage("picture", "pixels", (tiles, 3, *geometry.input_size), 0, 0, 0), tower_stage(tower, tiles)]
+    cache = 0
+    if resolved.llm is not None and resolved.projector is not None:
+        dtype, llm = BYTES[resolved.llm.settings.dtype], resolved.llm.shape()
+        stages.append(_projector_stage(resolved.projector, llm.hidden_size, (tiles, geometry.num_tokens), dtype))
+        stages.append(_llm_stage(resolved.llm, llm, tokens, dtype))
+        cache = llm.cache_values_per_token * tokens * dtype
     return Plan(
-        rule=resolved.rule,
-        tower=resolved.spec.name,
-        owner=str(resolved.owner),
-        weights=settings.tower.weights,
+        rule=tower.rule,
+        tower=tower.spec.name,
+        owner=str(tower.owner),
+        weights=tower.source.weights,
         layers=geometry.layers,
         grid=geometry.grid,
         tokens=tokens,
         tiles=tiles,
         crops=geometry.crops,
-        stages=stages,
+        stages=tuple(stages),
         parameters=sum(stage.parameters for stage in stages),
         weight_bytes=sum(stage.weight_bytes for stage in stages),
-        cache_bytes=llm.cache_values_per_token * tokens * BYTES[settings.llm.dtype],
+        cache_bytes=cache,
         flops=sum(stage.flops for stage in stages),
     )
 
@@ -106,38 +98,14 @@ def tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
     return PlannedStage("tower", resolved.spec.name, output, resolved.parameters, size, flops)
 
 
-def _projector_stage(settings: Config, width: int, out: int, tiles: int, tokens: int) -> PlannedStage:
-    found, name, options = resolve_projector(settings.projector)
-    parameters = found.spec.parameters(name, width, out, options)
-    check_projector_weights(settings.projector, width, out)
-    size = parameters * BYTES[settings.llm.dtype]
-    return PlannedStage(
-        "projector", settings.projector.type, (tiles, tokens, out), parameters, size, 2 * parameters * tiles * tokens
-    )
+def _projector_stage(projector: ResolvedProjector, out: int, tokens: tuple[int, int], value: int) -> PlannedStage:
+    """`tokens`: tiles and tokens of each; `value`: bytes of one parameter."""
+    parameters = projector.parameters(out)
+    flops = 2 * parameters * tokens[0] * tokens[1]
+    return PlannedStage("projector", projector.settings.type, (*tokens, out), parameters, parameters * value, flops)
 
 
-def plan_llm(settings: Config) -> LLMShape:
-    """The language model's integers, from its own config or published geometry. Raises CheckpointError without one."""
-    found = registry().find(LLMSpec, settings.llm.type)
-    source = locate(settings.llm.weights, settings.llm.revision, found.spec.hub_ids, offline=True)
-    stated = found.spec.geometry
-    geometry: Callable[[Mapping[str, Any]], LLMShape] = (
-        import_object(stated, requires=found.spec.requires, owner=found.owner) if isinstance(stated, str) else stated
-    )
-    try:
-        return geometry(source.config)
-    except KeyError as error:
-        raise CheckpointError(
-            f"llm.weights: {settings.llm.weights} has no {error} in its config.json; it is no causal language model that "
-            "`vita plan` can size"
-        ) from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"llm.weights: {settings.llm.weights}: `vita plan` makes nothing of its config.json ({error}); mend it"
-        ) from error
-
-
-def _llm_stage(settings: Config, llm: LLMShape, tokens: int) -> PlannedStage:
-    size = llm.parameters * BYTES[settings.llm.dtype]
-    name = settings.llm.weights.rstrip("/").rpartition("/")[2]
-    return PlannedStage("llm", name, (tokens, llm.hidden_size), llm.parameters, size, 2 * llm.macs_per_token * tokens)
+def _llm_stage(llm: ResolvedLLM, shape: LLMShape, tokens: int, value: int) -> PlannedStage:
+    name = llm.settings.weights.rstrip("/").rpartition("/")[2]
+    flops = 2 * shape.macs_per_token * tokens
+    return PlannedStage("llm", name, (tokens, shape.hidden_size), shape.parameters, shape.parameters * value, flops)

@@ -1,199 +1,153 @@
-"""From a tower's or projector's config to everything known before weights are read. No torch of its own."""
+"""The one way in: what the user named, resolved stage by stage. Every check that needs no weight happens here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vita_core.config.configfiles import shipped_configs
-from vita_core.config.schema import ProjectorConfig, TowerConfig
+from vita_core.config.schema import Config, LLMConfig, config_from, load_config
 from vita_core.config.validation import validate
-from vita_core.errors import CheckpointError, ConfigError, PluginError, VitaError
-from vita_core.planning.geometry import Geometry, tower_geometry
-from vita_core.plugins.discovery import describe
-from vita_core.plugins.installed import Owner
-from vita_core.plugins.registry import Registered, import_object, known_towers, registry
-from vita_core.plugins.specs import ProjectorSpec, Shape, TowerSpec
-from vita_core.weights.sources import Source, locate
+from vita_core.errors import ConfigError
+from vita_core.layouts.finding import FoundTower
+from vita_core.planning.checkpoints import (
+    Checkpoint,
+    check_stages,
+    check_width,
+    checkpoint_config,
+    is_checkpoint,
+    is_known,
+    open_checkpoint,
+)
+from vita_core.planning.language import ResolvedLLM, resolve_llm
+from vita_core.planning.projectors import ResolvedProjector, resolve_projector
+from vita_core.planning.towers import ResolvedTower, resolve_tower
 
-__all__ = [
-    "ResolvedTower",
-    "check_projector_weights",
-    "named_tower",
-    "resolve_projector",
-    "resolve_tower",
-]
+__all__ = ["Place", "Resolved", "resolve"]
+
+Place = Config | Mapping[str, Any] | str | os.PathLike[str]
+"""What a user names a model by: a config, its sections as a mapping, a YAML file, a shipped config's name, a directory."""
 
 
 @dataclass(frozen=True)
-class ResolvedTower:
-    """A tower's spec and owner, the rule that chose it, its config with the family's defaults, and its sizes.
+class Resolved:
+    """Everything known of a model before a weight is read, stage by stage.
 
-    `tensors` reads its weights (see `vita_core.loading.Tensors`) where they are a part of a larger checkpoint;
-    otherwise `source` has them in files.
+    `name` is what messages call it. A tower alone has neither `projector` nor `llm`. `checkpoint` is the checkpoint of
+    another project whose files the stages are parts of; without one, each stage has files of its own.
     """
 
-    spec: TowerSpec
-    owner: Owner
-    rule: str
-    settings: TowerConfig
-    source: Source
-    shape: Shape
-    geometry: Geometry
-    processor: Mapping[str, Any]
-    tensors: Callable[[], Iterable[tuple[str, Any]]] | None = None
+    name: str
+    config: Config
+    tower: ResolvedTower
+    projector: ResolvedProjector | None = None
+    llm: ResolvedLLM | None = None
+    checkpoint: Checkpoint | None = None
 
     @property
-    def parameters(self) -> int:
-        """Parameters of what is built: the blocks up to the last selected one, and the final norm."""
-        built = self.shape.stages[: self.geometry.blocks + 1]
-        return sum(stage.parameters for stage in built) + (self.shape.norm_parameters or 0)
+    def notes(self) -> tuple[str, ...]:
+        """What was taken from where and what is skipped, for the user to read."""
+        return () if self.checkpoint is None else self.checkpoint.notes
+
+    def language(self, purpose: str) -> tuple[ResolvedProjector, ResolvedLLM]:
+        """The projector and the language model. Raises ConfigError, naming what `purpose` needs them, for a tower alone."""
+        if self.projector is None or self.llm is None:
+            raise ConfigError(
+                f"{self.name}: the section 'llm' is missing: {purpose} needs a language model. Try: add `llm.weights`, "
+                "or use the tower alone by `vita encode CONFIG PICTURE --out OUT.safetensors`"
+            )
+        return self.projector, self.llm
 
 
-def resolve_tower(
-    config: TowerConfig | Mapping[str, Any], *, offline: bool = False, source: Source | None = None
-) -> ResolvedTower:
-    """Choose the tower and check the config against the checkpoint's own geometry.
+def resolve(
+    place: Place,
+    overrides: Sequence[str] = (),
+    *,
+    tower_weights: str | None = None,
+    model_base: str | None = None,
+    max_tiles: int | None = None,
+    offline: bool = False,
+    tower_only: bool = False,
+) -> Resolved:
+    """Resolve a config, or the directory of another project's checkpoint, without reading a weight.
 
-    With `offline`, published geometry of known hub ids stands in for asking the hub (``vita plan``). `source` stands
-    for what the config's `weights` would be located as, where the caller has found it. Raises ConfigError, PluginError
-    or CheckpointError before any weight is read.
+    overrides: ``"key.key=value"`` strings, as in `load_config`.
+    tower_weights: the tower of a checkpoint that holds none, or whose config names one that is not here.
+    model_base: the language model that a checkpoint (or LoRA adapter) without one was trained on.
+    max_tiles: the most tiles that a picture is cut into.
+    offline: take published configs of known hub ids instead of asking the hub.
+    tower_only: leave the projector and the language model out.
+
+    A config whose ``llm.weights`` is such a checkpoint (``vita migrate`` writes one) opens it with the config's settings.
+    Raises VitaError for everything that does not fit together.
     """
-    settings = config if isinstance(config, TowerConfig) else validate(TowerConfig, config)
-    if settings.type is not None:  # a misspelled type is told before the network is asked for anything
-        registry().find(TowerSpec, settings.type)
-    source = source or locate(settings.weights, settings.revision, known_towers(), offline=offline)
-    choice = registry().choose(settings.type, source.config, source.hub_id, settings.weights)
-    spec, owner = choice.tower.spec, choice.tower.owner
-    rule = f"known hub id {source.hub_id}" if source.published and settings.type is None else choice.rule
-    if settings.trust_remote_code and not spec.remote_code:
-        raise ConfigError(
-            f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository, so there is "
-            "nothing to trust; leave it out"
-        )
-    if settings.attention not in ("auto", *spec.attentions):
-        choices = f"use auto, {', '.join(spec.attentions)}" if spec.attentions else "leave it out"
-        raise ConfigError(
-            f"tower.attention: tower {spec.name!r} cannot be built with {settings.attention!r}; {choices}"
-        )
-    settings = _with_defaults(settings, spec, owner)
-    options = _validated_options("tower", spec, owner, settings.options)
-    settings = settings.model_copy(update={"options": options})
-    shape = _asked(spec.shape, spec, owner, source, options)
-    if not isinstance(shape, Shape):
-        raise PluginError(
-            f"plugin {owner.plugin} of {owner}: the shape of its tower {spec.name!r} is {shape!r}, not a Shape"
-        )
-    geometry = tower_geometry(settings, shape)
-    processor = source.preprocessor or _asked(spec.processor, spec, owner, source, shape)
-    if settings.s2 is not None:  # the largest scale is cut from real pixels, not from an upsized small picture
-        processor = _resized(processor, geometry.input_size[0])
-    return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor)
+    if isinstance(place, str | os.PathLike) and is_checkpoint(os.fspath(place)):
+        checkpoint = open_checkpoint(os.fspath(place), model_base)
+        found = checkpoint.find_tower(tower_weights)
+        config = checkpoint_config(checkpoint.layout, checkpoint.source, found, overrides)
+        resolved = _of_checkpoint(os.fspath(place), checkpoint, found, _at_most(config, max_tiles))
+    else:
+        name, config = _config(place, overrides)
+        _refuse_flags(name, {"--tower-weights": tower_weights, "--model-base": model_base})
+        config = _at_most(config, max_tiles)
+        if config.llm is not None and is_known(config.llm.weights):
+            checkpoint = open_checkpoint(config.llm.weights)
+            resolved = _of_checkpoint(name, checkpoint, checkpoint.find_tower(config.tower.weights), config)
+        else:
+            resolved = Resolved(name, config, resolve_tower(config.tower, offline=offline))
+    if tower_only or resolved.config.llm is None:
+        return resolved
+    return _with_language(resolved, resolved.config.llm, offline=offline)
 
 
-def resolve_projector(config: ProjectorConfig) -> tuple[Registered[ProjectorSpec], str, dict[str, Any]]:
-    """The projector's spec, its type without the distribution, its validated options. Raises PluginError or ConfigError."""
-    found = registry().find(ProjectorSpec, config.type)
-    bare = config.type.rpartition("/")[2]
-    return found, bare, _validated_options("projector", found.spec, found.owner, config.options)
+def _of_checkpoint(name: str, checkpoint: Checkpoint, found: FoundTower, config: Config) -> Resolved:
+    """A checkpoint's tower as `config` sets it, its tensors the checkpoint's own where it has any."""
+    inside = checkpoint.counts["tower"]
+    tower = resolve_tower(config.tower, source=found.source, part=checkpoint.part("tower") if inside else None)
+    check_width(checkpoint, tower)
+    kind, *others = checkpoint.notes
+    notes = [f"{kind}; tower {tower.spec.name!r}, its {'config' if inside else 'weights'} from {found.how}", *others]
+    if inside:
+        notes.append(f"tower weights: {inside} tensors of the checkpoint itself")
+        tower = replace(tower, source=replace(tower.source, weights=checkpoint.source.weights))
+    return Resolved(name, config, tower, checkpoint=replace(checkpoint, notes=tuple(notes)))
 
 
-def check_projector_weights(config: ProjectorConfig, in_features: int, out_features: int) -> None:
-    """Whether the saved projector was trained for these widths, by its header alone. Raises CheckpointError with both."""
-    if config.weights is None:
-        return
-    from safetensors import SafetensorError, safe_open
+def _with_language(resolved: Resolved, llm_config: LLMConfig, *, offline: bool) -> Resolved:
+    """The same with its projector and language model."""
+    checkpoint, width = resolved.checkpoint, resolved.tower.geometry.hidden_size
+    if checkpoint is None:
+        llm, part = resolve_llm(llm_config, offline=offline), None
+    else:
+        check_stages(checkpoint)
+        llm, part = resolve_llm(llm_config, part=checkpoint.language()), checkpoint.part("projector")
+    projector = resolve_projector(resolved.config.projector, width, llm.hidden_size, part)
+    return replace(resolved, projector=projector, llm=llm)
 
-    path = Path(config.weights)
-    if not path.is_file():
-        raise CheckpointError(f"projector.weights: no such file: {path}")
-    try:
-        with safe_open(path, framework="np") as handle:
-            saved = handle.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(f"projector.weights: {path} is truncated or no safetensors file ({error})") from error
-    for key, now, what in (
-        ("in_features", in_features, "tower gives"),
-        ("out_features", out_features, "language model takes"),
-    ):
-        if saved.get(key, str(now)) != str(now):
-            raise CheckpointError(
-                f"projector.weights: {path} was trained for {key} {saved[key]}, but the {what} {now}; choose the tower "
-                "settings it was trained with, or train a new one with `vita train`"
+
+def _at_most(config: Config, tiles: int | None) -> Config:
+    return config if tiles is None else config.model_copy(update={"images": config.images.at_most(tiles)})
+
+
+def _refuse_flags(name: str, flags: Mapping[str, str | None]) -> None:
+    """Raise ConfigError for an option that only the directory of another project's checkpoint takes."""
+    for flag, value in flags.items():
+        if value is not None:
+            raise ConfigError(
+                f"{flag} goes with the directory of a VITA or LLaVA checkpoint, which {name} is not. Try: leave it out, or set "
+                "`tower.weights` or `llm.weights`"
             )
 
 
-def _validated_options(
-    section: str, spec: TowerSpec | ProjectorSpec, owner: Owner, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    if spec.options is not None:
-        model = import_object(spec.options, requires=spec.requires, owner=owner)
-        return validate(model, options, section=f"{section}.options").model_dump()  # type: ignore[no-any-return]  # imported by name
-    if options:
-        raise ConfigError(f"{section}.options: {section} {spec.name!r} takes no options, not {sorted(options)}")
-    return {}
-
-
-def named_tower(name: str) -> Registered[TowerSpec] | None:
-    """The registered tower of that name, or None where `name` means a config.
-
-    Raises PluginError for a name that is neither, and for a tower without the example that random weights need.
-    """
-    if name.endswith((".yaml", ".yml")) or name in shipped_configs():
-        return None
-    try:
-        found = registry().find(TowerSpec, name)
-    except PluginError as error:
-        if Path(name).expanduser().exists():
-            return None
-        raise PluginError(
-            f"{error} A config is named by its file or directory, or one of {[*shipped_configs()]}"
-        ) from None
-    if found.spec.example is None:
-        raise PluginError(
-            f"tower {name!r} of {found.owner} has no example to make random weights from. Set TowerSpec(example={{...}}), a "
-            f"small checkpoint config as its shape function takes it, or check a config with weights: vita check my.yaml"
-        )
-    return found
-
-
-def _resized(processor: Mapping[str, Any], side: int) -> dict[str, Any]:
-    square = {"height": side, "width": side}
-    size = {"shortest_edge": side} if "shortest_edge" in processor.get("size", {}) else square
-    crop = {"crop_size": square} if "crop_size" in processor else {}
-    return {**processor, "size": size, **crop}
-
-
-def _with_defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner) -> TowerConfig:
-    """`settings` with the family's defaults where a key was left out. Raises PluginError for a default that cannot be."""
-    defaults = {key: value for key, value in spec.defaults.items() if getattr(settings, key, None) is None}
-    try:
-        validate(TowerConfig, {"weights": settings.weights, **defaults})
-    except ConfigError as error:
-        raise PluginError(
-            f"plugin {owner.plugin} of {owner}: the defaults of its tower {spec.name!r}: {error}"
-        ) from error
-    return settings.model_copy(update=defaults)
-
-
-def _asked(function: Callable[..., Any] | str, spec: TowerSpec, owner: Owner, source: Source, *more: Any) -> Any:
-    """What a spec's function makes of a checkpoint's config. Raises CheckpointError for one it makes nothing of."""
-    called: Callable[..., Any] = (
-        import_object(function, requires=spec.requires, owner=owner) if isinstance(function, str) else function
-    )
-    try:
-        return called(source.config, *more)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{source.weights}: tower {spec.name!r} needs {error} of the checkpoint's config.json, which has "
-            f"{', '.join(source.config) or 'nothing, or is not there'}; put the config it was published with beside it"
-        ) from error
-    except VitaError:
-        raise
-    except Exception as error:  # a patch size of 0, a width that is a text: whatever the plugin's code meets there
-        raise CheckpointError(
-            f"{source.weights}: tower {spec.name!r} makes nothing of its config.json ({describe(error)}); mend it, or where "
-            f"it is as published, tell the author of {owner}"
-        ) from error
+def _config(place: Place, overrides: Sequence[str]) -> tuple[str, Config]:
+    """The config, and what messages call it."""
+    if isinstance(place, str | os.PathLike):
+        return os.fspath(place), load_config(place, overrides)
+    if isinstance(place, Mapping) and not overrides:
+        return "config", validate(Config, place)
+    if overrides:
+        data = place.model_dump(exclude_unset=True) if isinstance(place, Config) else place
+        return "config", config_from(data, overrides, "config")
+    assert isinstance(place, Config)
+    return "config", place

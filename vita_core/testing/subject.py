@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vita_core.config.schema import TowerConfig, load_config
+from vita_core.config.schema import TowerConfig
 from vita_core.config.validation import validate
 from vita_core.loading import without_weights
-from vita_core.planning.resolution import ResolvedTower, named_tower, resolve_tower
+from vita_core.planning.resolution import resolve
+from vita_core.planning.towers import ResolvedTower, named_tower, resolve_tower
 from vita_core.plugins.registry import import_object
 from vita_core.testing.kit import BrokenContractError, SkippedCheckError
-from vita_core.towers.tower import BaseVisionTower, build_tower
+from vita_core.towers.tower import BaseVisionTower, build_resolved
 
 __all__ = ["Subject", "open_subject"]
 
@@ -34,14 +35,20 @@ PLAIN: Mapping[str, Any] = {"dtype": "float32", "freeze": True, "delay_load": Fa
 class Subject:
     """A tower that the checks build again and again, each with its own changes to the config.
 
-    `scratch` is a directory to write in. With `random_weights`, `settings.weights` is a directory that holds a
-    ``config.json`` and nothing else; `weights` is the file of random weights that is made on first use.
+    `scratch` is a directory to write in; `origin` is the config's tower as it was resolved. Without one the weights are
+    random: `settings.weights` is a directory that holds a ``config.json`` and nothing else, and `weights` is the file of
+    random weights that is made on first use.
     """
 
     name: str
     settings: TowerConfig
     scratch: Path
-    random_weights: bool
+    origin: ResolvedTower | None = None
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the tower is a registered name's, without weights of its own."""
+        return self.origin is None
 
     def configured(self, **changes: Any) -> TowerConfig:
         """The tower's config with float32, frozen, and `changes`."""
@@ -49,11 +56,16 @@ class Subject:
 
     def resolved(self, **changes: Any) -> ResolvedTower:
         """Everything known of the changed config before weights are read."""
-        return resolve_tower(self.configured(**changes))
+        changed = self.configured(**changes)
+        if self.origin is None or "weights" in changes:
+            return resolve_tower(changed)
+        return resolve_tower(changed, source=self.origin.source, part=self.origin.part)
 
     def build(self, *, device: torch.device | str = "cpu", **changes: Any) -> BaseVisionTower:
         """A tower of its own, from the changed config."""
-        return build_tower(self.configured(**{"weights": self.weights, **changes}), device=device)
+        if self.random_weights:
+            changes = {"weights": self.weights, **changes}
+        return build_resolved(self.resolved(**changes), device)
 
     def pixels(self, count: int = 2, **changes: Any) -> Tensor:
         """The same random pixels (count, 3, H, W) every time, of the size that the changed config takes."""
@@ -140,12 +152,14 @@ def open_subject(name: str, overrides: Sequence[str] = ()) -> Iterator[Subject]:
     with TemporaryDirectory(prefix="vita-check-") as directory:
         scratch = Path(directory)
         if found is None:
-            settings = load_config(name, overrides).tower
-            resolved = resolve_tower(settings)
-            resolved.source.files(resolved.spec.weight_files)
+            resolved = resolve(name, overrides, tower_only=True)
+            settings, origin = resolved.config.tower, resolved.tower
+            if origin.part is None:
+                origin.source.files(origin.spec.weight_files)
         else:
             (scratch / "config.json").write_text(json.dumps(dict(found.spec.example or {})), encoding="utf-8")
-            stated = {"tower": {"type": name, "weights": str(scratch)}, "llm": {"weights": "none/needed"}}
-            (scratch / "check.yaml").write_text(json.dumps(stated), encoding="utf-8")  # JSON is YAML
-            settings = load_config(scratch / "check.yaml", overrides).tower
-        yield Subject(name, settings, scratch, random_weights=found is not None)
+            settings = resolve(
+                {"tower": {"type": name, "weights": str(scratch)}}, overrides, tower_only=True
+            ).config.tower
+            origin = None
+        yield Subject(name, settings, scratch, origin)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vita_core.planning.plan import tower_stage
-from vita_core.planning.resolution import ResolvedTower
+from vita_core.planning.towers import ResolvedTower
 from vita_core.testing.kit import SkippedCheckError, expect, holds
 from vita_core.testing.subject import Subject
 

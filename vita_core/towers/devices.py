@@ -26,6 +26,7 @@ __all__ = [
     "copied",
     "dtype_on",
     "multiplies_bfloat16",
+    "pick_device",
     "pictures_at_once",
 ]
 
@@ -160,3 +161,16 @@ def compile_errors(tower: str, expected: bool) -> Iterator[None]:
         raise VitaError(
             f"tower.compile: torch.compile failed on tower {tower!r} ({reason}); leave `compile` out"
         ) from error
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first accelerator, else the CPU. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()  # on `meta`, which holds nothing, this fails too
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # torch raises each, by device
+        first = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise ConfigError(f"device: {name!r} cannot be used here ({first}); use auto or cpu") from error
+    return device

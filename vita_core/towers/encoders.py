@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from vita_core.errors import CheckpointError, ConfigError, VitaError
-from vita_core.planning.resolution import ResolvedTower
+from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.discovery import describe
 
 __all__ = ["build_checked"]

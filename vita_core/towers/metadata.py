@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vita_core.pixels.processors import image_processor
 from vita_core.planning.geometry import Grid
-from vita_core.planning.resolution import ResolvedTower
+from vita_core.planning.towers import ResolvedTower
 from vita_core.towers.devices import dtype_on
 
 __all__ = ["TowerMetadata"]

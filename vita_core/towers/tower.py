@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from vita_core.config.schema import TowerConfig
 from vita_core.errors import VitaError
-from vita_core.loading import KeyRules, LoadReport, fill, read_tensors, without_weights
+from vita_core.loading import KeyRules, LoadReport, fill, part_tensors, read_tensors, without_weights
 from vita_core.planning.geometry import Grid, shuffled_grid
-from vita_core.planning.resolution import ResolvedTower, resolve_tower
+from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.registry import import_object
 from vita_core.towers import features
 from vita_core.towers.devices import check_usable, compile_blocks, compile_errors, compiled, pictures_at_once
@@ -95,8 +95,8 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         if self.is_loaded:
             return
         check_usable(self.attention, self.settings.compile, self._device)
-        source, tensors = self.resolved.source, self.resolved.tensors
-        found = tensors() if tensors is not None else read_tensors(source.files(self.resolved.spec.weight_files))
+        source, part = self.resolved.source, self.resolved.part
+        found = part_tensors(part) if part is not None else read_tensors(source.files(self.resolved.spec.weight_files))
         with torch.device("cpu"):  # also where the caller builds on the meta device
             with without_weights():
                 encoder = build_checked(self.resolved, self.build_encoder)

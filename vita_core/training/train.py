@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from vita_core.config.schema import Config
 from vita_core.errors import ConfigError
-from vita_core.models.building import build_model
+from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
+from vita_core.planning.resolution import Place, Resolved, resolve
 from vita_core.protocol import WordProjector
 from vita_core.training.align import CachedSamples, Rows, run_alignment
 from vita_core.training.data import Sample, read_samples
@@ -29,12 +30,15 @@ from vita_core.weights.files import sha256, write_text, write_whole
 __all__ = ["train"]
 
 
-def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[str] = ()) -> dict[str, Any]:
+def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: Sequence[str] = ()) -> dict[str, Any]:
     """Align a projector on captioned pictures and write `out`: projector.safetensors, config.yaml, provenance.json.
 
     An interrupted run goes on where it stopped when called again with the same arguments; features and checkpoints live
     in ``out/work``. `licences` are texts, one for each of `data`, for the provenance. Returns the scores. Raises VitaError.
     """
+    resolved = config if isinstance(config, Resolved) else resolve(config)
+    resolved.language("`vita train`")
+    config = resolved.config
     sets = [read_samples(path) for path in data]
     samples = [sample for group in sets for sample in group]
     groups = [number for number, group in enumerate(sets) for _ in group]
@@ -42,7 +46,7 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
     work = out / "work"
     _check_same(config, samples, work)
     torch.manual_seed(settings.seed)
-    vlm = build_model(config)
+    vlm = build(resolved)
     kept, held = _split(len(samples), settings.held_out, settings.seed)
     answers = [_answer_ids(vlm, sample.caption) for sample in samples]
     captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
@@ -61,7 +65,7 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
     training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
     scores = run_alignment(vlm, training, held_out, work / "alignment", settings)
     scores |= {"samples": len(kept), "held_out": len(held)}
-    _write(vlm, config, out, scores, _sources(config, data, sets, licences))
+    _write(vlm, config, out, scores, _sources(resolved, data, sets, licences))
     write_text(out / "held_out.jsonl", "".join(_row(samples[i]) for i in held))
     return scores
 
@@ -69,7 +73,9 @@ def train(config: Config, data: Sequence[Path], out: Path, licences: Sequence[st
 def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: CaptionWords, work: Path) -> None:
     """The warm start, or its result from an earlier, interrupted call."""
     settings, done = vlm.settings.training, work / "warm_start.safetensors"
-    started = vlm.settings.projector.weights is not None and not isinstance(vlm.projector, WordProjector)
+    projector, _ = vlm.resolved.language("training")
+    trained = projector.settings.weights is not None or projector.part is not None
+    started = trained and not isinstance(vlm.projector, WordProjector)
     if settings.warm_start_steps == 0 or started:  # a word_loss leaves the words as they are, other warm starts do not
         return
     if not done.is_file():
@@ -107,7 +113,7 @@ def _row(sample: Sample) -> str:
 
 
 def _sources(
-    config: Config, data: Sequence[Path], sets: Sequence[Sequence[Sample]], licences: Sequence[str]
+    resolved: Resolved, data: Sequence[Path], sets: Sequence[Sequence[Sample]], licences: Sequence[str]
 ) -> dict[str, Any]:
     described = []
     for index, (path, samples) in enumerate(zip(data, sets, strict=True)):
@@ -122,12 +128,13 @@ def _sources(
             }
         )
     weights = {}
-    for part, name in (("tower", config.tower.weights), ("llm", config.llm.weights)):
+    projector, llm = resolved.language("`vita train`")
+    for part, name in (("tower", resolved.config.tower.weights), ("llm", llm.settings.weights)):
         weights[part] = (
             provenance(name.removeprefix(ASSET_PREFIX)) if name.startswith(ASSET_PREFIX) else {"weights": name}
         )
-    if config.projector.weights is not None:
-        weights["projector"] = _earlier(Path(config.projector.weights))
+    if projector.settings.weights is not None:
+        weights["projector"] = _earlier(Path(projector.settings.weights))
     return {"data": described, "weights": weights}
 
 
@@ -152,9 +159,9 @@ def _write(
     }
     projector = out / "projector.safetensors"
     write_whole(projector, lambda path: save_file(state, path, metadata=widths))
-    resolved = config.model_dump(mode="json", exclude_none=True)
-    resolved["projector"]["weights"] = "./projector.safetensors"
-    write_text(out / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+    sections = config.model_dump(mode="json", exclude_none=True)
+    sections["projector"]["weights"] = "./projector.safetensors"
+    write_text(out / "config.yaml", yaml.safe_dump(sections, sort_keys=False))
     owner = vlm.tower.resolved.owner
     record = {
         "made_by": {

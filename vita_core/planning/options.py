@@ -1,0 +1,26 @@
+"""``tower.options`` and ``projector.options``, validated by the model that their plugin names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vita_core.config.validation import validate
+from vita_core.errors import ConfigError
+from vita_core.plugins.installed import Owner
+from vita_core.plugins.registry import import_object
+from vita_core.plugins.specs import ProjectorSpec, TowerSpec
+
+__all__ = ["validated_options"]
+
+
+def validated_options(
+    section: str, spec: TowerSpec | ProjectorSpec, owner: Owner, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a ``tower:`` or ``projector:`` section with their defaults. Raises ConfigError or PluginError."""
+    if spec.options is not None:
+        model = import_object(spec.options, requires=spec.requires, owner=owner)
+        return validate(model, options, section=f"{section}.options").model_dump()  # type: ignore[no-any-return]  # imported by name
+    if options:
+        raise ConfigError(f"{section}.options: {section} {spec.name!r} takes no options, not {sorted(options)}")
+    return {}

@@ -1,0 +1,75 @@
+"""Files of tensors: their keys, and the dictionary inside a pickle. Code in a pickle is never run."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vita_core.errors import CheckpointError
+
+__all__ = ["open_pickle", "reading", "tensor_keys"]
+
+WRAPPERS = ("state_dict", "model", "module")
+"""Keys under which training scripts save the weights beside an optimizer's state."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the readers of tensor files raise into a CheckpointError that names the file."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        called = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it would call {called[1]}" if called else str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{path} holds more than tensors and is not opened: {reason}. Try: a copy of the weights as safetensors"
+        ) from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"cannot read {path}: it is truncated or no safetensors file ({error}). Try: copy or download it again"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read {path}: it is truncated or no checkpoint ({error}). Try: copy or download it again"
+        ) from error
+
+
+def tensor_keys(files: Sequence[Path]) -> Iterator[str]:
+    """The key of every tensor in safetensors or torch files. Raises CheckpointError naming a file that cannot be read."""
+    from safetensors import safe_open
+
+    for path in files:
+        with reading(path):
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="np") as handle:
+                    yield from handle.keys()
+            else:
+                yield from open_pickle(path)
+
+
+def open_pickle(path: Path) -> dict[str, Any]:
+    """The tensors of a file that torch saved, memory-mapped, by key. Raises what torch raises, and CheckpointError."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        state = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6 cannot be mapped
+    for wrapper in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"{path} holds a {type(state).__name__}, not a dictionary of tensors. Try: save the module's state_dict"
+        )
+    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
