@@ -22,7 +22,7 @@ GOOD = "tower: {weights: ./w}\nllm: {weights: owner/name}\n"
     [
         ("", r":1:1: the file is empty"),
         ("- a\n", r":1:1: expected a mapping"),
-        ("tower: {weights: ./w}\n", r"required key 'llm' is missing"),
+        ("llm: {weights: a/b}\n", r"required key 'tower' is missing"),
         (GOOD + "tower: {weights: ./x}\n", r":3:1: duplicate key 'tower'; it stands first at .*:1:1"),
         (
             "tower:\n  weights: ./w\n  selct_layer: 1\nllm: {weights: a/b}\n",
@@ -175,7 +175,7 @@ def test_plan_tells_a_language_model_it_cannot_size(tiny_config: Path, tmp_path:
     settings = load_config(tiny_config, [f"llm.weights={tmp_path}"])
     assert make_plan(settings).stages[3].shape[-1] == 24
     (tmp_path / "config.json").write_text(json.dumps(config | wrong))
-    with pytest.raises(VitaError, match=r"llm.weights: .*`vita plan` makes nothing of its config.json"):
+    with pytest.raises(VitaError, match=r"llm.weights: .*a config.json that `vita plan` cannot read"):
         make_plan(settings)
 
 

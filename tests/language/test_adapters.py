@@ -204,7 +204,8 @@ def test_the_base_must_be_named_and_a_model(lora: tuple[Path, Path, Any], golden
     _settings(place, base_model_name_or_path="lmsys/vicuna-7b-v1.5")
     done = vita("run", place, "--image", golden / "pictures" / "wide.png", "--question", "what ?")
     assert done.returncode == 2
-    assert "holds a LoRA adapter; pass --model-base DIR" in done.stderr
+    assert "holds a LoRA adapter, which needs the model" in done.stderr
+    assert "--model-base DIR" in done.stderr
     assert "'lmsys/vicuna-7b-v1.5'" in done.stderr
     with pytest.raises(CheckpointError, match="is a LoRA adapter itself"):
         build_model(checkpoint=place, model_base=str(place))

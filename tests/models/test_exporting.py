@@ -173,7 +173,9 @@ def test_a_tower_outside_stays_there_if_it_was_not_changed(vita15: Path, tmp_pat
     assert same(all_tensors(tmp_path / "out"), vision(all_tensors(vita15))) == []
     with torch.no_grad():
         next(model.tower.parameters()).add_(1)
-    with pytest.raises(CheckpointError, match=r"leaves its tower outside .* 1 of the tower's tensors were changed"):
+    with pytest.raises(
+        CheckpointError, match=r"leaves its tower outside.* the 1 tensors of the tower that were changed"
+    ):
         model.export(tmp_path / "changed")
     assert [path.name for path in tmp_path.iterdir() if "changed" in path.name] == []
 
@@ -192,7 +194,7 @@ def test_what_is_refused(tiny_config: Path, tiny_llm: Path, vita15: Path, golden
     with pytest.raises(CheckpointError, match=r"LLaVA \(converted\)'s layout, and only VITA's"):
         build_model(checkpoint=tmp_path / "hf", overrides=CPU).export(out)
     pooled = build_model(checkpoint=vita15, overrides=[*CPU, "tower.pool=1"])
-    with pytest.raises(CheckpointError, match=r"tower\.pool is 1, there None; save it with model\.save"):
+    with pytest.raises(CheckpointError, match=r"tower\.pool is 1, there None.*model\.save"):
         pooled.export(out)
     whole = build_model(checkpoint=vita15, overrides=CPU)
     with pytest.raises(VitaError, match="layout 'llava' cannot be written"):

@@ -132,7 +132,10 @@ def _encoded(
             tokens = tower(torch.cat(pixels)).cpu().split([len(tiles) for tiles in pixels])
             if not features:
                 phases.end("first feature")
-            features |= {name: found.clone() for (name, _), found in zip(batch, tokens, strict=True)}
+            features |= {
+                name: found.clone(memory_format=torch.contiguous_format)
+                for (name, _), found in zip(batch, tokens, strict=True)
+            }
     phases.end("further pictures")
     return features, shown
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from vita_core.errors import ConfigError
 from vita_core.language.llm import LanguageModel
 from vita_core.language.projectors import build_projector, check_buildable
+from vita_core.layouts.known import read_config
 from vita_core.loading import part_tensors
 from vita_core.models.model import VisionLanguageModel
 from vita_core.pixels.anyres import read_newline
@@ -41,6 +42,8 @@ def build_model(
     place = checkpoint if config is None else config
     if place is None or (config is not None and checkpoint is not None):
         raise ConfigError("build_model takes either a config or a checkpoint. Try: build_model(checkpoint=DIR)")
+    if checkpoint is not None:
+        read_config(os.fspath(checkpoint))  # raises for a directory that holds none
     if isinstance(place, Resolved):
         return build(place)
     return build(resolve(place, overrides, tower_weights=tower_weights, model_base=model_base))
