@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # a shell that runs the tests in the background has them ignore Ctrl-C, which the processes they start would inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytest_plugins = ["messages"]
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 REPOSITORY = Path(__file__).parent.parent
 WORDS = [
@@ -195,7 +196,9 @@ def vita(*arguments: object, **environment: str) -> subprocess.CompletedProcess[
     """Run the real command in a process of its own."""
     import os
 
-    return subprocess.run(
+    from messages import record_stderr
+
+    done = subprocess.run(
         [sys.executable, "-m", "vita_core", *map(str, arguments)],
         capture_output=True,
         text=True,
@@ -203,3 +206,5 @@ def vita(*arguments: object, **environment: str) -> subprocess.CompletedProcess[
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
         timeout=300,
     )
+    record_stderr(done.stderr)
+    return done
