@@ -1,61 +1,196 @@
-"""What the documents tell to type exists: commands, their options, config keys, files they point to."""
+"""What the documents say to type works: every code block is parsed, every name, file and link they point to exists."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import json
+import pkgutil
 import re
-import shlex
+import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
 from conftest import REPOSITORY
+from documents import DOCUMENTS, Block, blocks, blocks_of, prose, shell_commands, spans
+from packaging.requirements import Requirement
 
+from vita_core import load_config
 from vita_core.cli import app
-from vita_core.config.schema import Config
-from vita_core.config.validation import validate
+from vita_core.cli.commands import BUILTIN, COMMANDS_GROUP
 
-DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def blocks(document: Path, *languages: str) -> list[str]:
-    return [text for language, text in BLOCK.findall(document.read_text()) if language in languages]
-
-
-def command_lines() -> list[tuple[str, str]]:
-    found = []
-    for document in DOCUMENTS:
-        text = "".join(blocks(document, "", "bash", "console")).replace("\\\n", " ")
-        found += [(document.name, line.strip()) for line in text.splitlines() if line.strip().startswith("vita ")]
-    return found
+LANGUAGES = {"bash", "yaml", "python", "toml", "json", "diff", "text"}
+"""``text`` is output and drawings; everything else is checked here or run by test_docs_python.py."""
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+UNCHECKED = {"cd", "git", "source", "apt-get", "twine"}
+"""Programs whose arguments a page may show and no test reads."""
 
 
-@pytest.mark.parametrize(("document", "line"), command_lines())
-def test_every_command_told_parses(document: str, line: str) -> None:
+def command(line: list[str]) -> str:
+    return " ".join(line)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_is_fenced_and_says_its_language(document: Path) -> None:
+    assert {block.language for block in blocks_of(document)} <= LANGUAGES
+    assert not re.findall(r"^ *(?:```|~~~).*", prose(document), re.MULTILINE), "a fence that nothing closes"
+    indented = re.findall(
+        r"\n\n    (?![ \-*]|\d+\.).*", re.sub(r"^::: .*\n(?: {4}.*\n)*", "", prose(document), flags=re.M)
+    )
+    assert not indented, "code by indentation alone; fence it"
+
+
+# shell ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", blocks("bash"), ids=str)
+def test_every_shell_command_exists(block: Block) -> None:
+    lines = shell_commands(block.text)
+    assert lines
+    for line in lines:
+        check = {
+            "vita": parse_vita,
+            "make": check_make,
+            "pip": check_pip,
+            "python": check_python,
+            "pytest": check_pytest,
+        }
+        program = line[0]
+        assert program in check.keys() | UNCHECKED, f"{program}: say in test_docs.py how to check it"
+        if program in check:
+            check[program](line[1:])
+
+
+def parse_vita(words: list[str]) -> None:
     root = typer.main.get_command(app)
-    words = shlex.split(line, comments=True)[1:]
-    with root.make_context("vita", words, resilient_parsing=True) as outer:
+    with root.make_context("vita", list(words), resilient_parsing=True) as outer:
         rest = [*outer._protected_args, *outer.args]
-        assert rest, f"{document}: {line}: no command"
-        command = root.get_command(outer, rest[0])
-        assert command is not None, f"{document}: {line}: no such command"
-        command.make_context(rest[0], rest[1:], parent=outer, resilient_parsing=False)
+        if not rest:
+            assert set(words) <= {"--help", "--version"}, f"{words}: no command"
+            return
+        found = root.get_command(outer, rest[0])
+        assert found is not None, f"vita {command(words)}: no such command"
+        found.make_context(rest[0], rest[1:], parent=outer, resilient_parsing="--help" in rest)
 
 
-def config_blocks() -> list[tuple[str, str]]:
-    return [(document.name, text) for document in DOCUMENTS for text in blocks(document, "yaml")]
+def check_make(words: list[str]) -> None:
+    variables = [word.partition("=")[0] for word in words if "=" in word]
+    assert {word for word in words if "=" not in word} <= TARGETS
+    assert all(f"$({name})" in (REPOSITORY / "Makefile").read_text() for name in variables)
 
 
-@pytest.mark.parametrize(("document", "text"), config_blocks())
-def test_every_config_told_is_valid(document: str, text: str) -> None:
-    data = yaml.safe_load(text)
-    data.pop("extends", None)
-    data.setdefault("llm", {"weights": "./llm"})
-    validate(Config, data)
+def check_pip(words: list[str]) -> None:
+    if words[0] != "install":
+        return
+    wanted = [word for word in words[1:] if word.partition("[")[0] == "vita-core"]
+    assert all(Requirement(word).extras <= {*PROJECT["optional-dependencies"]} for word in wanted)
+
+
+def check_python(words: list[str]) -> None:
+    if words[0] == "-m":
+        assert importlib.util.find_spec(words[1])
+        return
+    source = (REPOSITORY / words[0]).read_text()
+    assert all(f'"{word}"' in source for word in words[1:] if word.startswith("--"))
+
+
+def check_pytest(words: list[str]) -> None:
+    """Options that this project brings, and the files named; a new package's own tests are named ``tests``."""
+    ours = (REPOSITORY / "vita_core" / "pytest_plugin.py").read_text()
+    assert all(f'"{word}"' in ours for word in words if word.startswith("--vita"))
+    assert all((REPOSITORY / word).exists() for word in words if word.startswith("tests"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_named_in_prose_has_its_options(document: Path) -> None:
+    """``vita encode --timings`` cannot be parsed whole; its parts are known."""
+    root = typer.main.get_command(app)
+    context = typer.Context(root)
+    shared = {option for parameter in root.params for option in parameter.opts}
+    for span in spans(document):
+        words = span.split()
+        if words[0] == "make" and len(words) > 1 and re.fullmatch("[a-z-]+", words[1]):
+            assert words[1] in TARGETS, span
+        if words[0] != "vita" or len(words) == 1 or words[1] == "...":
+            continue
+        name = next((word for word in words[1:] if re.fullmatch("[a-z][a-z-]*", word)), None)
+        known = {*shared, "--help"}
+        if name is not None and not (words[1] in shared and words[1] not in ("--strict-plugins", "--version")):
+            assert name in BUILTIN, span
+            known |= {option for part in root.get_command(context, name).opened().params for option in part.opts}
+        assert {word for word in words if word.startswith("-")} <= known, span
+
+
+# data ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_every_config_is_valid(block: Block, tmp_path: Path) -> None:
+    """A whole config or some of its sections, through the loader; what it may extend is there."""
+    shutil.copytree(REPOSITORY / "configs", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("quickstart"))
+    file = tmp_path / "block.yaml"
+    file.write_text(block.text)
+    sections = yaml.safe_load(block.text)
+    missing = [] if "extends" in sections else [name for name in ("tower", "llm") if name not in sections]
+    load_config(file, [f"{name}.weights=./{name}" for name in missing])
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_every_toml_block_is_part_of_a_project(block: Block) -> None:
+    data = tomllib.loads(block.text)
+    assert {*data} <= {"project", "build-system", "tool"}
+    assert {*data.get("project", {}).get("entry-points", {})} <= {"vita", COMMANDS_GROUP}
+
+
+def test_every_json_block_is_json() -> None:
+    for block in blocks("json"):
+        json.loads(block.text)
+
+
+# names ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_name_of_ours_exists(document: Path) -> None:
+    """`vita_core.room.module.function` in back-quotes, and ``from vita_core import`` in a block that is not run."""
+    for span in spans(document):
+        if re.fullmatch(r"vita_(core|plugins)(\.\w+)+(\(\))?", span) and not span.endswith(".py"):
+            pkgutil.resolve_name(span.removesuffix("()"))
+    for block in blocks_of(document, "diff"):
+        added = "\n".join(line[1:] for line in block.text.splitlines() if line.startswith("+"))
+        for node in ast.parse(added).body:
+            assert isinstance(node, ast.ImportFrom)
+            assert all(hasattr(importlib.import_module(node.module or ""), alias.name) for alias in node.names)
+
+
+TOP = {path.name for path in REPOSITORY.iterdir() if path.is_dir()} - {"site"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_of_ours_exists(document: Path) -> None:
+    """Paths in back-quotes that begin with a folder of the repository; a word in capitals stands for any name."""
+    for span in spans(document):
+        if re.fullmatch(r"[\w.-]+(/[\w.*-]+)+/?", span) and span.partition("/")[0] in TOP:
+            pattern = re.sub(r"\b[A-Z]{2,}\b|(?<=_)[A-Z]{2,}", "*", span.rstrip("/"))
+            assert any(REPOSITORY.glob(pattern)), span
+
+
+def anchors(document: Path) -> set[str]:
+    """Of a document's headings, as code hosts and the documentation site make them."""
+    titles = re.findall(r"^#+ (.*)", prose(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_leads_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
-        assert target.startswith("https://") or (document.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = document.parent / path if path else document
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target

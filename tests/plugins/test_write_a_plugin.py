@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distributions import REPOSITORY, Environment
+from documents import Block, blocks_of
 
 PAGE = REPOSITORY / "docs" / "write-a-plugin.md"
-BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NETWORK = "# needs a network"
 
 
-def steps(page: str) -> Iterator[str]:
-    """A block with a file name is written to it; bash and Python without one are run; other text shows a form only."""
-    for language, file, body in BLOCK.findall(page):
-        if file:
-            yield f"cat > {file} <<'END_OF_BLOCK'\n{body}END_OF_BLOCK"
-        elif language == "bash":
-            yield "\n".join(line for line in body.splitlines() if not line.endswith(NETWORK))
-        elif language == "python":
-            yield f"python - <<'END_OF_BLOCK'\n{body}END_OF_BLOCK"
+def steps(page: Sequence[Block]) -> Iterator[str]:
+    """A block with a title is written to that file; bash and Python without one are run; other text shows a form only."""
+    for block in page:
+        if block.title:
+            yield f"cat > {block.title} <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK"
+        elif block.language == "bash":
+            yield "\n".join(line for line in block.text.splitlines() if not line.endswith(NETWORK))
+        elif block.language == "python":
+            yield f"python - <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK"
 
 
 def test_the_page_does_what_it_says(environment: Environment, tmp_path: Path) -> None:
-    script = "\n".join(["set -ex", *steps(PAGE.read_text(encoding="utf-8"))])
+    script = "\n".join(["set -ex", *steps(blocks_of(PAGE))])
     (environment.bin / "follow").write_text(f"#!/bin/bash\n{script}\n")
     (environment.bin / "follow").chmod(0o755)
     done = environment.run("follow", cwd=tmp_path)
@@ -40,14 +40,8 @@ def test_the_page_does_what_it_says(environment: Environment, tmp_path: Path) ->
 
 
 def test_every_command_is_run_but_those_that_need_a_network() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    script = "\n".join(steps(page))
-    typed = [
-        line
-        for language, file, body in BLOCK.findall(page)
-        if language == "bash" and not file
-        for line in body.splitlines()
-    ]
+    script = "\n".join(steps(blocks_of(PAGE)))
+    typed = [line for block in blocks_of(PAGE, "bash") if not block.title for line in block.text.splitlines()]
     left_out = [line for line in typed if line not in script.splitlines()]
     assert left_out
     assert all(line.startswith("pip install ") and line.endswith(NETWORK) for line in left_out)
