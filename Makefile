@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs site bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vita-core needs Python 3.11 or newer; run: make PYTHON=python3.11")'
@@ -28,10 +28,13 @@ test: lint
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 
+site: $(VENV)/.installed  # the pages of docs/ as a website, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # make bench UPDATE=--update makes what is measured now the baseline; needs an idle machine and the quickstart's assets
 bench: $(VENV)/.installed
 	$(BIN)/vita assets
 	$(BIN)/python benchmarks/guard.py $(UPDATE)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache

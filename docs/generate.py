@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 import sys
 from pathlib import Path
 
 import typer
+from docstrings import field_items
 
 from vita_core.cli import app
 from vita_core.cli.commands import BUILTIN
@@ -74,8 +74,7 @@ def hooks() -> list[str]:
         lines += [f"- `{name}{signature}`: {inspect.getdoc(function)}"]
     for spec in (*HOOKS.values(), Shape, Stage, LLMShape):
         lines += ["", f"### {spec.__name__}", ""]
-        # a line "field: meaning" of a docstring becomes an item
-        lines += [re.sub(r"^(\w+): ", r"- `\1`: ", line) for line in (inspect.getdoc(spec) or "").splitlines()]
+        lines += field_items(inspect.getdoc(spec) or "").splitlines()
         lines += ["", "| field | type | default |", "| --- | --- | --- |"]
         lines += [
             f"| `{field.name}` | `{escaped(field.type)}` | {default(field)} |" for field in dataclasses.fields(spec)
