@@ -16,6 +16,7 @@ import typer
 import yaml
 from conftest import REPOSITORY
 from documents import DOCUMENTS, Block, blocks, blocks_of, prose, shell_commands, spans
+from messages import problems
 from packaging.requirements import Requirement
 
 from vita_core import load_config
@@ -194,3 +195,9 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         file = document.parent / path if path else document
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def test_every_error_message_shown_has_its_form() -> None:
+    lines = [line for block in blocks("text") for line in block.text.splitlines() if "Try: " in line]
+    assert lines
+    assert not [problem for line in lines for problem in problems(line)]
