@@ -1,4 +1,7 @@
-"""Errors that users meet. Each says what was wrong, the value, the valid choices and what to do next."""
+"""The exceptions that users catch.
+
+Each line of a message has one form: ``what is wrong: the value. Cause if known. Try: what to do``.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +16,42 @@ __all__ = [
     "PluginError",
     "VitaError",
     "nearest",
+    "split_advice",
 ]
 
 
 class VitaError(ValueError):
-    """A mistake the user can mend. The CLI prints its message and exits with 2, without a traceback."""
+    """A mistake that the user can correct. The CLI prints its message without a traceback and exits with code 2."""
 
 
 class ConfigError(VitaError):
-    """A YAML file, a ``--set`` or a dict that does not validate."""
+    """A YAML file, a ``--set`` option or a mapping that is not a valid config."""
 
 
 class PluginError(VitaError):
-    """A plugin that failed to load, or a name that no plugin (or more than one) registers."""
+    """A plugin that failed to load, or a name that no plugin registers, or that several plugins register."""
 
 
 class CheckpointError(VitaError):
-    """Weights that are missing, of another layout, or do not fit the model."""
+    """Weights that are missing, have another layout, or do not fit the model."""
 
 
 class PictureError(VitaError):
-    """A picture that cannot be opened or is refused."""
+    """A picture that cannot be opened, or that is not accepted."""
 
 
 class AssetError(VitaError):
-    """A downloadable asset that is missing, cannot be fetched or does not verify."""
+    """An asset that is missing, cannot be fetched, or fails verification."""
 
 
 def nearest(wrong: str, choices: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the closest of `choices` (upper and lower case are alike), or nothing when none is close."""
+    """Return `` Did you mean 'x'?`` for the closest of `choices`, ignoring case, or an empty string if none is close."""
     folded = {choice.casefold(): choice for choice in choices}
     found = difflib.get_close_matches(wrong.casefold(), folded, n=1, cutoff=0.5)
     return f" Did you mean {folded[found[0]]!r}?" if found else ""
+
+
+def split_advice(message: str) -> tuple[str, str]:
+    """Split one line of a message at ``Try:``. Return what is wrong (without a final period) and the advice, or ""."""
+    wrong, _, advice = message.partition("Try: ")
+    return wrong.rstrip(" ."), advice

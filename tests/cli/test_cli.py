@@ -156,7 +156,7 @@ def test_mistakes(arguments: list[str], message: str, tiny_config: Path, golden:
 def test_quickstart_without_its_assets_says_what_to_do(tmp_path: Path) -> None:
     done = vita("plan", "quickstart", VITA_CACHE=str(tmp_path))
     assert done.returncode == 2
-    assert "run `vita assets`" in done.stderr
+    assert "Try: `vita assets`" in done.stderr
 
 
 def test_docs_are_generated_from_the_code() -> None:

@@ -164,7 +164,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no adapter": (
         lambda d: (d / "adapter_model.bin").unlink(),
-        r"no weights \(adapter_model\.safetensors, adapter_model\.bin",
+        r"holds no weight file: .*adapter_model\.safetensors, adapter_model\.bin",
     ),
     "other modules": (
         lambda d: _settings(d, target_modules=["query"]),

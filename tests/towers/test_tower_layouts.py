@@ -237,10 +237,10 @@ def test_a_lost_shard_and_an_empty_index_are_named(tmp_path: Path) -> None:
     write(load_file(GOLDEN / "clip" / "model.safetensors"), tmp_path, "safetensors sharded")
     lost = sorted(tmp_path.glob("*.safetensors"))[1]
     lost.unlink()
-    with pytest.raises(CheckpointError, match=f"missing: {lost.name}"):
+    with pytest.raises(CheckpointError, match=f"shards are missing: {lost.name}"):
         build_tower({"weights": str(tmp_path)})
     (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="names no shards"):
+    with pytest.raises(CheckpointError, match="lists no shards"):
         build_tower({"weights": str(tmp_path)})
 
 
@@ -248,7 +248,9 @@ def test_several_checkpoints_in_one_directory_are_listed_not_joined(tmp_path: Pa
     (tmp_path / "config.json").write_text((GOLDEN / "eva_clip" / "config.json").read_text())
     for name in ("EVA_a.pt", "EVA_b.pt"):
         (tmp_path / name).write_bytes((GOLDEN / "eva_clip" / "EVA02_CLIP_tiny_psz14.pt").read_bytes())
-    with pytest.raises(CheckpointError, match=r"holds 2 checkpoints \(EVA_a.pt, EVA_b.pt\); name the one you mean"):
+    with pytest.raises(
+        CheckpointError, match=r"holds 2 weight files: EVA_a.pt, EVA_b.pt\. Try: .*`weights: ./EVA_a.pt`"
+    ):
         build_tower({"weights": str(tmp_path)})
     build_tower({"weights": str(tmp_path / "EVA_b.pt")})
 

