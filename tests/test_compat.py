@@ -78,7 +78,7 @@ def test_no_part_of_a_path_decides(golden: Path, tmp_path: Path) -> None:
     place = shutil.copytree(golden / "clip", tmp_path / "eval" / "sig" / "my-encoder")
     assert build_vision_tower({"mm_vision_tower": str(place)}).resolved.spec.name == "clip"
     (place / "config.json").write_text('{"model_type": "other"}')
-    with pytest.raises(VitaError, match="set `type:`"):
+    with pytest.raises(VitaError, match=r"set tower\.type"):
         build_vision_tower({"mm_vision_tower": str(place)})
 
 

@@ -196,7 +196,7 @@ def test_trust_is_given_only_to_a_tower_that_runs_remote_code(tiny_config: Path)
 
 @pytest.mark.parametrize(("wrong", "right"), [("CLIP", "clip"), ("InternViT", "internvit"), ("SigLIP2", "siglip")])
 def test_a_name_in_capitals_is_recognised(tiny_config: Path, wrong: str, right: str) -> None:
-    with pytest.raises(VitaError, match=f"unknown tower '{wrong}'. Did you mean '{right}'"):
+    with pytest.raises(VitaError, match=f"unknown tower: '{wrong}'. Did you mean '{right}'"):
         make_plan(load_config(tiny_config, [f"tower.type={wrong}"]))
 
 
@@ -217,5 +217,5 @@ def test_plan_says_which_rule_chose_the_tower(tiny_config: Path) -> None:
 
 
 def test_a_misspelled_tower_is_told_with_the_nearest(tiny_config: Path) -> None:
-    with pytest.raises(VitaError, match=r"unknown tower 'clp'. Did you mean 'clip'\? Registered: clip, eva_clip"):
+    with pytest.raises(VitaError, match=r"unknown tower: 'clp'. Did you mean 'clip'\? Try: one of clip, eva_clip"):
         make_plan(load_config(tiny_config, ["tower.type=clp"]))

@@ -71,7 +71,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: edit_config(d, vocab_size=300),
         r"37 tensors match; 2 of another shape \(lm_head\.weight \(317, 32\) for \(300, 32\), model\.embed_tokens",
     ),
-    "other projector": (lambda d: edit_config(d, mm_projector_type="spp"), "unknown projector 'spp'"),
+    "other projector": (lambda d: edit_config(d, mm_projector_type="spp"), "unknown projector: 'spp'"),
     "other aspect": (lambda d: edit_config(d, image_aspect_ratio="wide"), "none of square, pad and anyres"),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer"),
     "a pickle with code": (_pickle, "holds more than tensors and is not opened: it would call getattr"),

@@ -200,7 +200,7 @@ def test_without_its_plugin_it_says_what_to_install(tiny_config: Path, golden: P
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "VITA_PLUGINS": "owl_tower"}
     subprocess.run([sys.executable, "-c", save, tiny_config, tmp_path / "saved", folder], check=True, env=environment)
-    with pytest.raises(PluginError, match="owl_tower is not there: pip install owl_tower"):
+    with pytest.raises(PluginError, match=r"owl_tower is not installed\. Try: `pip install owl_tower`"):
         build_model(tmp_path / "saved")
     told = vita("plan", tmp_path / "saved", PYTHONPATH=str(tmp_path), VITA_PLUGINS="owl_tower")
     assert told.returncode == 0, told.stderr

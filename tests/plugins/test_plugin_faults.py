@@ -25,35 +25,51 @@ FAULTS = {
     "import_error": ("import nothing_of_this_name\n", "ModuleNotFoundError", "pip install nothing_of_this_name"),
     "syntax_error": ("def broken(:\n", "SyntaxError: invalid syntax", "update or uninstall"),
     "exits": ("import sys\nsys.exit('no')\n", "SystemExit: no", "update or uninstall"),
-    "no_api": ("x = 1\n", "states no `vita_api`", "update or uninstall"),
-    "wrong_api": ("vita_api = 99\n", "vita_api 99; this vita-core speaks 1", "update or uninstall"),
+    "no_api": ("x = 1\n", "`vita_api` is missing", "add `vita_api = 1` to the plugin module; or update or uninstall"),
+    "wrong_api": (
+        "vita_api = 99\n",
+        "`vita_api` is not supported: 99. This vita-core supports 1",
+        "update or uninstall",
+    ),
     "signature": (hook("return []", "vita_towers(callback)"), "vita_towers(callback) Argument", "update or uninstall"),
-    "misspelled": (hook("return []", "vita_tower()"), "vita_tower, which is no hook", "update or uninstall"),
+    "misspelled": (
+        hook("return []", "vita_tower()"),
+        "unknown hook: vita_tower. Did you mean 'vita_towers'",
+        "update or uninstall",
+    ),
     "unmarked": ("vita_api = 1\ndef vita_towers():\n    return []\n", "@hookimpl", "update or uninstall"),
     "raises": (hook("raise OSError('disk')"), "OSError: disk", "update or uninstall"),
-    "wrong_spec": (hook("return ['clip']"), "must return TowerSpec", "update or uninstall"),
-    "string_types": (tower("x", more="model_types='x'"), "model_types must be a tuple", "update or uninstall"),
-    "no_name": (tower(5), "TowerSpec 5: name must be a str", "update or uninstall"),
-    "no_hub_ids": (tower("y", more="hub_ids=None"), "hub_ids must be a Mapping, not None", "update or uninstall"),
-    "no_shape": (tower("z").replace("shape, processor, )", "3, processor)"), "shape must be a", "update or uninstall"),
+    "wrong_spec": (hook("return ['clip']"), "vita_towers returned a wrong value: 'clip'", "update or uninstall"),
+    "string_types": (tower("x", more="model_types='x'"), "wrong type of model_types: 'x'", "update or uninstall"),
+    "no_name": (tower(5), "TowerSpec 5: wrong type of name: 5", "update or uninstall"),
+    "no_hub_ids": (tower("y", more="hub_ids=None"), "wrong type of hub_ids: None", "update or uninstall"),
+    "no_shape": (
+        tower("z").replace("shape, processor, )", "3, processor)"),
+        "wrong type of shape: 3",
+        "update or uninstall",
+    ),
     "no_pattern": (
         hook(
             "from vita_core import ProjectorSpec; return [ProjectorSpec('p', 's', 'a:b', len, pattern='(')]",
             "vita_projectors()",
         ),
-        "pattern '(' is no regular expression",
+        "pattern is not a regular expression: '('",
         "update or uninstall",
     ),
-    "odd_factory": (tower("odd", ".tower:T"), "is no string of the form 'module:name'", "update or uninstall"),
+    "odd_factory": (tower("odd", ".tower:T"), "is not a string of the form 'module:name'", "update or uninstall"),
     "twice_a": (tower("twice", more="model_types=('twice',)"), "by plugin twice_b of vita-fault-twice-b 1.0", "block"),
     "twice_b": (tower("twice", more="model_types=('twice',)"), "by plugin twice_a of vita-fault-twice-a 1.0", "block"),
-    "no_module": (tower("lost", "fault_no_module.tower:T"), "not there: fault_no_module.tower", "update or uninstall"),
+    "no_module": (
+        tower("lost", "fault_no_module.tower:T"),
+        "does not exist: fault_no_module.tower",
+        "update or uninstall",
+    ),
     "no_class": (
         tower("astray", "vita_plugins.clip.tower:ClipTwer"),
         "Did you mean 'ClipTower'",
         "update or uninstall",
     ),
-    "left_behind": ("", "ModuleNotFoundError", "its module is gone: pip uninstall vita-fault-left-behind"),
+    "left_behind": ("", "ModuleNotFoundError", "`pip uninstall vita-fault-left-behind`, or install it again"),
     "cannot_say": (tower("dumb", more="recognises=lambda config: config['missing']"), "", ""),
 }
 STRICT = [fault for fault in FAULTS if fault != "cannot_say"]  # that one shows only when a checkpoint is opened
@@ -157,10 +173,10 @@ def test_a_name_of_two_distributions(faulty: Environment, clip_config: Path, gol
     plan = ["plan", clip_config, "--set", f"tower.weights={checkpoint}"]
     bare = faulty.vita(*plan, "--set", "tower.type=twice", **only("twice_a"))
     assert bare.returncode == 2
-    assert "vita-fault-twice-a 1.0 and vita-fault-twice-b 1.0; write one of: vita-fault-twice-a/twice" in bare.stderr
+    assert "vita-fault-twice-a 1.0 and vita-fault-twice-b 1.0. Try: `type: vita-fault-twice-a/twice`" in bare.stderr
     unsaid = faulty.vita(*plan, **only("twice_a"))
     assert unsaid.returncode == 2
-    assert "'vita-fault-twice-a/twice', 'vita-fault-twice-b/twice' all open it" in unsaid.stderr
+    assert "Try: `type: vita-fault-twice-a/twice` or `type: vita-fault-twice-b/twice`" in unsaid.stderr
     said = faulty.vita(*plan, "--set", "tower.type=vita-fault-twice-b/twice", **only("twice_a"))
     assert said.returncode == 0, said.stderr
     assert "vita-fault-twice-b 1.0" in said.stdout

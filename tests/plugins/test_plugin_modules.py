@@ -177,9 +177,9 @@ def test_a_plugin_of_the_previous_number_is_warned_of(monkeypatch: pytest.Monkey
     plugin = load_plugin(Owner("mine", "vita-mine", "1.0"), "my_tower", lambda: __import__("my_tower"))
     assert plugin.status == "loaded"
     assert [spec.name for spec in plugin.specs] == ["mine"]
-    with pytest.warns(FutureWarning, match=r"plugin mine of vita-mine 1\.0 is written for vita_api 1; .* speaks 2"):
+    with pytest.warns(FutureWarning, match=r"plugin mine of vita-mine 1\.0: `vita_api` is outdated: 1\. .* vita_api 2"):
         warn_notes([plugin])
     monkeypatch.setattr(discovery, "VITA_API", 3)
     plugin = load_plugin(Owner("mine", "vita-mine", "1.0"), "my_tower", lambda: __import__("my_tower"))
     assert plugin.status == "failed"
-    assert "vita_api 1; this vita-core speaks 3" in plugin.reason
+    assert "`vita_api` is not supported: 1. This vita-core supports 3" in plugin.reason

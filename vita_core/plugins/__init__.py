@@ -1,4 +1,5 @@
-"""Who offers towers, projectors and language models.
+"""The registry of towers, projectors and language models, and the plugins that provide them.
 
-In: entry points and modules. Out: the registry, name -> spec and owner; a plugin that fails is a row in it, not a crash.
+In: entry points and modules. Out: a registry that maps each name to its spec and its owner. A plugin that fails to load
+becomes an entry with its error; it does not stop the program.
 """

@@ -1,4 +1,4 @@
-"""The core's own projectors and language model: specs like any plugin's, never blocked. No torch."""
+"""The built-in projectors and language model, as specs like those of any plugin. They cannot be blocked."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ vita_api = VITA_API
 
 
 def depth(name: str) -> int:
-    """N of ``mlpNx_gelu``; 1 for ``linear``."""
+    """Return the number of linear layers: N for ``mlpNx_gelu``, 1 for ``linear``."""
     return 1 if name == "linear" else int(name.removeprefix("mlp").removesuffix("x_gelu"))
 
 
 def mlp_widths(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> list[int]:
-    """Widths in -> hidden ... -> out; LLaVA's hidden width is the language model's."""
+    """Return the widths of the MLP, from input to output. The hidden width defaults to `out_features`, as in LLaVA."""
     return [in_features, *[options.get("hidden_size") or out_features] * (depth(name) - 1), out_features]
 
 
 def mlp_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
-    """Weights and biases of the layers, and of the LayerNorm before them where asked for."""
+    """Return the number of parameters: weights and biases of the layers, and of the LayerNorm with ``input_norm``."""
     widths = mlp_widths(name, in_features, out_features, options)
     norm = 2 * in_features if options.get("input_norm") else 0
     return norm + sum(a * b + b for a, b in pairwise(widths))
 
 
 def identity_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
-    """None. Raises ConfigError where the widths differ."""
+    """Return 0: ``identity`` has no parameters. Raises ConfigError if the widths differ."""
     if in_features != out_features:
         raise ConfigError(
-            f"projector.type: identity needs equal widths, but the tower gives {in_features} channels and the language "
-            f"model takes {out_features}; use `linear` or `mlp2x_gelu`"
+            f"projector.type: 'identity' needs equal widths, but the tower gives {in_features} channels and the language "
+            f"model takes {out_features}. Try: `type: linear` or `type: mlp2x_gelu`"
         )
     return 0
 
 
 def decoder_shape(config: Mapping[str, Any]) -> LLMShape:
-    """Integers of a Llama-like decoder (Llama, Mistral, Qwen2, SmolLM2) from its ``config.json``."""
+    """Return the shape of a Llama-like decoder (Llama, Mistral, Qwen2, SmolLM2) from its ``config.json``."""
     width, layers = config["hidden_size"], config["num_hidden_layers"]
     heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
@@ -51,7 +51,7 @@ def decoder_shape(config: Mapping[str, Any]) -> LLMShape:
     attention = 2 * width * q_width + 2 * width * kv_width
     biases = (q_width + 2 * kv_width) if bias else 0
     if config.get("attention_bias", False):
-        biases += width  # Llama's option also gives the output projection one
+        biases += width  # Llama's option adds a bias to the output projection too
     block = attention + biases + 3 * width * mlp + 2 * width
     tied = config.get("tie_word_embeddings", False)
     return LLMShape(
@@ -81,12 +81,12 @@ def _decoder(
 
 @hookimpl
 def vita_projectors() -> list[ProjectorSpec]:
-    """``linear``, ``mlpNx_gelu`` and ``identity``."""
+    """Return ``linear``, ``mlpNx_gelu`` and ``identity``."""
     options = "vita_core.config.schema:MLPOptions"
     return [
         ProjectorSpec(
             "identity",
-            "nothing; the tower already has the language model's width",
+            "no projection, for a tower whose width is the language model's",
             "vita_core.language.projectors:identity",
             identity_parameters,
         ),
@@ -95,7 +95,7 @@ def vita_projectors() -> list[ProjectorSpec]:
         ),
         ProjectorSpec(
             "mlpNx_gelu",
-            "N linear layers with GELU between (LLaVA-1.5 has N = 2)",
+            "N linear layers with GELU between them (LLaVA-1.5 uses N = 2)",
             "vita_core.language.projectors:mlp",
             mlp_parameters,
             pattern=r"mlp[1-9]\d*x_gelu",
@@ -106,7 +106,7 @@ def vita_projectors() -> list[ProjectorSpec]:
 
 @hookimpl
 def vita_llms() -> list[LLMSpec]:
-    """``auto``: any causal language model of transformers."""
+    """Return ``auto``, which loads any causal language model of transformers."""
     return [
         LLMSpec(
             name="auto",

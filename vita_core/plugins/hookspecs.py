@@ -1,4 +1,4 @@
-"""The hooks a plugin implements. Every one returns specs and takes nothing."""
+"""The hooks that a plugin implements. Each hook takes no arguments and returns specs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["PROJECT", "VITA_API", "hookimpl", "hookspec"]
 
 PROJECT = "vita"
 VITA_API = 1
-"""The number a plugin states as ``vita_api``; it grows when a hook or spec changes incompatibly."""
+"""The API version that a plugin states as ``vita_api``. It increases when a hook or a spec changes incompatibly."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def vita_towers() -> Iterable[TowerSpec]:  # type: ignore[empty-body]  # pluggy specs have no body
-    """Vision towers this plugin offers."""
+def vita_towers() -> Iterable[TowerSpec]:  # type: ignore[empty-body]  # a pluggy hook specification has no body
+    """Return the vision towers of this plugin."""
 
 
 @hookspec
 def vita_projectors() -> Iterable[ProjectorSpec]:  # type: ignore[empty-body]  # as above
-    """Projectors this plugin offers."""
+    """Return the projectors of this plugin."""
 
 
 @hookspec
 def vita_llms() -> Iterable[LLMSpec]:  # type: ignore[empty-body]  # as above
-    """Language models this plugin offers."""
+    """Return the language models of this plugin."""

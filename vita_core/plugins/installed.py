@@ -1,4 +1,4 @@
-"""Entry points of what is installed, and who brought each. Metadata that cannot be read is told, and stops nothing."""
+"""Read the entry points of installed distributions. Metadata that cannot be read is reported and stops nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Owner", "Unreadable", "installed", "owner_of"]
 
 @dataclass(frozen=True)
 class Owner:
-    """Who brought a spec: the plugin's entry-point name and the distribution (with version) that installed it."""
+    """The owner of a spec: the plugin's entry-point name, and the distribution (with its version) that installed it."""
 
     plugin: str
     distribution: str
@@ -25,47 +25,47 @@ class Owner:
 
     @property
     def selector(self) -> str:
-        """What blocks this plugin and no other: ``distribution:name``."""
+        """The name that blocks exactly this plugin: ``distribution:name``."""
         return f"{self.distribution}:{self.plugin}"
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A distribution whose metadata, in `folder`, cannot be read; it may or may not bring a plugin."""
+    """A distribution whose metadata, in `folder`, cannot be read. It may or may not contain a plugin."""
 
     folder: Path
     reason: str
 
     @property
     def owner(self) -> Owner:
-        """By the folder's name (``ghost-1.0.dist-info``), the only one there is."""
+        """The owner, named after the folder (``ghost-1.0.dist-info``), because no other name is known."""
         return Owner(self.folder.name.partition("-")[0], self.folder.name, "")
 
 
 def owner_of(point: EntryPoint) -> Owner:
-    """Who brought an entry point that `installed` found."""
+    """Return the owner of an entry point that `installed` returned."""
     assert point.dist is not None
     return Owner(point.name, *_named(point.dist))
 
 
 @functools.cache
 def _named(distribution: Distribution) -> tuple[str, str]:
-    """Name and version. `distribution.metadata` would parse the README below the headers too, line by line."""
+    """Return name and version. `distribution.metadata` is slower: it also parses the README below the headers."""
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     headers = email.message_from_string(text.partition("\n\n")[0])
     if not headers["Name"]:
-        raise ValueError("it names no distribution")
+        raise ValueError("its metadata has no name")
     return headers["Name"], headers["Version"] or "?"
 
 
 def installed(group: str) -> tuple[list[EntryPoint], list[Unreadable]]:
-    """The entry points of a group, each once, and the distributions whose metadata cannot be read."""
+    """Return the entry points of a group without duplicates, and the distributions whose metadata cannot be read."""
     try:
         points = dict.fromkeys(entry_points(group=group))
         for point in points:
             owner_of(point)
         return [*points], []
-    except Exception:  # of one damaged distribution, which must not hide the others
+    except Exception:  # one distribution is damaged; read them one by one to keep the others
         return _one_by_one(group)
 
 
@@ -79,7 +79,7 @@ def _one_by_one(group: str) -> tuple[list[EntryPoint], list[Unreadable]]:
             folder = Path(getattr(distribution, "_path", "unknown"))  # importlib.metadata has no public name for it
             unreadable[folder] = Unreadable(folder, f"{type(error).__name__}: {error}")
             continue
-        if name not in seen:  # the first on the path is the one that is imported
+        if name not in seen:  # Python imports the first one on the path
             points += brought
             seen.add(name)
     return [*dict.fromkeys(points)], [*unreadable.values()]

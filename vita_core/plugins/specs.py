@@ -1,4 +1,7 @@
-"""What a plugin tells the registry: frozen data, no torch. Everything heavy is named by a string and imported on use."""
+"""The specs that a plugin returns from its hooks: frozen data, no torch.
+
+Heavy modules are named by a ``"module:name"`` string and imported only when they are used.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,24 @@ from vita_core.errors import PluginError, VitaError
 __all__ = ["LLMShape", "LLMSpec", "ProjectorSpec", "Shape", "Stage", "TowerSpec"]
 
 CheckpointConfig = Mapping[str, Any]
-"""The parsed ``config.json`` (or the like) of a checkpoint."""
+"""The parsed ``config.json`` (or similar file) of a checkpoint."""
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""What transformers calls its weights; the first that is there is read."""
+"""The names of transformers' weight files. The first that exists is read."""
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
-"""What ``tower.attention`` may be beside ``auto``, in transformers' names."""
+"""The values of ``tower.attention`` other than ``auto``, named as in transformers."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One index of ``select_layer``: 0 is the embeddings (or a CNN's stem), k the output of block (stage) k.
+    """One index of ``select_layer``: 0 is the embeddings (a CNN's stem), k is the output of block (a CNN's stage) k.
 
-    `parameters` and `macs` (multiply-accumulates for one picture of the configured size) are those of this step
-    alone, so that an encoder truncated behind stage k costs the sum of stages 0..k.
+    `parameters` and `macs` (multiply-accumulates for one picture of the configured size) count this step alone, so an
+    encoder that is truncated after stage k costs the sum of stages 0..k.
     """
 
     channels: int
@@ -42,9 +45,9 @@ class Stage:
 class Shape:
     """Geometry of an encoder, known before any weight is read.
 
-    `image_size` is (height, width) in pixels; `prefix_tokens` counts what stands before the patch tokens (CLS,
-    registers). `norm_parameters` is the size of the final norm, or None where the encoder has none to apply
-    (then ``norm: true`` is refused). `first_layer` is 1 where the embeddings cannot be tapped.
+    `image_size` is (height, width) in pixels. `prefix_tokens` is the number of tokens before the patch tokens (CLS,
+    registers). `norm_parameters` is the number of parameters of the final norm, or None if the encoder has no final norm
+    (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected.
     """
 
     image_size: tuple[int, int]
@@ -56,11 +59,14 @@ class Shape:
     def __post_init__(self) -> None:
         sizes = [*self.image_size, *(size for stage in self.stages for size in (stage.channels, *stage.grid))]
         if not self.stages or min(sizes) < 1:
-            raise VitaError(f"a shape of {self.image_size} pixels with stages {self.stages[:2]} holds no features")
+            raise VitaError(
+                f"Shape: it has no features: {self.image_size} pixels, stages {self.stages[:2]}. Try: at least one stage, "
+                "with every size 1 or larger"
+            )
 
     @property
     def layers(self) -> int:
-        """Number of blocks (transformer) or stages (CNN), the embeddings not counted."""
+        """Number of blocks (transformer) or stages (CNN), without the embeddings."""
         return len(self.stages) - 1
 
     @classmethod
@@ -72,7 +78,7 @@ class Shape:
         prefix_tokens: int = 0,
         first_layer: int = 0,
     ) -> Shape:
-        """Shape of any encoder from its (channels, grid, parameters, macs) per selectable layer, the stem first."""
+        """Return the shape of any encoder from (channels, grid, parameters, macs) of each layer, the stem first."""
         return cls(image_size, tuple(Stage(*stage) for stage in stages), prefix_tokens, norm_parameters, first_layer)
 
     @classmethod
@@ -90,7 +96,7 @@ class Shape:
         norm_parameters: int | None = None,
         mlp_matrices: int = 2,
     ) -> Shape:
-        """Shape of a plain vision transformer (arXiv 2010.11929).
+        """Return the shape of a plain vision transformer (arXiv 2010.11929).
 
         One block costs, for T tokens of width C, ``T * (4 C^2 + m C M) + 2 T^2 C`` multiply-accumulates with
         m = `mlp_matrices` (2; 3 for a gated MLP) and M = `mlp_width`; the patch embedding ``N * 3 p^2 C``.
@@ -106,13 +112,13 @@ class Shape:
 
 
 def _check(spec: Any, kinds: Mapping[str, Any]) -> None:
-    """Raises PluginError for a field of another kind: at discovery that is its plugin's failure, later everybody's."""
+    """Raise PluginError for a field of the wrong type. Without this check the error would appear later, in other code."""
     for key, kind in kinds.items():
         if not isinstance(value := getattr(spec, key), kind):
-            wanted = getattr(kind, "__name__", str(kind).replace("collections.abc.", ""))
-            raise PluginError(f"{type(spec).__name__} {spec.name!r}: {key} must be a {wanted}, not {value!r}")
+            wanted = getattr(kind, "__name__", str(kind).replace("collections.abc.", "").replace(" | ", " or "))
+            raise PluginError(f"{type(spec).__name__} {spec.name!r}: wrong type of {key}: {value!r}. Try: a {wanted}")
     if not spec.name or "/" in spec.name:
-        raise PluginError(f"{type(spec).__name__}: the name {spec.name!r} must be a word without `/`")
+        raise PluginError(f"{type(spec).__name__}: wrong name: {spec.name!r}. Try: a word without `/`")
 
 
 def _never(config: CheckpointConfig) -> bool:
@@ -123,21 +129,22 @@ def _never(config: CheckpointConfig) -> bool:
 class TowerSpec:
     """A vision tower that ``type: NAME`` selects.
 
-    name: what a YAML file writes after ``type:``.
+    name: the value of ``type:`` in a YAML file.
     summary: one line for ``vita towers``.
     factory: ``"module:Class"`` of a `BaseVisionTower` subclass, imported when a tower is built.
-    shape: checkpoint config and ``tower.options`` -> `Shape`; a function, or ``"module:function"`` where it needs torch.
-    processor: checkpoint config and `Shape` -> a ``preprocessor_config.json``-style dict, for checkpoints that carry none.
+    shape: function of a checkpoint config and ``tower.options`` that returns a `Shape`; ``"module:function"`` if it needs torch.
+    processor: function of a checkpoint config and a `Shape` that returns a dict in the form of ``preprocessor_config.json``,
+    used for checkpoints without that file.
     model_types: values of ``model_type`` in ``config.json`` that this tower opens.
-    recognises: for layouts without a ``model_type``: says whether a checkpoint config is one of this tower's.
-    hub_ids: known hub ids -> their published config (geometry), so that `plan` works offline.
-    weight_files: file patterns looked for in a checkpoint directory, the first that matches is read.
+    recognises: function of a checkpoint config that returns whether this tower opens it, for layouts without a ``model_type``.
+    hub_ids: known hub ids and their published configs (geometry), so that ``vita plan`` works offline.
+    weight_files: file patterns for a checkpoint directory; the first that matches is read.
     defaults: tower keys whose default differs from the general one (``{"select_layer": -2}``).
     options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
-    requires: what to ``pip install`` when importing the factory fails.
-    remote_code: whether the tower runs code from the checkpoint's repository; only then ``trust_remote_code`` is taken.
-    attentions: the values of ``attention`` that the encoder is built with (`BaseVisionTower.attention`), beside ``auto``.
-    example: a small checkpoint config with which ``vita check NAME`` builds the tower, its weights random.
+    requires: the requirement to ``pip install`` if importing the factory fails.
+    remote_code: whether the tower runs code from the checkpoint's repository; ``trust_remote_code`` is an error otherwise.
+    attentions: the values of ``attention`` that the encoder supports (`BaseVisionTower.attention`), besides ``auto``.
+    example: a small checkpoint config, from which ``vita check NAME`` builds the tower with random weights.
     """
 
     name: str
@@ -161,14 +168,14 @@ class TowerSpec:
             self,
             dict.fromkeys(("name", "summary", "factory"), str)
             | dict.fromkeys(("hub_ids", "defaults"), Mapping)
-            # in a string, `in` would look for a part
+            # `in` on a string would match a part of it
             | dict.fromkeys(("model_types", "weight_files", "attentions"), tuple | list)
             | dict.fromkeys(("shape", "processor"), Callable | str)
             | {"recognises": Callable, "example": Mapping | None},
         )
 
     def opens(self, config: CheckpointConfig) -> bool:
-        """Whether a checkpoint with this config is one of this tower's."""
+        """Return whether this tower opens a checkpoint with this config."""
         return config.get("model_type") in self.model_types or self.recognises(config)
 
 
@@ -176,11 +183,11 @@ class TowerSpec:
 class ProjectorSpec:
     """A projector that ``projector.type`` selects.
 
-    pattern: a regular expression that the whole type must match (``mlp(\\d+)x_gelu``), or None for just `name`.
-    factory: ``"module:function"``, called with ``(type, in_features, out_features, options)``, returns an ``nn.Module``
-    that maps (B, N, in_features) to (B, N, out_features). One that has the methods of `vita_core.protocol.WordProjector`
-    is trained on the captions' words first.
-    parameters: the same arguments -> its number of parameters, as an integer.
+    pattern: a regular expression that the whole type must match (``mlp(\\d+)x_gelu``), or None to match `name` only.
+    factory: ``"module:function"``, called with ``(type, in_features, out_features, options)``. It returns an ``nn.Module``
+    that maps (B, N, in_features) to (B, N, out_features). A module with the methods of
+    `vita_core.protocol.WordProjector` is first trained on the words of the captions.
+    parameters: function of the same arguments that returns the number of parameters.
     """
 
     name: str
@@ -199,13 +206,18 @@ class ProjectorSpec:
             re.compile(self.pattern or "")
         except re.error as error:
             raise PluginError(
-                f"ProjectorSpec {self.name!r}: pattern {self.pattern!r} is no regular expression: {error}"
+                f"ProjectorSpec {self.name!r}: pattern is not a regular expression: {self.pattern!r} ({error}). "
+                "Try: a pattern that `re.compile` accepts"
             ) from error
 
 
 @dataclass(frozen=True)
 class LLMShape:
-    """Integers of a decoder: width, parameters, multiply-accumulates per token, values its key-value cache keeps per token."""
+    """The sizes of a decoder, all integers.
+
+    `macs_per_token` counts multiply-accumulates, `cache_values_per_token` the values that the key-value cache keeps for
+    one token. `context` is the largest number of tokens, or None if unknown.
+    """
 
     hidden_size: int
     parameters: int
@@ -219,7 +231,8 @@ class LLMSpec:
     """A language model that ``llm.type`` selects.
 
     factory: ``"module:Class"`` of a `LanguageModel` subclass, called with the ``llm:`` section and a ``torch.device``.
-    geometry: checkpoint config -> `LLMShape`; hub_ids: known ids -> published config.
+    geometry: function of a checkpoint config that returns an `LLMShape`.
+    hub_ids: known hub ids and their published configs.
     """
 
     name: str
