@@ -110,7 +110,11 @@ def test_what_a_plugin_prints_does_not_stand_in_our_output(tmp_path: Path, monke
     ("name", "change", "message"),
     [
         ("my_key", "processor, defaults={'selct_layer': -2}", "the defaults of its tower 'mine': .*selct_layer"),
-        ("my_value", "processor, defaults={'select_layer': 'last'}", "the defaults of its tower 'mine': .*not 'last'"),
+        (
+            "my_value",
+            "processor, defaults={'select_layer': 'last'}",
+            "the defaults of its tower 'mine': .*wrong value: 'last'",
+        ),
         ("my_good_one", "processor, defaults={'pool': 2, 'select_layer': -2}", ""),
     ],
 )

@@ -124,14 +124,14 @@ def test_list_batch_and_empty_agree(golden: Path) -> None:
         ({"s2": {"scales": [28, 56]}}, "encoder's own size 56"),
         ({"pixel_shuffle": 0.4}, "not 1/n"),
         ({"pool": 9}, "larger than the grid"),
-        ({"feature_scale": float("nan")}, "feature_scale: input should be a finite number"),
+        ({"feature_scale": float("nan")}, "feature_scale: wrong value: nan. Try: a finite number"),
         ({"weights": " "}, "neither an existing path nor a hub id"),
-        ({"max_batch": 0}, "max_batch: .* greater than 0, not 0"),
-        ({"dtype": "float64"}, "dtype: .*'auto'.* not 'float64'"),
+        ({"max_batch": 0}, "max_batch: wrong value: 0. Try: a value greater than 0"),
+        ({"dtype": "float64"}, "dtype: wrong value: 'float64'. Did you mean 'float16'\\? Try: 'auto', "),
         ({"freeze": {"from_layer": 4}}, r"behind layer 3, the last one selected, .* give 1..3 or `freeze: false`"),
-        ({"freeze": {"from_layer": 0}}, "freeze.from_layer: .* greater than 0, not 0"),
-        ({"freeze": {"from_layr": 1}}, "unknown key 'from_layr' in 'freeze'. Did you mean 'from_layer'"),
-        ({"freeze": 3}, "freeze: input should be a valid boolean, not 3"),
+        ({"freeze": {"from_layer": 0}}, "freeze.from_layer: wrong value: 0. Try: a value greater than 0"),
+        ({"freeze": {"from_layr": 1}}, "unknown key: 'from_layr' in section 'freeze'. Did you mean 'from_layer'"),
+        ({"freeze": 3}, "freeze: wrong value: 3. Try: true or false"),
         ({"trust_remote_code": True}, "tower 'clip' runs no code"),
         ({"options": {"x": 1}}, "takes no options, not \\['x'\\]"),
         ({"selct_layer": 1}, "Did you mean 'select_layer'"),
@@ -155,9 +155,9 @@ def test_the_attention_is_the_one_asked_for(tower_examples: Any, name: str) -> N
     ("wrong", "message"),
     [
         ({"patch_size": 0}, "makes nothing of its config.json \\(ZeroDivisionError"),
-        ({"patch_size": 100}, "a shape of .* holds no features"),
+        ({"patch_size": 100}, "the encoder's shape has no features: "),
         ({"hidden_size": "x"}, "makes nothing of its config.json \\(TypeError"),
-        ({"hidden_size": -8}, "a shape of .* holds no features"),
+        ({"hidden_size": -8}, "the encoder's shape has no features: "),
         ({"num_hidden_layers": None}, "makes nothing of its config.json \\(TypeError"),
         ({"num_attention_heads": 0}, "cannot be built from .* config \\(ZeroDivisionError"),
         ({"num_attention_heads": 5}, "cannot be built from .* config \\(.*Error"),
@@ -191,7 +191,7 @@ def test_layers_norm_and_cls() -> None:
 
 def test_wrong_type_is_told_before_weights_are_read(golden: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((golden / "siglip" / "config.json").read_text())
-    with pytest.raises(PluginError, match=r"siglip_vision_model.*'siglip'"):
+    with pytest.raises(PluginError, match=r"cannot open .*siglip_vision_model.*Try: `type: siglip`"):
         build_tower({"type": "clip", "weights": str(tmp_path)})
 
 
@@ -211,7 +211,7 @@ def test_loading_is_strict(golden: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="truncated"):
         build_tower({"weights": str(tmp_path)})
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"no weights .* it holds config.json"):
+    with pytest.raises(CheckpointError, match=r"holds no weight file: it holds config.json"):
         build_tower({"weights": str(tmp_path)})
 
 
@@ -232,7 +232,7 @@ def test_a_pickle_with_code_is_not_opened(golden: Path, tmp_path: Path) -> None:
 def test_a_hub_id_while_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"local path instead: `weights: ./clip-vit-base-patch32`"):
+    with pytest.raises(CheckpointError, match=r"Try: .* `weights: ./clip-vit-base-patch32`"):
         build_tower({"type": "clip", "weights": "openai/clip-vit-base-patch32"})
 
 

@@ -1,4 +1,5 @@
-"""What the user asked for.
+"""Read and validate configs.
 
-In: a YAML file, a mapping, ``key=value`` overrides. Out: a validated `Config`, or an error with file:line:column.
+In: a YAML file, a mapping, or ``key=value`` overrides. Out: a validated `Config`, or an error that starts with
+``file:line:column``.
 """

@@ -1,8 +1,9 @@
-"""From the name of a config to one document: files found, extended, overridden, every value with its place. No torch."""
+"""Find a config file, merge it over the files that it extends, and apply overrides. Each value keeps its place."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ PATH_KEYS: tuple[Key, ...] = (
     ("llm", "weights"),
     ("images", "anyres", "newline"),
 )
-"""Keys whose value may be a path, relative to the file that holds it."""
+"""Keys whose value may be a path. A relative path is relative to the file that contains it."""
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Name -> file of the configs that come with the package (in a wheel inside it, in a clone beside it)."""
+    """Return name and file of the configs that are shipped: inside the package in a wheel, next to it in a clone."""
     package = Path(__file__).parent.parent
     inside, beside = package / "configs", package.parent / "configs"
     directory = inside if inside.is_dir() else beside
@@ -31,20 +32,24 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def config_file(name: str | os.PathLike[str]) -> Path:
-    """The file meant by CONFIG: a YAML file, a directory that ``train`` wrote, or the name of a shipped config."""
+    """Return the config file for `name`: a YAML file, a directory with a config.yaml, or the name of a shipped config.
+
+    Raises ConfigError if there is none.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / "config.yaml").is_file():
             return path / "config.yaml"
         if (path / "config.json").is_file():
+            quoted = shlex.quote(str(path))
             raise ConfigError(
-                f"{path} is a checkpoint (config.json), no config of ours; `vita run` opens VITA's and LLaVA's, and "
-                f"`vita migrate {path} --out FILE.yaml` writes a config of one"
+                f"{path} is a checkpoint of another project, not a config: it has a config.json but no config.yaml. Try: "
+                f"`vita run {quoted} --image PICTURE`, or `vita migrate {quoted} --out FILE.yaml` to write a config"
             )
         held = ", ".join(sorted(entry.name for entry in path.iterdir())) or "nothing"
         raise ConfigError(
-            f"{path} holds neither a config.yaml (`vita train` and model.save write one) nor a config.json (a VITA or LLaVA "
-            f"checkpoint has one); it holds {held}"
+            f"{path} holds neither a config.yaml nor a config.json: it holds {held}. Try: a directory that vita train or "
+            "model.save wrote, or the directory of a VITA or LLaVA checkpoint"
         )
     if path.is_file():
         return path
@@ -53,18 +58,18 @@ def config_file(name: str | os.PathLike[str]) -> Path:
         return shipped[str(name)]
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     raise ConfigError(
-        f"no config {str(name)!r}: neither a file nor a directory, nor a shipped one ({', '.join(shipped)})."
-        f"{nearest(str(name), [*shipped, *beside])}"
+        f"no such config: {str(name)!r}.{nearest(str(name), [*shipped, *beside])} Try: a YAML file, a directory that vita "
+        f"train or model.save wrote, or a shipped config: {', '.join(shipped)}"
     )
 
 
 def read_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Document:
-    """The config file meant by `path`, what it extends, and the ``key.key=value`` overrides, as one document."""
+    """Read the config at `path` (see `config_file`), merge it over what it extends, and apply the overrides."""
     return overridden(_read(config_file(path), ()), overrides)
 
 
 def overridden(document: Document, overrides: Sequence[str]) -> Document:
-    """`document` with ``key.key=value`` overrides applied."""
+    """Return `document` with ``key.key=value`` overrides applied."""
     data, marks = document.data, dict(document.marks)
     for override in overrides:
         _override(data, marks, override)
@@ -72,10 +77,13 @@ def overridden(document: Document, overrides: Sequence[str]) -> Document:
 
 
 def _read(file: Path, chain: tuple[Path, ...]) -> Document:
-    """One file merged over what it ``extends:``, its paths made absolute."""
-    file = Path(os.path.abspath(file))  # noqa: PTH100  # resolve() would follow links, and `extends:` is relative to the link
+    """Read one file, make its paths absolute, and merge it over the file that it ``extends``."""
+    file = Path(os.path.abspath(file))  # noqa: PTH100  # resolve() would follow links, but `extends` is relative to the link
     if file in chain:
-        raise ConfigError(f"{file}:1:1: `extends:` goes in a circle: {' -> '.join(map(str, [*chain, file]))}")
+        circle = " -> ".join(map(str, [*chain, file]))
+        raise ConfigError(
+            f"{file}:1:1: extends: the files extend each other in a circle: {circle}. Try: remove one `extends`"
+        )
     document = read_yaml(file)
     data, marks = dict(document.data), dict(document.marks)
     for *sections, key in PATH_KEYS:
@@ -89,7 +97,10 @@ def _read(file: Path, chain: tuple[Path, ...]) -> Document:
     parent = data.pop("extends")
     if not isinstance(parent, str) or not (file.parent / parent).is_file():
         siblings = [path.name for path in file.parent.glob("*.yaml")]
-        raise ConfigError(f"{marks[('extends',)]}: extends: no such file {parent!r}.{nearest(str(parent), siblings)}")
+        raise ConfigError(
+            f"{marks[('extends',)]}: extends: no such file: {parent!r}.{nearest(str(parent), siblings)} Try: the path of a "
+            f"YAML file, relative to {file.parent}"
+        )
     base = _read(file.parent / parent, (*chain, file))
     return Document(_merge(base.data, data), {**base.marks, **marks})
 
@@ -107,7 +118,7 @@ def _override(data: dict[str, Any], marks: dict[Key, Mark], override: str) -> No
     where = f"--set {name}"
     key: Key = tuple(name.split("."))
     if not equals or not all(key):
-        raise ConfigError(f"--set {override}:1:1: write it as key.key=value, such as tower.select_layer=-1")
+        raise ConfigError(f"--set {override}:1:1: not of the form key.key=value. Try: `--set tower.select_layer=-1`")
     value = parse_value(text, where)
     if key in PATH_KEYS and isinstance(value, str):
         value = expand(value, Path.cwd())

@@ -1,4 +1,4 @@
-"""What a config may say, validated: every key with its type and default. No torch."""
+"""The schema of a config: every key with its type and default. No torch."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attentio
 
 
 class S2Config(Section):
-    """Scaling on Scales (arXiv 2403.13043). `scales` are picture sizes in pixels, the first the encoder's own."""
+    """Scaling on Scales (arXiv 2403.13043). `scales` are picture sizes in pixels; the first is the encoder's own size."""
 
     scales: Annotated[list[PositiveInt], Field(min_length=1)]
 
 
 class FreezeConfig(Section):
-    """Train block `from_layer` (1 = the first), those behind it and the final norm; what stands before stays frozen."""
+    """Train block `from_layer` (1 = the first), all blocks after it and the final norm. The rest stays frozen."""
 
     from_layer: PositiveInt
 
@@ -49,14 +49,14 @@ Freeze = Annotated[
 
 
 class TowerConfig(Section):
-    """The vision tower. A key left at None takes the default of the tower's family (see ``vita towers``).
+    """The vision tower. A key that is None takes the default of the tower's type (see ``vita towers --json``).
 
-    `dtype: auto` is bfloat16 where the device has units for it, else float32; `attention: auto` is torch's own
-    ``scaled_dot_product_attention``. `compile` runs the encoder through torch.compile: the first picture of each size
-    waits for it, and a CPU needs a C++ compiler. `max_batch` is the most pictures (tiles and S2's crops of all pictures
-    together) in one run of the encoder; left out, a GPU runs all at once, a CPU as many as its cache holds. Where
-    gradients flow all run at once, for their activations are kept anyhow. `preprocess: fast` makes pixels that differ from
-    the exact ones by at most 2 of their 255 levels, in less than half the time.
+    `dtype: auto` is bfloat16 if the device supports it in hardware, else float32. `attention: auto` is torch's
+    ``scaled_dot_product_attention``. `compile` uses torch.compile: the first picture of each size takes longer, and a CPU
+    needs a C++ compiler. `max_batch` is the largest number of pictures (tiles and S2 crops count) in one run of the
+    encoder; by default a GPU runs all at once, and a CPU as many as fit in its cache. With gradients all run at once,
+    because their activations are kept anyway. `preprocess: fast` takes less than half the time, and its pixels differ from
+    the exact ones by at most 2 of 255 levels.
     """
 
     type: str | None = None
@@ -83,7 +83,7 @@ class TowerConfig(Section):
 
 
 class ProjectorConfig(Section):
-    """The projector: ``linear``, ``mlpNx_gelu``, ``identity`` or a plugin's. Without `weights` it is untrained."""
+    """The projector: ``linear``, ``mlpNx_gelu``, ``identity``, or one of a plugin. Without `weights` it is untrained."""
 
     type: str = "mlp2x_gelu"
     weights: str | None = None
@@ -93,8 +93,8 @@ class ProjectorConfig(Section):
 class MLPOptions(Section):
     """``projector.options`` of ``linear`` and ``mlpNx_gelu``.
 
-    `input_norm`, `input_gelu`: LayerNorm, then GELU on the tower's features first (GELU keeps of class scores only
-    those that stand out). `hidden_size`: of the layers between, by default the language model's width.
+    `input_norm` applies a LayerNorm to the tower's features, `input_gelu` then a GELU (of class scores, it keeps only the
+    high ones). `hidden_size` is the width between the linear layers; it defaults to the language model's width.
     """
 
     input_norm: bool = False
@@ -103,7 +103,7 @@ class MLPOptions(Section):
 
 
 class LLMConfig(Section):
-    """The language model: any ``AutoModelForCausalLM`` directory, fetched asset or hub id."""
+    """The language model: a directory, a fetched asset or a hub id that ``AutoModelForCausalLM`` can load."""
 
     type: str = "auto"
     weights: str
@@ -114,7 +114,7 @@ class LLMConfig(Section):
 
 
 class TilesConfig(Section):
-    """InternVL-style tiles of the tower's size: at most `max`, and a thumbnail when there are several."""
+    """InternVL-style tiles of the tower's input size: `min` to `max` tiles, and a thumbnail if there is more than one."""
 
     min: PositiveInt = 1
     max: PositiveInt = 12
@@ -123,16 +123,17 @@ class TilesConfig(Section):
     @pydantic.model_validator(mode="after")
     def _least_and_most(self) -> TilesConfig:
         if self.min > self.max:
-            raise ValueError(f"`min: {self.min}` is more than `max: {self.max}`")
+            advice = f"`min: {self.max}` or `max: {self.min}`"
+            raise ValueError(f"min is larger than max: {self.min} > {self.max}. Try: {advice}")
         return self
 
 
 class AnyresConfig(Section):
-    """LLaVA-1.6's tiles: the picture is fitted into the best of `grids` ([rows, cols] of tiles), after a thumbnail.
+    """LLaVA-1.6's tiles: a thumbnail, then the picture fitted into the best of `grids` (each [rows, cols] of tiles).
 
-    `merge` says how the tiles' tokens are put together: `flat` one after the other, `spatial` as one map, `spatial_unpad`
-    as one map without the border, each row ended by LLaVA-1.6's ``image_newline``: the checkpoint's, or of the safetensors
-    file `newline`, which a saved model has.
+    `merge` joins the tokens of the tiles: `flat` one tile after the other, `spatial` as one map, `spatial_unpad` as one map
+    without the padding and with LLaVA-1.6's ``image_newline`` token at the end of each row. This token comes from the
+    checkpoint, or from the safetensors file `newline`, which saved models have.
     """
 
     grids: Annotated[list[Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]], Field(min_length=1)]
@@ -141,7 +142,7 @@ class AnyresConfig(Section):
 
 
 class ImagesConfig(Section):
-    """Pixels before the tower. `aspect: pad` squares the picture with the processor's mean colour first."""
+    """Pixels before the tower. `aspect: pad` pads pictures to a square; larger ones than `max_pixels` are not opened."""
 
     aspect: Literal["square", "pad"] = "square"
     tiles: TilesConfig | None = None
@@ -151,23 +152,23 @@ class ImagesConfig(Section):
     @pydantic.model_validator(mode="after")
     def _one_way_to_tile(self) -> ImagesConfig:
         if self.tiles is not None and self.anyres is not None:
-            raise ValueError("`tiles` and `anyres` are two ways to cut a picture; leave one out, or set it to null")
+            raise ValueError("tiles and anyres exclude each other. Try: `tiles: null` or `anyres: null`")
         return self
 
     @property
     def most_tiles(self) -> int:
-        """The most pictures that the tower sees for one."""
+        """The largest number of pictures (tiles and thumbnail) that the tower encodes for one picture."""
         if self.anyres is not None:
             return 1 + max(rows * cols for rows, cols in self.anyres.grids)
         return 1 if self.tiles is None else self.tiles.max + int(self.tiles.thumbnail and self.tiles.max > 1)
 
     def at_most(self, tiles: int) -> ImagesConfig:
-        """The same with no more than `tiles` tiles, the thumbnail not counted. Raises ConfigError where none is left."""
+        """Return a copy with at most `tiles` tiles, not counting the thumbnail. Raises ConfigError if no grid is left."""
         if self.anyres is not None:
             grids = [grid for grid in self.anyres.grids if grid[0] * grid[1] <= tiles]
             if not grids:
                 least = min(rows * cols for rows, cols in self.anyres.grids)
-                raise ConfigError(f"--max-tiles {tiles}: this checkpoint's smallest grid has {least} tiles")
+                raise ConfigError(f"--max-tiles: too few: {tiles}. The smallest grid has {least}. Try: {least} or more")
             return self.model_copy(update={"anyres": self.anyres.model_copy(update={"grids": grids})})
         if self.tiles is None:
             return self
@@ -175,8 +176,8 @@ class ImagesConfig(Section):
 
 
 class PromptConfig(Section):
-    """`template: chat` is the tokenizer's own; the others are conversation formats of other projects, without their
-    system texts. `question` is the default one."""
+    """The prompt. `template: chat` is the tokenizer's own chat template. The others are conversation formats of other
+    projects without their system text: set it with `system`. `question` is the default question."""
 
     template: Literal["chat", "plain", "qwen2p5_instruct", "mixtral_two", "nemo", "vicuna_v1", "mistral_instruct"] = (
         "chat"
@@ -186,7 +187,7 @@ class PromptConfig(Section):
 
 
 class GenerationConfig(Section):
-    """`temperature: 0` decodes greedily."""
+    """How the answer is generated. `temperature: 0` is greedy decoding."""
 
     max_new_tokens: PositiveInt = 128
     temperature: Annotated[float, Field(ge=0)] = 0.0
@@ -194,13 +195,13 @@ class GenerationConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Projector alignment (``vita train``); tower and language model stay frozen.
+    """Training of the projector (``vita train``). The tower and the language model stay frozen.
 
-    `variants`: how many altered copies (cropped, rescaled, sharpened, blurred, re-compressed) of each photo are encoded
-    beside the photo itself. `warm_start_steps`: steps, of `warm_start_batch` photos, that regress the projected tokens
-    onto the embeddings of the caption's words before the language model is run at all. `moment_jitter`: with several data
-    sets, how far (0 to 1) a photo's features may be moved to have another set's mean and deviation in every channel, so
-    that how sharp a set's photos are does not tell what they show. `held_out`: the share of photos kept for the score.
+    `variants` is the number of altered copies (cropped, rescaled, sharpened, blurred, re-compressed) of each photo that are
+    encoded in addition to the photo. `warm_start_steps` steps, each of `warm_start_batch` photos, first regress the
+    projected tokens onto the embeddings of the caption's words, without the language model. `moment_jitter` (0 to 1) is how
+    far, with several data sets, the mean and deviation of a photo's features are moved towards those of another set, so
+    that the sharpness of a set's photos does not reveal their content. `held_out` is the share kept for the score.
     """
 
     steps: PositiveInt = 800
@@ -220,7 +221,7 @@ class TrainingConfig(Section):
 
 
 class Config(Section):
-    """Everything of one model. Without `llm` it is a tower alone. `device: auto` is the first accelerator, else the CPU."""
+    """The config of one model, or without `llm` of a tower alone. `device: auto` is the first accelerator, else the CPU."""
 
     tower: TowerConfig
     projector: ProjectorConfig = ProjectorConfig()
@@ -233,16 +234,16 @@ class Config(Section):
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """Read, extend, override and validate a config.
+    """Read a config with the files that it extends, apply `overrides` (``"tower.select_layer=-1"``), and validate it.
 
-    `overrides` are ``"tower.select_layer=-1"`` strings; paths in them are relative to the working directory, paths in a
-    file to that file. Raises ConfigError, its message starting ``file:line:column:``.
+    Paths in a file are relative to that file; paths in `overrides` are relative to the working directory. Raises ConfigError
+    with messages that start with ``file:line:column:``.
     """
     document = read_config(path, overrides)
     return validate(Config, document.data, document.marks)
 
 
 def config_from(data: Mapping[str, Any], overrides: Sequence[str], name: str) -> Config:
-    """Plain sections as a config, `overrides` applied as in `load_config`; `name` is what messages call it."""
+    """Return a config from plain sections and `overrides` (see `load_config`). Messages name it `name`."""
     document = overridden(Document(dict(data), {(): Mark(name)}), overrides)
     return validate(Config, document.data, document.marks)

@@ -1,7 +1,8 @@
-"""Data against a pydantic model; every problem in one error, with its place and the nearest valid key. No torch."""
+"""Validate data with a pydantic model, and report all problems in one error. Each has its place and the nearest valid key."""
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -9,15 +10,25 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import pydantic
 
 from vita_core.config.yamlfile import Key, Mark
-from vita_core.errors import ConfigError, nearest
+from vita_core.errors import ConfigError, nearest, split_advice
 
 __all__ = ["Section", "validate"]
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
+EXPECTED = {
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a text, in quotes if it looks like a number",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys",
+    "model_type": "a mapping of keys",
+}
+"""pydantic's type of a problem, and what the value should be."""
 
 
 class Section(pydantic.BaseModel):
-    """A section of a config: unknown keys and values of another type are refused, and nothing changes afterwards."""
+    """A section of a config. Unknown keys and values of a wrong type are errors, and a section cannot be changed."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -25,41 +36,63 @@ class Section(pydantic.BaseModel):
 def validate(
     model: type[Model], data: Mapping[str, Any], marks: Mapping[Key, Mark] | None = None, *, section: str = ""
 ) -> Model:
-    """`data` as a `model`; every problem told in one ConfigError, a line each, with its place and the nearest key.
+    """Return `data` as a `model`. Raises one ConfigError with a line for each problem.
 
-    The place is the mark of the key, or, without `marks`, the `section` (``tower.options``) that `data` is.
+    Each line starts with the place of the key: its mark or, without `marks`, the name of the `section` that `data` is
+    (``tower.options``).
     """
     try:
         return model.model_validate(dict(data))
     except pydantic.ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False)
-        raise ConfigError("\n".join(dict.fromkeys(_problem(model, p, marks, section) for p in problems))) from None
+        advice: dict[str, list[str]] = {}  # the types of a union are separate problems with one wrong value
+        for problem in error.errors(include_url=False, include_context=False):
+            wrong, _, tried = _problem(model, problem, marks, section).partition(" Try: ")
+            advice.setdefault(wrong, []).append(tried)
+        lines = [f"{wrong} Try: {' or '.join(dict.fromkeys(tried))}" for wrong, tried in advice.items()]
+        raise ConfigError("\n".join(lines)) from None
 
 
 def _problem(model: type[pydantic.BaseModel], problem: Any, marks: Mapping[Key, Mark] | None, section: str) -> str:
-    # a tagged union's tag ("(flag)") stands in pydantic's place of the problem, and is no key
+    # pydantic adds the tag of a tagged union ("(flag)") to the location, but it is not a key
     loc = tuple(part for part in problem["loc"] if not str(part).startswith("("))
-    # pydantic also appends the branch of a union ("int", "list[int]", ...) to the place; marks know only real keys
+    # pydantic also adds the branch of a union ("int", "list[int]", ...); only real keys have a mark
     known = loc
     while marks is not None and known and known not in marks:
         known = known[:-1]
     prefix = f"{marks[known]}: " if marks is not None else f"{section}: " if section else ""
     names = ".".join(map(str, known if marks is not None and known else loc))
     named = f"{prefix}{names}: " if names else prefix
-    kind, message = problem["type"], str(problem["msg"])
+    kind, message, owner = problem["type"], str(problem["msg"]), ".".join(map(str, loc[:-1]))
     if kind == "extra_forbidden":
-        owner = _section(model, loc[:-1])
-        keys = list(owner.model_fields) if owner else []
-        where = f" in {'.'.join(map(str, loc[:-1]))!r}" if loc[:-1] else ""
-        return f"{prefix}unknown key {loc[-1]!r}{where}.{nearest(str(loc[-1]), keys)} Valid keys: {', '.join(keys)}"
+        fields = _section(model, loc[:-1])
+        keys = list(fields.model_fields) if fields else []
+        where = f" in section {owner!r}" if owner else ""
+        advice = f"one of {', '.join(keys)}" if keys else "leave it out"
+        return f"{prefix}unknown key: {loc[-1]!r}{where}.{nearest(str(loc[-1]), keys)} Try: {advice}"
     if kind == "missing":
-        return f"{prefix}required key {'.'.join(map(str, loc))!r} is missing"
+        where = f" to section {owner or section!r}" if owner or section else ""
+        return f"{prefix}required key is missing: {'.'.join(map(str, loc))!r}. Try: add {loc[-1]!r}{where}"
     if kind == "value_error":
-        return f"{named}{message.removeprefix('Value error, ')}"
-    return f"{named}{message[0].lower()}{message[1:]}, not {reprlib.repr(problem['input'])}"
+        wrong, advice = split_advice(message.removeprefix("Value error, "))
+        return f"{named}{wrong}. Try: {advice or 'another value, or leave the key out'}"
+    return f"{named}{_wrong_value(kind, message, problem['input'])}"
+
+
+def _wrong_value(kind: str, message: str, value: Any) -> str:
+    """Return the problem of one value, from pydantic's type of the problem and its message."""
+    wrong = f"wrong value: {reprlib.repr(value)}."
+    if kind == "literal_error" and isinstance(value, str):
+        wrong += nearest(value, re.findall(r"'([^']*)'", message))
+    expected = EXPECTED.get(kind)
+    if expected is None and (found := re.fullmatch(r"Input should be (.+)", message)):
+        expected = f"a value {found[1]}" if found[1].startswith(("greater", "less")) else found[1]
+    if expected is None and (found := re.fullmatch(r"(\w+) should have (.+?)(?: after validation, not .+)?", message)):
+        expected = f"a {found[1].lower()} with {found[2]}"
+    return f"{wrong} Try: {expected}" if expected else f"{wrong} {message}. Try: another value, or leave the key out"
 
 
 def _section(model: type[pydantic.BaseModel], loc: tuple[Any, ...]) -> type[pydantic.BaseModel] | None:
+    """Return the model of the section at `loc`, or None if there is no section."""
     for part in loc:
         field = model.model_fields.get(str(part))
         if field is None:

@@ -1,7 +1,7 @@
-"""YAML to plain data that remembers where each value stood.
+"""Read YAML into plain data, and record the place of each value.
 
-PyYAML alone reads ``1e-4`` as a string, ``on`` as True, ``010`` as 8 and ``1:30`` as 90, and keeps the last of two equal
-keys silently; this loader follows YAML 1.2's core schema for plain values and refuses duplicates.
+PyYAML alone reads ``1e-4`` as a string, ``on`` as True, ``010`` as 8 and ``1:30`` as 90, and silently keeps the last of two
+equal keys. This loader follows YAML 1.2's core schema for plain values and rejects duplicate keys.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["Document", "Mark", "parse_value", "read_yaml"]
 
 Key = tuple[str | int, ...]
 MOST_BYTES, MOST_VALUES, MOST_LEVELS = 1_000_000, 10_000, 50
-"""No config comes near these; a file of another kind, or a few aliases of aliases, would take minutes to be refused."""
+"""Limits far above any config. Without them, a wrong file or nested aliases could take minutes to read."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Where a value stands. `file` is a path, or a text such as ``--set``; line and column count from 1."""
+    """The place of a value. `file` is a path, or a text such as ``--set``. Line and column count from 1."""
 
     file: str
     line: int = 1
@@ -37,14 +37,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Document:
-    """A mapping, and the mark of every key (of the value itself inside a list)."""
+    """A mapping, and the mark of every key; in a list, the mark of every value."""
 
     data: dict[str, Any]
     marks: Mapping[Key, Mark]
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the plain values of YAML 1.2's core schema: null, booleans, integers and floats; no dates."""
+    """SafeLoader with the plain values of YAML 1.2's core schema: null, booleans, integers and floats, but no dates."""
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -73,23 +73,30 @@ _Loader.add_constructor(_TAG + "int", _integer)
 
 
 def read_yaml(path: Path) -> Document:
-    """Parse one YAML file whose top level is a mapping. Raises ConfigError with file:line:column."""
+    """Parse one YAML file whose top level is a mapping. Raises ConfigError with ``file:line:column``."""
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
-            raise ConfigError(f"{path}:1:1: has {size:,} bytes; a config has at most {MOST_BYTES:,}")
+            raise ConfigError(
+                f"{path}:1:1: the file is too large: {size:,} bytes. A config has at most {MOST_BYTES:,}. "
+                "Try: check that this file is a config"
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}:1:1: cannot be read: {error}") from error
+        raise ConfigError(
+            f"{path}:1:1: cannot be read: {error}. Try: check its permissions, and save it as UTF-8"
+        ) from error
     data, marks = _parse(text, str(path))
     if data is None:
-        raise ConfigError(f"{path}:1:1: the file is empty; a config needs at least `tower:` and `llm:`")
+        raise ConfigError(f"{path}:1:1: the file is empty. Try: add a section `tower: {{weights: DIR}}`")
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}:1:1: expected a mapping of keys, found {type(data).__name__}")
+        raise ConfigError(
+            f"{path}:1:1: not a mapping of keys: a {type(data).__name__}. Try: start with `tower: {{weights: DIR}}`"
+        )
     return Document(data, marks)
 
 
 def parse_value(text: str, where: str) -> Any:
-    """The value of a ``--set key=value``, read as YAML."""
+    """Parse the value of a ``--set key=value`` as YAML."""
     return _parse(text, where)[0]
 
 
@@ -102,43 +109,55 @@ def _parse(text: str, file: str) -> tuple[Any, dict[Key, Mark]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = Mark(file, mark.line + 1, mark.column + 1) if mark else Mark(file)
-        raise ConfigError(f"{where}: not valid YAML: {error.problem or error.context}") from error
+        raise ConfigError(
+            f"{where}: not valid YAML: {error.problem or error.context}. Try: correct the syntax at this place"
+        ) from error
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         where = Mark(file, before.count("\n") + 1, error.position - before.rfind("\n"))
         raise ConfigError(
-            f"{where}: not valid YAML: character #x{ord(text[error.position]):04x} is not allowed"
+            f"{where}: not valid YAML: character #x{ord(text[error.position]):04x} is not allowed. Try: remove it"
         ) from error
     except RecursionError as error:
-        raise ConfigError(f"{Mark(file)}: nested deeper than {MOST_LEVELS} levels") from error
+        raise _too_deep(Mark(file)) from error
+
+
+def _too_deep(place: Mark) -> ConfigError:
+    return ConfigError(
+        f"{place}: nested deeper than {MOST_LEVELS} levels. Try: fewer levels, and no alias that contains itself"
+    )
 
 
 def _convert(loader: _Loader, node: yaml.Node, key: Key, file: str, marks: dict[Key, Mark]) -> Any:
     here = Mark(file, node.start_mark.line + 1, node.start_mark.column + 1)
     marks.setdefault(key, here)
-    if len(key) > MOST_LEVELS:  # an alias of what holds it has no end
-        raise ConfigError(f"{here}: nested deeper than {MOST_LEVELS} levels")
+    if len(key) > MOST_LEVELS:  # an alias that contains itself would never end
+        raise _too_deep(here)
     if len(marks) > MOST_VALUES:
-        raise ConfigError(f"{here}: more than {MOST_VALUES:,} values, aliases counted as often as they stand")
+        raise ConfigError(
+            f"{here}: more than {MOST_VALUES:,} values, counting every use of an alias. Try: check that this file is a config"
+        )
     if isinstance(node, yaml.SequenceNode):
         return [_convert(loader, child, (*key, i), file, marks) for i, child in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
         try:
             return loader.construct_object(node)
-        except (ValueError, KeyError, AttributeError) as error:  # PyYAML's, for a tag that is written out: `!!int abc`
-            raise ConfigError(f"{here}: {node.value[:80]!r} is not what its tag {node.tag!r} says") from error
+        except (ValueError, KeyError, AttributeError) as error:  # raised by PyYAML for an explicit tag: `!!int abc`
+            raise ConfigError(
+                f"{here}: the value does not match its tag {node.tag!r}: {node.value[:80]!r}. Try: remove the tag"
+            ) from error
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         mark = Mark(file, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
         if key_node.tag == _TAG + "merge":
-            raise ConfigError(
-                f"{mark}: `<<` is no part of YAML 1.2; write `extends: other.yaml`, or the keys themselves"
-            )
+            raise ConfigError(f"{mark}: `<<` is not part of YAML 1.2. Try: `extends`, or write the keys here")
         if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError(f"{mark}: a key is a word, not a list or a mapping")
+            raise ConfigError(f"{mark}: the key is a list or a mapping. Try: a word as the key")
         name = key_node.value
         if name in result:
-            raise ConfigError(f"{mark}: duplicate key {name!r}; it stands first at {marks[(*key, name)]}")
+            raise ConfigError(
+                f"{mark}: duplicate key: {name!r}, first at {marks[(*key, name)]}. Try: remove one of them"
+            )
         marks[(*key, name)] = mark
         result[name] = _convert(loader, value_node, (*key, name), file, marks)
     return result

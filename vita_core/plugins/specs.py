@@ -60,8 +60,8 @@ class Shape:
         sizes = [*self.image_size, *(size for stage in self.stages for size in (stage.channels, *stage.grid))]
         if not self.stages or min(sizes) < 1:
             raise VitaError(
-                f"Shape: it has no features: {self.image_size} pixels, stages {self.stages[:2]}. Try: at least one stage, "
-                "with every size 1 or larger"
+                f"the encoder's shape has no features: {self.image_size} pixels, stages {self.stages[:2]}. "
+                "Try: check the sizes in the checkpoint's config.json (image_size, patch_size, hidden_size)"
             )
 
     @property
