@@ -209,7 +209,7 @@ def test_the_base_must_be_named_and_a_model(lora: tuple[Path, Path, Any], golden
     assert "'lmsys/vicuna-7b-v1.5'" in done.stderr
     with pytest.raises(CheckpointError, match="is a LoRA adapter itself"):
         build_model(checkpoint=place, model_base=str(place))
-    with pytest.raises(CheckpointError, match="is no directory"):
+    with pytest.raises(CheckpointError, match="is not a directory"):
         build_model(checkpoint=place, model_base=str(base / "none"))
 
 

@@ -50,11 +50,17 @@ def _shorter(directory: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "LoRA": (lambda d: (d / "adapter_config.json").write_text("{}"), "holds a LoRA adapter, .*--model-base DIR"),
     "no config.json": (lambda d: (d / "config.json").unlink(), "has no config.json"),
-    "unknown model_type": (lambda d: edit_config(d, model_type="vota-Qwen2"), "'vota-Qwen2'.*of no known layout"),
-    "unknown VITA": (lambda d: edit_config(d, model_type="vita-gemma"), "'vita-gemma': of VITA's there are"),
+    "unknown model_type": (
+        lambda d: edit_config(d, model_type="vota-Qwen2"),
+        "unknown model_type .*'vota-Qwen2'.*Try: a checkpoint with one of vita-qwen2",
+    ),
+    "unknown VITA": (
+        lambda d: edit_config(d, model_type="vita-gemma"),
+        "unknown VITA model: 'vita-gemma'.*Try: .*vita-qwen2",
+    ),
     "code of its own": (
         lambda d: edit_config(d, model_type="mine", auto_map={"AutoModel": "m.M"}),
-        "refused.*trust_remote_code: true, revision",
+        "own code .* is not run here.*trust_remote_code: true, revision",
     ),
     "shard missing": (lambda d: (d / "model-00002-of-00002.safetensors").unlink(), "missing: model-00002-of-00002"),
     "shard cut short": (_cut, r"model-00002-of-00002\.safetensors: it is truncated"),
@@ -72,7 +78,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"37 tensors match; 2 of another shape \(lm_head\.weight \(317, 32\) for \(300, 32\), model\.embed_tokens",
     ),
     "other projector": (lambda d: edit_config(d, mm_projector_type="spp"), "unknown projector: 'spp'"),
-    "other aspect": (lambda d: edit_config(d, image_aspect_ratio="wide"), "none of square, pad and anyres"),
+    "other aspect": (
+        lambda d: edit_config(d, image_aspect_ratio="wide"),
+        "image_aspect_ratio: unknown value: 'wide'. .*one of square, pad, anyres",
+    ),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer"),
     "a pickle with code": (_pickle, "holds more than tensors and is not opened: it would call getattr"),
 }

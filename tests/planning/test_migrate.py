@@ -68,8 +68,14 @@ def test_the_seed_command_on_a_video(golden: Path, tmp_path: Path) -> None:
         (["--image_path", "p.png", "--question", "q", "--audio_path", "a.wav"], "this is the vision half"),
         (["--image_path", "p.png"], "--question is missing"),
         (["--question", "q"], "give one of --image_path"),
-        (["--image_path", "p.png", "--question", "q", "--model_type", "nemo"], "config.json says 'vita-Qwen2'"),
-        (["--image_path", "p.png", "--question", "q", "--model_type", "qwen"], "none of mixtral-8x7b"),
+        (
+            ["--image_path", "p.png", "--question", "q", "--model_type", "nemo"],
+            "config.json has model_type 'vita-Qwen2'. Try: leave --model_type out",
+        ),
+        (
+            ["--image_path", "p.png", "--question", "q", "--model_type", "qwen"],
+            "--model_type: unknown value: 'qwen'. Try: one of mixtral-8x7b",
+        ),
         (["--image_path", "p.png", "--question", "q", "--conv_mode", "qwen2"], "prompt.template"),
         (["--image_path", "p.png", "--question", "q"], "p.png: no such file"),
     ],

@@ -1,4 +1,5 @@
-"""Checkpoints of other projects: one file a layout, each mostly a table of whose each key is.
+"""The checkpoint layouts of other projects, one file each: mostly a table that maps keys to stages.
 
-``layout`` says what a layout tells of itself, ``known`` lists them, ``opening`` turns a directory into our config.
+In: the ``config.json`` of a VITA or LLaVA checkpoint. Out: a `Layout`, which gives the config sections, the stage of every
+key, and the place of the tower. This package reads no tensors.
 """

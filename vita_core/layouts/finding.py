@@ -1,4 +1,4 @@
-"""Where a checkpoint's tower lies: ``mm_vision_tower`` is often a path on its authors' machine. No torch, no network."""
+"""Find the tower of a checkpoint. Its ``mm_vision_tower`` is often a path on the author's machine. No torch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["FoundTower", "find_tower"]
 
 @dataclass(frozen=True)
 class FoundTower:
-    """A tower's source, and how it was found, for the user to read."""
+    """A tower's source, and a text for the user that says how it was found."""
 
     source: Source
     how: str
 
 
 def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -> FoundTower:
-    """The tower of the checkpoint `own`.
+    """Find the tower of the checkpoint `own`.
 
-    In this order: the checkpoint's own tower config, `given` (``--tower-weights``), the configured path as it is, relative
-    to the checkpoint, a sibling of the same name. With `whole`, all weights being in the checkpoint, published geometry
-    of a known hub id of that name will do. A hub is asked only for what `given` or a known id says in full.
-    Raises CheckpointError that says what was tried.
+    The places are, in this order: `given` (``--tower-weights``); the checkpoint's own tower config; the configured path as
+    it is; the path relative to the checkpoint; a directory of that name next to the checkpoint. If the checkpoint contains
+    all weights (`whole`), the published geometry of a known hub id of that name is enough. A hub is asked only for a full
+    id, in `given` or known. Raises CheckpointError that lists the places.
     """
     known = known_towers()
     if given is not None and given != own.weights:
@@ -40,7 +40,10 @@ def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -
         return FoundTower(inside, "the checkpoint's own config.json")
     name = layout.tower_name(own.config)
     if name is None:
-        raise CheckpointError(f"{own.weights}: its config.json names no mm_vision_tower; pass --tower-weights DIR")
+        raise CheckpointError(
+            f"{own.weights}: mm_vision_tower is missing in its config.json. Try: pass --tower-weights DIR with the directory "
+            "of its tower"
+        )
     assert own.path is not None
     base, directory = Path(name).name, Path(own.path)
     places = {
@@ -64,7 +67,9 @@ def _given(weights: str) -> Source:
     except CheckpointError as error:
         raise CheckpointError(f"--tower-weights: {error}") from error
     if not source.config:
-        raise CheckpointError(f"--tower-weights {weights}: there is no {' or '.join(CONFIG_FILES)} in it")
+        raise CheckpointError(
+            f"--tower-weights: no {' or '.join(CONFIG_FILES)} in {weights}. Try: the directory of a tower with its config.json"
+        )
     return source
 
 
@@ -73,7 +78,7 @@ def _is_tower(place: Path) -> bool:
 
 
 def _published(name: str, known: Mapping[str, Mapping[str, Any]]) -> FoundTower | None:
-    """The known id that is `name`, or whose own name is the last part of it; it is the source's name, not asked for."""
+    """Return the known hub id that is `name`, or whose last part is the last part of `name`. The hub is not asked."""
     base = Path(name).name
     hub_id = next((known_id for known_id in known if name == known_id or known_id.partition("/")[2] == base), None)
     if hub_id is None:
@@ -82,8 +87,8 @@ def _published(name: str, known: Mapping[str, Mapping[str, Any]]) -> FoundTower 
 
 
 def _not_found(own: Source, name: str, places: Mapping[str, Path]) -> FoundTower:
-    tried = "; ".join(f"{how} ({place})" for how, place in places.items())
+    tried = ", ".join(f"{place} ({how})" for how, place in places.items())
     raise CheckpointError(
-        f"{own.weights}: its tower {name!r} is nowhere here. Looked for a config.json {tried}. Pass --tower-weights "
-        "DIR (tower_weights=... in Python) with the tower's directory, or its hub id as `owner/name`"
+        f"{own.weights}: its tower was not found: {name!r}. No config.json in {tried}. Try: pass --tower-weights DIR "
+        "(tower_weights=... in Python) with the tower's directory or its hub id owner/name"
     )

@@ -1,4 +1,4 @@
-"""Every layout that can be opened, and which one a config is of. No torch."""
+"""The known layouts, and how to recognise the layout of a config. No torch."""
 
 from __future__ import annotations
 
@@ -15,40 +15,38 @@ LAYOUTS = (vita.LAYOUT, llava.LAYOUT, llava_hf.LAYOUT)
 
 
 def recognise(config: OldConfig, where: str) -> Layout:
-    """The layout of a checkpoint with this ``config.json``.
+    """Return the layout of a checkpoint with this ``config.json``.
 
-    Raises CheckpointError for a model_type of no layout, and says so where its own code would have to be run.
+    Raises CheckpointError for an unknown model_type. The message says if the checkpoint needs its own code to be run.
     """
     for layout in LAYOUTS:
         if layout.recognises(config):
             return layout
     kind = config.get("model_type")
     known = list(dict.fromkeys(name for layout in LAYOUTS for name in layout.model_types))
-    message = (
-        f"{where}: model_type {kind!r} in its config.json is of no known layout.{nearest(str(kind), known)} Known: "
-    )
-    message += ", ".join(known)
+    wrong = f"{where}: unknown model_type in its config.json: {kind!r}.{nearest(str(kind), known)}"
     if "auto_map" in config:
-        message += (
-            ". It would need code of its own to be run (auto_map), which is refused here. A language model's code can "
-            "be allowed in a YAML config: `llm: {weights: ..., trust_remote_code: true, revision: COMMIT}`, COMMIT "
-            "being the one whose code you have read"
+        raise CheckpointError(
+            f"{wrong} Known are {', '.join(known)}. It needs its own code (auto_map), which is not run here. Try: allow the "
+            "code of a language model in a YAML config, with `llm: {weights: DIR, trust_remote_code: true, revision: COMMIT}` "
+            "and the COMMIT whose code you have read"
         )
-    raise CheckpointError(message)
+    raise CheckpointError(f"{wrong} Try: a checkpoint with one of {', '.join(known)}")
 
 
 def is_adapter(directory: Path) -> bool:
-    """Whether the directory holds a LoRA adapter and not a whole model."""
+    """Return whether the directory holds a LoRA adapter instead of a whole model."""
     return (directory / "adapter_config.json").is_file()
 
 
 def read_config(directory: str | Path) -> OldConfig:
-    """The ``config.json`` of a checkpoint's directory. Raises CheckpointError when there is none."""
+    """Read the ``config.json`` in a checkpoint's directory. Raises CheckpointError if there is none."""
     path = Path(directory).expanduser()
     if not path.is_dir():
-        raise CheckpointError(f"{path} is no directory; give the directory of a checkpoint")
+        raise CheckpointError(f"{path} is not a directory. Try: the directory of a checkpoint")
     if not (path / "config.json").is_file():
+        held = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
         raise CheckpointError(
-            f"{path} has no config.json; it holds {', '.join(sorted(p.name for p in path.iterdir()))}"
+            f"{path} has no config.json: it holds {held}. Try: the directory of a checkpoint with its config.json"
         )
     return read_json(path / "config.json")

@@ -1,4 +1,4 @@
-"""What one checkpoint layout of another project says of itself, as data: how to know it, whose each key is. No torch."""
+"""`Layout`: the description of a checkpoint layout of another project, as data. No torch."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ DROPPED = (
     "transformers_version",
     "use_cache",
 )
-"""Keys of a config that are the old class's own, or would slow generation down (training saves ``use_cache: false``)."""
+"""Config keys of the original class, and ``use_cache``: training saves it as false, which would slow generation down."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Keys that match `pattern` belong to `stage`, which knows them with the match replaced by `to`.
+    """Keys that match `pattern` belong to `stage`. In the stage's own key, the match is replaced by `to`.
 
-    Without a stage they are skipped: `reason` says why, ``{count}`` in it is their number. `audio` marks the half that is
-    not opened here.
+    Without a stage these keys are skipped. `reason` says why; ``{count}`` in it stands for the number of tensors. `audio`
+    marks keys of the audio half of a model, which is not loaded.
     """
 
     pattern: str
@@ -41,20 +41,20 @@ class Rule:
     audio: bool = False
 
     def own_key(self, key: str) -> str:
-        """What the stage calls a key that matches."""
+        """Return the stage's own key for a key that matches."""
         return re.sub(self.pattern, self.to, key, count=1)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A checkpoint layout. Of `rules` the first that matches a key decides; a key that none matches is an error.
+    """A checkpoint layout. The first of `rules` that matches a key decides; a key without a rule is an error.
 
-    recognises: whether a ``config.json`` is of this layout.
-    decoder: config -> the language model's config, in transformers' keys, its own ``model_type`` among them.
-    sections: config and the tower's input size -> our config sections, but for where the weights lie.
-    tower_name: config -> where it says its tower was, or None where it does not.
-    tower_source: checkpoint -> the tower's own config and preprocessing, where the checkpoint holds them.
-    projector_file: read beside the usual weight files, where those hold no projector.
+    recognises: return whether a ``config.json`` has this layout.
+    decoder: return the language model's config in transformers' keys, including ``model_type``.
+    sections: return our config sections, without the places of the weights, for a config and the tower's input size.
+    tower_name: return the path or hub id of the tower in the config, or None if the config has none.
+    tower_source: return the tower's config and preprocessing if the checkpoint contains them, else None.
+    projector_file: a file that is read too if the usual weight files contain no projector.
     """
 
     name: str
@@ -69,12 +69,12 @@ class Layout:
 
 
 def decoder_config(config: OldConfig, model_type: str) -> dict[str, Any]:
-    """The language model's part of a config whose top level is that of the language model."""
+    """Return the language model's config, from a config whose top level holds the keys of the language model."""
     kept = {key: value for key, value in config.items() if key not in DROPPED and not key.startswith("mm_")}
     return {**kept, "model_type": model_type}
 
 
 def dtype_of(config: OldConfig) -> str:
-    """The dtype the checkpoint was saved in, float32 where it does not say."""
+    """Return the dtype in which the checkpoint was saved; float32 if its config does not state one."""
     stated = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     return stated if stated in ("float32", "float16", "bfloat16") else "float32"

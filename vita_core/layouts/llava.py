@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and 1.6 as their authors publish them: keys under ``model.``, the tower often left outside."""
+"""LLaVA-1.5 and 1.6 as their authors publish them: keys start with ``model.``, and the tower is often not included."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vita_core.layouts.sections import image_section, projector_section, tower_n
 
 __all__ = ["LAYOUT"]
 
-# model_type -> (transformers' model_type, conversation format); plain `llava` is LLaVA-1.5's own
+# model_type -> (transformers' model_type, conversation format); LLaVA-1.5 itself has the plain `llava`
 BACKBONES = {
     "llava": ("llama", "vicuna_v1"),
     "llava_llama": ("llama", "vicuna_v1"),
@@ -21,18 +21,18 @@ RULES = (
     Rule(r"^model\.vision_tower\.(?:vision_tower\.)?", "tower"),
     Rule(r"^(?:model\.)?mm_projector\.", "projector"),
     Rule(r"^(?:model\.)?image_newline$", "newline", to="newline"),
-    Rule(r"rotary_emb\.inv_freq$", reason="{count} tables of rotary angles skipped: they are computed"),
+    Rule(r"rotary_emb\.inv_freq$", reason="{count} tables of rotary angles skipped: the model computes them"),
     Rule(r"^(?=model\.(?:embed_tokens|layers|norm)\.|lm_head\.)", "llm"),
 )
 
 
 def _recognises(config: OldConfig) -> bool:
-    # Hugging Face's converted checkpoints say `llava` too, with the tower's config beside it
+    # Hugging Face's converted checkpoints have `llava` too, but also a `vision_config`
     return config.get("model_type") in BACKBONES and "vision_config" not in config
 
 
 def sections(config: OldConfig, tile: int) -> dict[str, Any]:
-    """As the config says; LLaVA-1.5 pads to a square, LLaVA-1.6 says anyres."""
+    """Return the config sections. LLaVA-1.5 states ``pad`` as its aspect ratio, LLaVA-1.6 ``anyres``."""
     return {
         "tower": tower_section(config, tile),
         "projector": projector_section(config),

@@ -13,9 +13,9 @@ __all__ = ["LAYOUT"]
 MODEL_TYPES = ("llava", "llava_next")
 FORMATS = {"llama": "vicuna_v1", "mistral": "mistral_instruct"}
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-"""What transformers leaves out of a config.json that has it."""
+"""transformers' default, which it does not write to config.json."""
 FEATURES = {"default": "patch", "full": "cls_patch"}
-# transformers saved the language model under `language_model.` until 4.52, and saves it so again since 5
+# transformers saved the language model under `language_model.` until 4.52, and does so again since 5
 RULES = (
     Rule(r"^(?:model\.)?vision_tower\.", "tower"),
     Rule(r"^(?:model\.)?multi_modal_projector\.linear_1\.", "projector", to="0."),
@@ -29,12 +29,15 @@ RULES = (
 def _tower(config: OldConfig) -> dict[str, Any]:
     strategy = config.get("vision_feature_select_strategy") or "default"
     if strategy not in FEATURES:
-        raise CheckpointError(f"vision_feature_select_strategy {strategy!r} is none of {', '.join(FEATURES)}")
+        raise CheckpointError(
+            f"vision_feature_select_strategy: unknown value: {strategy!r}. Try: one of {', '.join(FEATURES)}"
+        )
     feature = FEATURES[strategy]
-    if str(config["vision_config"].get("model_type")).startswith("siglip"):  # it has no CLS token to keep or drop
+    if str(config["vision_config"].get("model_type")).startswith("siglip"):  # SigLIP has no CLS token to keep or drop
         if strategy == "default":
             raise CheckpointError(
-                "vision_feature_select_strategy 'default' drops a patch of a SigLIP tower; set 'full'"
+                "vision_feature_select_strategy: 'default' drops a patch of a SigLIP tower, which has no CLS token. "
+                "Try: set it to 'full' in config.json"
             )
         feature = "patch"
     layer = config.get("vision_feature_layer")
@@ -48,15 +51,19 @@ def _tower(config: OldConfig) -> dict[str, Any]:
 def _images(config: OldConfig, tile: int) -> dict[str, Any]:
     if config["model_type"] == "llava":
         return {"aspect": "square"}
-    # here, unlike in LLaVA's own configs, a pinpoint is (height, width)
+    # unlike in LLaVA's own configs, a pinpoint is (height, width)
     grids = [[height // tile, width // tile] for height, width in config.get("image_grid_pinpoints") or PINPOINTS]
     return {"anyres": {"grids": grids, "merge": "spatial_unpad"}}
 
 
 def sections(config: OldConfig, tile: int) -> dict[str, Any]:
-    """As the class computes it. Raises CheckpointError for a projector that is not two layers with GELU."""
-    if config.get("projector_hidden_act", "gelu") != "gelu" or not config.get("multimodal_projector_bias", True):
-        raise CheckpointError("only the two-layer GELU projector with biases of LLaVA-1.5 and 1.6 can be opened")
+    """Return the config sections, as transformers' class computes. Raises CheckpointError for an unsupported projector."""
+    activation, bias = config.get("projector_hidden_act", "gelu"), config.get("multimodal_projector_bias", True)
+    if activation != "gelu" or not bias:
+        raise CheckpointError(
+            f"unsupported projector: projector_hidden_act {activation!r}, multimodal_projector_bias {bias!r}. Try: a "
+            "checkpoint whose projector has GELU and biases, as LLaVA-1.5 and 1.6 have"
+        )
     return {
         "tower": _tower(config),
         "projector": {"type": "mlp2x_gelu"},
@@ -67,13 +74,17 @@ def sections(config: OldConfig, tile: int) -> dict[str, Any]:
 
 
 def decoder(config: OldConfig) -> dict[str, Any]:
-    """``text_config``; absent keys have the values of Llama, as in transformers."""
+    """Return the ``text_config``. As in transformers, missing keys have Llama's values."""
     text = config.get("text_config") or {}
     return {**text, "model_type": text.get("model_type", "llama")}
 
 
 def tower_source(own: Source) -> Source:
-    """``vision_config``. LLaVA-1.6's image processor cuts tiles and then does to each what CLIP's does: here `anyres` cuts."""
+    """Return the tower's source, with the ``vision_config`` as its config.
+
+    LLaVA-1.6's image processor cuts tiles, then processes each as CLIP's does. Here ``images.anyres`` cuts the tiles, so
+    the tower gets CLIP's processor.
+    """
     processor = None if own.preprocessor is None else dict(own.preprocessor)
     if processor is not None and str(processor.get("image_processor_type", "")).startswith("LlavaNext"):
         processor = {key: value for key, value in processor.items() if key not in ("image_grid_pinpoints", "do_pad")}

@@ -1,6 +1,6 @@
 """VITA-1.0 and VITA-1.5: a language model's config with ``mm_`` keys; tower, projector and audio encoder under ``model.``.
 
-The audio half is skipped, and said so: this is the vision half.
+The audio tensors are skipped, and a note reports how many.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vita_core.layouts.sections import image_section, projector_section, tower_n
 
 __all__ = ["LAYOUT", "check_demo_type"]
 
-# model_type in lower case (forks write both) -> (transformers' model_type, conversation format)
+# model_type in lower case (forks use both cases) -> (transformers' model_type, conversation format)
 BACKBONES = {
     "vita-qwen2": ("qwen2", "qwen2p5_instruct"),
     "vita-fo-qwen2": ("qwen2", "qwen2p5_instruct"),
@@ -26,7 +26,7 @@ DEMO_TYPES = {
     "qwen2p5_instruct": "vita-qwen2",
     "qwen2p5_fo_instruct": "vita-fo-qwen2",
 }
-"""What VITA's demo calls its model types, which it does not read from the checkpoint."""
+"""The values of ``--model_type`` in VITA's demo, and the model_type of the checkpoints they stand for."""
 RULES = (
     Rule(r"^model\.vision_tower\.(?:vision_tower\.)?", "tower"),
     Rule(r"^(?:model\.)?mm_projector\.", "projector"),
@@ -36,7 +36,7 @@ RULES = (
         reason="vision only: {count} tensors of the turn-taking head skipped",
         audio=True,
     ),
-    Rule(r"rotary_emb\.inv_freq$", reason="{count} tables of rotary angles skipped: they are computed"),
+    Rule(r"rotary_emb\.inv_freq$", reason="{count} tables of rotary angles skipped: the model computes them"),
     Rule(r"^(?=model\.(?:embed_tokens|layers|norm)\.|lm_head\.)", "llm"),
 )
 
@@ -44,12 +44,15 @@ RULES = (
 def _backbone(config: OldConfig) -> tuple[str, str]:
     kind = str(config["model_type"]).lower()
     if kind not in BACKBONES:
-        raise CheckpointError(f"model_type {config['model_type']!r}: of VITA's there are {', '.join(BACKBONES)}")
+        raise CheckpointError(
+            f"model_type: unknown VITA model: {config['model_type']!r}.{nearest(kind, BACKBONES)} Try: a checkpoint with one "
+            f"of {', '.join(BACKBONES)}"
+        )
     return BACKBONES[kind]
 
 
 def sections(config: OldConfig, tile: int) -> dict[str, Any]:
-    """VITA's demo cuts at most 12 tiles of the tower's size and a thumbnail, whatever the config says of aspect."""
+    """Return the config sections. As in VITA's demo, pictures are cut into up to 12 tiles and a thumbnail in any case."""
     return {
         "tower": tower_section(config, tile),
         "projector": projector_section(config),
@@ -72,9 +75,13 @@ LAYOUT = Layout(
 
 
 def check_demo_type(name: str, config: OldConfig) -> None:
-    """Raise ConfigError where ``--model_type`` is unknown, or not what the checkpoint's config says."""
+    """Raise ConfigError if the value of ``--model_type`` is unknown or does not match the checkpoint's config."""
     if name not in DEMO_TYPES:
-        raise ConfigError(f"--model_type {name!r} is none of {', '.join(DEMO_TYPES)}.{nearest(name, DEMO_TYPES)}")
+        known = ", ".join(DEMO_TYPES)
+        raise ConfigError(f"--model_type: unknown value: {name!r}.{nearest(name, DEMO_TYPES)} Try: one of {known}")
     stated = str(config.get("model_type"))
     if stated.lower() != DEMO_TYPES[name]:
-        raise ConfigError(f"--model_type {name}: the checkpoint's config.json says {stated!r}; leave --model_type out")
+        raise ConfigError(
+            f"--model_type: {name!r} does not match the checkpoint, whose config.json has model_type {stated!r}. "
+            "Try: leave --model_type out"
+        )
