@@ -1,6 +1,6 @@
 """Vision encoders of multimodal language models as plugins: one protocol, one registry, one YAML file.
 
-Every public name is here, imported on first use, so that ``import vita_core`` costs nothing.
+This package exports every public name. Each is imported on first use, so that ``import vita_core`` is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Strict loading with a report: every tensor of a checkpoint is loaded, skipped for a stated reason, or an error."""
+"""Read and load tensors strictly: each tensor of a checkpoint is loaded, skipped for a stated reason, or an error."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["KeyRules", "LoadReport", "Tensors", "fill", "load_into", "part_tenso
 
 Pattern = str
 Tensors = Iterable[tuple[str, Callable[[], Tensor]]]
-"""(key, function that reads the tensor) pairs; a reader is called, if at all, before the next pair is taken."""
+"""Pairs (key, function that reads the tensor). A function must be called before the next pair is taken, or not at all."""
 
 
 @dataclass(frozen=True)
 class KeyRules:
-    """How a checkpoint's keys become a module's, as data.
+    """Rules that map a checkpoint's keys to a module's keys, as data.
 
     renames: (regular expression, replacement) pairs, all applied in order.
-    splits: (regular expression on the renamed key, replacements): the tensor is cut on dim 0 into equal parts.
-    skips: (regular expression on the renamed key, reason): tensors that the module has no use for.
+    splits: (regular expression on the renamed key, replacements): the tensor is split on dim 0 into equal parts.
+    skips: (regular expression on the renamed key, reason): tensors that the module does not use.
     """
 
     renames: Sequence[tuple[Pattern, str]] = ()
@@ -39,17 +39,17 @@ class KeyRules:
     skips: Sequence[tuple[Pattern, str]] = ()
 
     def renamed(self, key: str) -> str:
-        """The key after every rename."""
+        """Return the key after all renames."""
         for pattern, replacement in self.renames:
             key = re.sub(pattern, replacement, key)
         return key
 
     def skipped(self, name: str) -> str | None:
-        """Why a tensor of this renamed key is of no use; None where it is."""
+        """Return why a tensor with this renamed key is skipped, or None if it is loaded."""
         return next((reason for pattern, reason in self.skips if re.search(pattern, name)), None)
 
     def targets(self, name: str) -> list[str]:
-        """The module's keys that a renamed key fills, in the order of its parts: one, or several where it is split."""
+        """Return the module's keys for a renamed key: one, or several in the order of the parts if the tensor is split."""
         for pattern, parts in self.splits:
             if re.search(pattern, name):
                 return [re.sub(pattern, part, name) for part in parts]
@@ -58,7 +58,7 @@ class KeyRules:
 
 @dataclass
 class LoadReport:
-    """What became of a checkpoint's tensors. `skipped` maps a reason to the keys it holds for."""
+    """The result of loading a checkpoint. `skipped` maps each reason to the keys that were skipped for it."""
 
     loaded: int = 0
     skipped: dict[str, list[str]] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class LoadReport:
         return f"{self.loaded} tensors loaded" + (f"; {skipped}" if skipped else "")
 
     def raise_if_wrong(self, where: str) -> None:
-        """CheckpointError with counts and examples unless every tensor found its place."""
+        """Raise CheckpointError with counts and examples if a tensor is missing, unexpected or of another shape."""
         problems = []
         for name, keys in (
             ("missing", self.missing),
@@ -81,11 +81,14 @@ class LoadReport:
             if keys:
                 problems.append(f"{len(keys)} {name} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
         if problems:
-            raise CheckpointError(f"{where} does not fit: {self.loaded} tensors match; {'; '.join(problems)}")
+            raise CheckpointError(
+                f"{where} does not fit: {self.loaded} tensors match; {'; '.join(problems)}. "
+                "Try: check that the weights and the config belong to the same model"
+            )
 
 
 class _NoValues(TorchFunctionMode):
-    """Values given to a tensor on the meta device are not worked out: torch does so in Python, importing its compiler."""
+    """Skip the initialisation of tensors on the meta device: torch runs it in Python and imports its compiler for it."""
 
     FILLS = ("normal_", "uniform_", "trunc_normal_", "xavier_uniform_", "kaiming_uniform_", "kaiming_normal_",
              "zero_", "fill_", "mul_", "add_", "erfinv_", "clamp_")  # fmt: skip
@@ -102,7 +105,7 @@ class _NoValues(TorchFunctionMode):
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Modules built inside have their parameters on the meta device, without memory or values; buffers are real."""
+    """Build modules with their parameters on the meta device, without memory or values. Buffers are real."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False), _NoValues():
@@ -110,9 +113,9 @@ def without_weights() -> Iterator[None]:
 
 
 def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """(key, function that reads the tensor) of every tensor in safetensors or torch files, memory-mapped.
+    """Yield (key, function that reads the tensor) for every tensor in safetensors or torch files, memory-mapped.
 
-    Pickles are read with ``weights_only=True``: code in them is never run. Raises CheckpointError naming the file.
+    Pickles are read with ``weights_only=True``, so code in them never runs. Raises CheckpointError naming the file.
     """
     for path in files:
         with reading(path):
@@ -121,12 +124,12 @@ def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Callable[[], Tens
                     yield key, lambda value=value: value  # type: ignore[misc]  # a default cannot be typed
                 continue
             with safe_open(path, framework="pt") as handle:
-                for key in handle.keys():  # noqa: SIM118  # the handle is no mapping
+                for key in handle.keys():  # noqa: SIM118  # the handle is not a mapping
                     yield key, lambda key=key: handle.get_tensor(key)  # type: ignore[misc]  # as above
 
 
 def part_tensors(part: Part) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """The tensors of one stage of a checkpoint, under the stage's own keys (as `read_tensors`)."""
+    """Yield (key, function that reads the tensor) for the tensors of one stage, under the stage's own keys."""
     for key, read in _overlaid(part):
         own = part.own_key(key)
         if own is not None:
@@ -134,8 +137,8 @@ def part_tensors(part: Part) -> Iterator[tuple[str, Callable[[], Tensor]]]:
 
 
 def _overlaid(part: Part) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """The tensors of the part's files. What was trained beside a LoRA adapter replaces the base's tensor of that key, and
-    what the base lacks comes last."""
+    """Yield the tensors of the part's files. Tensors that were trained with a LoRA adapter replace those of the base with
+    the same key; those that the base does not have come last."""
     trained = {} if part.trained is None else {unwrapped(key): read for key, read in read_tensors([part.trained])}
     for key, read in read_tensors(part.files):
         yield key, trained.pop(key, read)
@@ -145,17 +148,17 @@ def _overlaid(part: Part) -> Iterator[tuple[str, Callable[[], Tensor]]]:
 def load_into(
     module: nn.Module, files: Sequence[Path], rules: KeyRules, *, dtype: torch.dtype, device: torch.device, where: str
 ) -> LoadReport:
-    """`fill` the module from every tensor of `files`."""
+    """Fill `module` with the tensors of `files` (see `fill`)."""
     return fill(module, read_tensors(files), rules, dtype=dtype, device=device, where=where)
 
 
 def fill(
     module: nn.Module, tensors: Tensors, rules: KeyRules, *, dtype: torch.dtype, device: torch.device, where: str
 ) -> LoadReport:
-    """Fill `module` (its parameters may be on the meta device) from `tensors`, strictly, cast to `dtype` on `device`.
+    """Fill `module` strictly with `tensors`, cast to `dtype` on `device`. Its parameters may be on the meta device.
 
-    Tensors that already have the dtype and device stay mapped to the file: no copy, no random initialisation. Raises
-    CheckpointError when anything is missing, unexpected or of another shape; the module is then left as it was.
+    Tensors that already have the dtype and the device stay mapped to the file, without a copy. Raises CheckpointError if a
+    tensor is missing, unexpected or of another shape; the module is then not changed.
     """
     wanted = module.state_dict()
     report, state = LoadReport(), {}
@@ -167,9 +170,7 @@ def fill(
             report.skipped.setdefault(reason, []).append(key)
             continue
         for target, tensor in _split(name, read, rules):
-            if (
-                target not in wanted or target in found
-            ):  # two tensors for one place: which is right is not ours to guess
+            if target not in wanted or target in found:  # a second tensor for one key is an error, not a choice
                 report.unexpected.append(key)
                 continue
             found.add(target)
@@ -182,7 +183,7 @@ def fill(
     report.missing = [key for key in wanted if key not in found]
     report.raise_if_wrong(where)
     module.load_state_dict(state, strict=True, assign=True)
-    for buffer_owner in module.modules():  # tables that no checkpoint holds (position ids, rotary angles)
+    for buffer_owner in module.modules():  # tables that checkpoints do not contain (position ids, rotary angles)
         for name, buffer in buffer_owner.named_buffers(recurse=False):
             setattr(buffer_owner, name, buffer.to(device))
     return report
@@ -193,4 +194,4 @@ def _split(name: str, read: Callable[[], Tensor], rules: KeyRules) -> Iterator[t
     if len(targets) == 1:
         yield targets[0], read()
         return
-    yield from zip(targets, read().chunk(len(targets), dim=0), strict=True)  # views, so what is mapped stays mapped
+    yield from zip(targets, read().chunk(len(targets), dim=0), strict=True)  # views, so mapped tensors stay mapped

@@ -1,4 +1,4 @@
-"""`VisionTower`: what callers rely on, whoever wrote the tower. `WordProjector`: a projector that learns words."""
+"""The protocols `VisionTower`, which every tower implements, and `WordProjector`, a projector that is trained on words."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["VisionTower", "WordProjector"]
 
 @runtime_checkable
 class VisionTower(Protocol):
-    """What every tower offers; the names are VITA's and LLaVA's, so that code written for them works.
+    """The interface of every tower. The names are those of VITA and LLaVA, so that code written for them works.
 
-    Everything but the features is right before `load_model` is called.
+    All properties are valid before `load_model` is called; `vision_tower` may be None until then.
     """
 
     def load_model(self) -> None: ...
@@ -51,16 +51,22 @@ class VisionTower(Protocol):
 
 @runtime_checkable
 class WordProjector(Protocol):
-    """What a projector may offer, all of it or none, to be trained on the captions' words before it meets the language model."""
+    """Optional methods of a projector that is trained on the captions' words before the training with the language model.
+
+    A projector has all of them or none.
+    """
 
     undecayed: Sequence[str]
-    """Names of the parameters that are trained without weight decay: a decay would move what no loss moves."""
+    """Names of the parameters without weight decay, which would change parameters that no loss depends on."""
 
     def start_from_words(self, captions: Sequence[str], embed: Callable[[str], Tensor]) -> None:
-        """Before the training: its captions without articles, and text -> mean embedding (out_features) of its words."""
+        """Prepare the training. `captions` have no articles; `embed` maps a text to the mean embedding of its words.
+
+        The embedding has shape (out_features).
+        """
 
     def word_loss(self, tokens: Tensor, wanted: Tensor) -> Tensor:
-        """The warm start's loss: features (B, N, in_features), and the captions' numbers (B)."""
+        """Return the loss of the warm start, for features (B, N, in_features) and the indices (B) of their captions."""
 
     def alignment_parameters(self) -> Iterable[nn.Parameter]:
-        """The parameters that the language model's loss trains; those it leaves out are then frozen."""
+        """Return the parameters that are trained with the language model's loss. The other parameters are then frozen."""

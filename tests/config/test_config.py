@@ -165,7 +165,7 @@ def test_plan_tells_a_projector_of_another_width(tiny_config: Path, tmp_path: Pa
         with pytest.raises(VitaError, match=message):
             make_plan(named)
     file.write_text("nothing")
-    with pytest.raises(VitaError, match="truncated or no safetensors file"):
+    with pytest.raises(VitaError, match="truncated or not a safetensors file"):
         make_plan(named)
 
 

@@ -64,7 +64,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "shard missing": (lambda d: (d / "model-00002-of-00002.safetensors").unlink(), "missing: model-00002-of-00002"),
     "shard cut short": (_cut, r"model-00002-of-00002\.safetensors: it is truncated"),
-    "shard corrupt": (_garble, r"model-00002-of-00002\.safetensors: it is truncated or no safetensors"),
+    "shard corrupt": (_garble, r"model-00002-of-00002\.safetensors: it is truncated or not a safetensors file"),
     "unknown keys": (
         lambda d: rewrite(d, lambda state: {**state, "model.new.weight": torch.ones(1)}),
         r"1 unexpected tensors \(model\.new\.weight\)",

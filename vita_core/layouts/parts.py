@@ -1,4 +1,4 @@
-"""Whose each tensor of a checkpoint is, by its key alone. No tensor is read."""
+"""Assign each tensor of a checkpoint to its stage, by its key. No tensor is read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vita_core.layouts.layout import Layout, Rule, Stage
 __all__ = ["NON_LORA", "Part", "Survey", "rule_of", "survey", "unwrapped"]
 
 NON_LORA = "non_lora_trainables.bin"
-"""What LLaVA's and VITA's LoRA training saves beside the adapter: what was trained in full, such as the projector."""
-# peft wraps the model twice: `base_model.model.` stands before the model's own keys
+"""The file of LLaVA's and VITA's LoRA training with the fully trained tensors, such as the projector's."""
+# peft wraps the model twice, so the model's own keys follow `base_model.model.`
 WRAPPED = re.compile(r"^(?:base_model\.)?(?:model\.(?=model\.|lm_head\.))?")
 
 
 @dataclass(frozen=True)
 class Part:
-    """The tensors of one `stage` inside the `files` of a checkpoint.
+    """The tensors of one `stage` in the `files` of a checkpoint.
 
     Without a `layout` every tensor belongs to the stage, under its own key. `trained` is a ``non_lora_trainables.bin``,
     whose tensors replace those of the files.
@@ -33,7 +33,7 @@ class Part:
     trained: Path | None = None
 
     def own_key(self, key: str) -> str | None:
-        """What the stage calls the tensor of this key; None where the tensor belongs to another stage."""
+        """Return the stage's own key for the tensor with this key, or None if the tensor belongs to another stage."""
         if self.layout is None:
             return key
         rule = rule_of(self.layout, key)
@@ -42,14 +42,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Survey:
-    """How many tensors each stage has, and a note for each group of tensors that is skipped."""
+    """The number of tensors of each stage, and a note for each group of skipped tensors."""
 
     counts: Counter[Stage]
     notes: tuple[str, ...]
 
 
 def survey(layout: Layout, keys: Iterable[str], where: str) -> Survey:
-    """Sort `keys` to the stages that they belong to. Raises CheckpointError for keys that no rule knows, with examples."""
+    """Count the `keys` of each stage. Raises CheckpointError with examples for keys that match no rule."""
     counts: Counter[Stage] = Counter()
     skipped: Counter[str] = Counter()
     unknown = []
@@ -64,17 +64,17 @@ def survey(layout: Layout, keys: Iterable[str], where: str) -> Survey:
     if unknown:
         examples = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
         raise CheckpointError(
-            f"{where} is not {layout.name}'s layout: {len(unknown)} unexpected tensors ({examples}); "
+            f"{where} does not have {layout.name}'s layout: {len(unknown)} unexpected tensors ({examples}); "
             f"{counts.total()} tensors are known. Try: the checkpoint as its authors published it"
         )
     return Survey(counts, tuple(reason.format(count=count) for reason, count in skipped.items()))
 
 
 def rule_of(layout: Layout, key: str) -> Rule | None:
-    """The first of the layout's rules that matches; None where none does."""
+    """Return the first of the layout's rules that matches `key`, or None."""
     return next((rule for rule in layout.rules if re.search(rule.pattern, key)), None)
 
 
 def unwrapped(key: str) -> str:
-    """The model's own key of a tensor that was saved from inside peft's wrapper."""
+    """Return the model's own key of a tensor that was saved with peft's prefix."""
     return WRAPPED.sub("", key, count=1)

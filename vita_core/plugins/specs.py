@@ -207,7 +207,7 @@ class ProjectorSpec:
         except re.error as error:
             raise PluginError(
                 f"ProjectorSpec {self.name!r}: pattern is not a regular expression: {self.pattern!r} ({error}). "
-                "Try: a pattern that `re.compile` accepts"
+                "Try: a valid Python regular expression"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Files of tensors: their keys, and the dictionary inside a pickle. Code in a pickle is never run."""
+"""Read the keys of tensor files, and the dictionary of tensors in a pickle. Code in a pickle never runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vita_core.errors import CheckpointError
 __all__ = ["open_pickle", "reading", "tensor_keys"]
 
 WRAPPERS = ("state_dict", "model", "module")
-"""Keys under which training scripts save the weights beside an optimizer's state."""
+"""Keys under which training scripts save the weights, next to the state of the optimizer."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what the readers of tensor files raise into a CheckpointError that names the file."""
+    """Convert the exceptions of the libraries that read tensor files to a CheckpointError that names the file."""
     from safetensors import SafetensorError
 
     try:
@@ -34,16 +34,22 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
     except SafetensorError as error:
         raise CheckpointError(
-            f"cannot read {path}: it is truncated or no safetensors file ({error}). Try: copy or download it again"
+            f"cannot read {path}: it is truncated or not a safetensors file ({_first_line(error)}). "
+            "Try: copy or download it again"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(
-            f"cannot read {path}: it is truncated or no checkpoint ({error}). Try: copy or download it again"
+            f"cannot read {path}: it is truncated or not a checkpoint ({_first_line(error)}). "
+            "Try: copy or download it again"
         ) from error
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def tensor_keys(files: Sequence[Path]) -> Iterator[str]:
-    """The key of every tensor in safetensors or torch files. Raises CheckpointError naming a file that cannot be read."""
+    """Yield the key of every tensor in safetensors or torch files. Raises CheckpointError for an unreadable file."""
     from safetensors import safe_open
 
     for path in files:
@@ -56,7 +62,7 @@ def tensor_keys(files: Sequence[Path]) -> Iterator[str]:
 
 
 def open_pickle(path: Path) -> dict[str, Any]:
-    """The tensors of a file that torch saved, memory-mapped, by key. Raises what torch raises, and CheckpointError."""
+    """Return the tensors of a file that torch saved, by key, memory-mapped. Raises torch's errors and CheckpointError."""
     import torch
 
     try:
@@ -64,12 +70,12 @@ def open_pickle(path: Path) -> dict[str, Any]:
     except RuntimeError as error:
         if "mmap" not in str(error):
             raise
-        state = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6 cannot be mapped
+        state = torch.load(path, map_location="cpu", weights_only=True)  # files of torch before 1.6 cannot be mapped
     for wrapper in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping):
         raise CheckpointError(
-            f"{path} holds a {type(state).__name__}, not a dictionary of tensors. Try: save the module's state_dict"
+            f"{path} is not a dictionary of tensors: a {type(state).__name__}. Try: save the module's state_dict"
         )
     return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
