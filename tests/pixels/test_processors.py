@@ -105,7 +105,7 @@ def test_a_saved_processor_is_a_plain_one(tmp_path: Path) -> None:
     ("config", "words"),
     [
         ({"image_processor_type": "CLIPImageProcesor"}, "Did you mean 'CLIPImageProcessor'"),
-        ({"image_processor_type": "zzzzz"}, "There are: "),
+        ({"image_processor_type": "zzzzz"}, "Try: one of "),
         ({"size": 56}, "image_processor_type"),
         ({"image_processor_type": "CLIPImageProcessor", "size": {"long": 5}}, "size"),
     ],

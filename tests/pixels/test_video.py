@@ -107,14 +107,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
         container.mux(stream.encode(frame))
     for file, message in (
         (tmp_path / "none.mp4", "no such video"),
-        (text, "cannot read"),
+        (text, "cannot be read"),
         (cut["head"], "cut short"),
         (cut["end"], "cut short"),
-        (sound, "has no video stream; it holds audio"),
+        (sound, "no video stream; it has audio"),
     ):
         with pytest.raises(PictureError, match=message):
             read_frames(file)
-    with pytest.raises(VitaError, match="max_frames must be 1 or more, not 0"):
+    with pytest.raises(VitaError, match="max_frames: 0 is too small. Try: --max-frames 1 or more"):
         read_frames(good, 0)
 
 

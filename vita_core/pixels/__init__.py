@@ -1,4 +1,4 @@
-"""Pixels.
+"""Pictures and videos become pixel values.
 
-In: pictures and videos, and what the processor's config says. Out: tensors (tiles, 3, H, W), read ahead by threads.
+In: picture and video files, and the image processor's config. Out: tensors (tiles, 3, H, W), prepared ahead in threads.
 """

@@ -1,4 +1,7 @@
-"""LLaVA-1.6's tiles of any resolution (arXiv 2310.03744, and LLaVA-NeXT's blog): cut before the tower, packed behind it."""
+"""The "anyres" tiles of LLaVA-1.6 (arXiv 2310.03744 and the LLaVA-NeXT blog).
+
+`cut_anyres` cuts a picture into tiles before the tower; `pack` joins the tiles' tokens after the projector.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,30 @@ from vita_core.planning.geometry import Grid
 __all__ = ["NEWLINE", "best_grid", "cut_anyres", "pack", "read_newline"]
 
 NEWLINE = "image_newline"
-"""The tensor (D) that ends a row of tokens, as LLaVA-1.6's checkpoints call it."""
+"""The key of the tensor (D) that ends a row of tokens, as LLaVA-1.6's checkpoints name it."""
 
 
 def read_newline(config: AnyresConfig | None, *, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """The `image_newline` (D) of the file that the config names, None where it names none. Raises CheckpointError."""
+    """Return the `image_newline` tensor (D) from the file `images.anyres.newline`, or None if the config names no file.
+
+    Raises CheckpointError if the file has no such tensor.
+    """
     if config is None or config.newline is None:
         return None
     found = {key: read() for key, read in read_tensors([Path(config.newline)])}
     if NEWLINE not in found:
-        raise CheckpointError(f"images.anyres.newline: {config.newline} holds no {NEWLINE}, but {', '.join(found)}")
+        raise CheckpointError(
+            f"images.anyres.newline: {config.newline} has no tensor {NEWLINE!r}; it has {', '.join(found)}. "
+            f"Try: the checkpoint file that has {NEWLINE!r}"
+        )
     return found[NEWLINE].to(device=device, dtype=dtype)
 
 
 def best_grid(size: tuple[int, int], grids: Sequence[Sequence[int]], tile: int) -> Grid:
-    """Of `grids` (rows, cols) the one that keeps most pixels of a picture of `size` (width, height), then wastes fewest."""
+    """Return the grid of `grids` (rows, cols) that fits a picture of `size` (width, height) best.
+
+    The best grid keeps the most pixels of the picture. Among those, it has the fewest unused pixels.
+    """
     width, height = size
 
     def kept_and_wasted(grid: Sequence[int]) -> tuple[int, int]:
@@ -42,14 +54,17 @@ def best_grid(size: tuple[int, int], grids: Sequence[Sequence[int]], tile: int) 
         kept = min(int(width * scale) * int(height * scale), width * height)
         return kept, kept - rows * cols
 
-    best = max(grids, key=kept_and_wasted)  # the first of equals, as in LLaVA
+    best = max(grids, key=kept_and_wasted)  # the first of several equal grids, as in LLaVA
     return best[0], best[1]
 
 
 def cut_anyres(
     picture: Image.Image, grids: Sequence[Sequence[int]], tile: int, resize: Resize = bicubic
 ) -> list[Image.Image]:
-    """The whole picture squashed to one tile, then its tiles row by row: fitted into the best grid, centred on black."""
+    """Return the whole picture resized to one tile, followed by its tiles row by row.
+
+    The tiles are cut from the picture fitted into the best grid and centred on black.
+    """
     rows, cols = best_grid(picture.size, grids, tile)
     width, height = picture.size
     box = (cols * tile, rows * tile)
@@ -69,9 +84,10 @@ def cut_anyres(
 def pack(
     tokens: Tensor, grid: Grid, size: tuple[int, int], config: AnyresConfig, tile: int, newline: Tensor | None
 ) -> Tensor:
-    """Projected tokens (1 + tiles, N, D) of one picture of `size` (width, height) -> (M, D), as `config.merge` says.
+    """Join the projected tokens (1 + tiles, N, D) of one picture into one sequence (M, D), as `config.merge` says.
 
-    `grid` is (rows, cols) of one tile's N tokens; `newline` (D) ends each row of an unpadded map.
+    `size` is the picture's (width, height). `grid` is the (rows, cols) of one tile's N tokens. `newline` (D) is appended
+    to each row if `merge` is ``spatial_unpad``.
     """
     if config.merge == "flat":
         return tokens.flatten(0, 1)
@@ -87,10 +103,10 @@ def pack(
 
 
 def _unpad(whole: Tensor, size: tuple[int, int]) -> Tensor:
-    """(H, W, D) without the border that centring a picture of `size` (width, height) left."""
+    """Remove from a map (H, W, D) the border that was added when a picture of `size` (width, height) was centred."""
     height, width = whole.shape[:2]
     if size[0] / size[1] > width / height:
-        # seven digits before the floor, as transformers: 24.000000000000004 and 23.999999999999996 are both 24
+        # round to seven digits before the floor, as transformers does: 24.000000000000004 and 23.999999999999996 are both 24
         border = (height - int(round(size[1] * (width / size[0]), 7))) // 2
         return whole[border : height - border]
     border = (width - int(round(size[0] * (height / size[1]), 7))) // 2

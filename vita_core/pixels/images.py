@@ -1,4 +1,4 @@
-"""Pictures: opened as upright RGB, padded or tiled. `processors` makes pixel values of them."""
+"""Open pictures as upright RGB, pad them, and cut them into tiles. `processors` turns the result into pixel values."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 Resize = Callable[[Image.Image, tuple[int, int]], Image.Image]
-"""A picture and the size (width, height) that it is brought to."""
+"""A function that resizes a picture to a size (width, height)."""
 
 MAX_PIXELS = 100_000_000
-"""Largest picture that is decoded: 400 MB as RGB in memory (PIL spends 4 bytes a pixel), twice what a common good
-camera gives. A few bytes of PNG can claim far more than that, so the size is read from the header and checked first."""
+"""The most pixels a picture may have: twice those of a good camera, 400 MB when decoded (PIL uses 4 bytes per pixel).
+A PNG of a few bytes can claim far more, so the size in the header is checked first."""
 
 _MAX_ASPECT = 200
 _strict_lock = threading.Lock()
@@ -43,23 +43,23 @@ _strict_saved: tuple[int | None, bool] = (None, False)
 
 
 class _HardLimit(int):
-    """A `MAX_IMAGE_PIXELS` whose double is itself: PIL then raises above it, and never warns between it and double."""
+    """A `MAX_IMAGE_PIXELS` that PIL cannot double: above it PIL always raises, where it would only warn up to its double."""
 
     def __rmul__(self, factor: int, /) -> int:
         return int(self)
 
 
 def open_picture(source: str | os.PathLike[str] | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture as upright 8-bit RGB: `source` is a path, or a PIL picture, which is left as it is (and returned itself
-    where it is upright RGB).
+    """Return the picture as upright 8-bit RGB.
 
-    EXIF orientation is applied and transparency is laid over white. 16-bit values are scaled from their bit depth;
-    modes I and F, which have none, from the smallest of [0, 1] (F only), [0, 255] and [0, 65535] that holds all their
-    values, else from their minimum and maximum. Of an animated file the first frame is taken, of an animated PIL
-    picture the current one. Colour profiles are not applied, as in the towers' own training.
+    `source` is a path or a PIL picture. A PIL picture is not changed; if it is upright RGB already, it is returned itself.
+    EXIF orientation is applied, and transparent pixels are drawn over white. 16-bit values are scaled by their bit depth.
+    The modes I and F have no bit depth: they are scaled from the smallest of the ranges [0, 1] (F only), [0, 255] and
+    [0, 65535] that contains all values, or else from their minimum and maximum. An animated file gives its first frame,
+    an animated PIL picture its current frame. Colour profiles are not applied; the towers were trained without them.
 
-    Raises `PictureError` for what is missing, no picture, damaged or cut short, above `max_pixels` (see `MAX_PIXELS`),
-    under 2 pixels on a side, or longer than 200:1.
+    Raises `PictureError` if the file is missing, damaged, cut short or not a picture, and if the picture has more than
+    `max_pixels` pixels, fewer than 2 pixels on a side, or a side over 200 times as long as the other.
     """
     file = source if isinstance(source, Image.Image) else check_file(source)
     name = str(getattr(file, "filename", "") or "the picture") if isinstance(file, Image.Image) else str(file)
@@ -72,47 +72,47 @@ def open_picture(source: str | os.PathLike[str] | Image.Image, *, max_pixels: in
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError:
-        reason = "is not a picture that PIL can read, or is cut short. Get it again, or convert it to PNG or JPEG."
+        reason = "not a picture that PIL can read, or cut short. Try: download it again, or convert it to PNG or JPEG"
     except Image.DecompressionBombError:
-        reason = f"has more than {max_pixels:,} pixels. Resize it first, or raise max_pixels if you trust it."
+        reason = f"more than {max_pixels:,} pixels. Try: resize the picture, or raise `images.max_pixels` if you trust the file"
     except PermissionError:
-        reason = "may not be read. Check its permissions."
+        reason = "no permission to read the file. Try: change its permissions"
     except Exception as error:  # PIL's decoders raise many types on damaged files: SyntaxError, struct.error, ...
-        reason = f"is damaged or cut short ({error}). Get the file again, or save it anew with a program that opens it."
+        reason = f"damaged or cut short: {error}. Try: download it again, or save it with a program that can open it"
     raise PictureError(f"{name}: {reason}")
 
 
 def check_file(source: str | os.PathLike[str]) -> Path:
-    """The path of a file that exists and is not empty; nothing is read. Raises `PictureError`."""
+    """Return the path of a picture file. Raises `PictureError` if it does not exist or is empty. The file is not read."""
     try:
         path = Path(source).expanduser()
         size = path.stat().st_size if path.is_file() else 0
         if not path.exists():
             names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else None
             what = "its folder does not exist." if names is None else f"no such file.{nearest(path.name, names)}"
-            reason = f"{what} Check the path."
+            reason = f"{what} Try: check the path"
         elif path.is_dir():
-            reason = "is a directory. Name one picture in it."
+            reason = "a directory, not a picture. Try: the path of one picture in it"
         elif not path.is_file():
-            reason = "is a device or a pipe. Save the picture to a file first."
+            reason = "a device or a pipe, not a file. Try: save the picture to a file first"
         elif not size:
-            reason = "is empty (0 bytes). Copy or download it again."
+            reason = "the file is empty (0 bytes). Try: copy or download it again"
         else:
             return path
     except TypeError:
-        reason = f"a picture is a path or a PIL picture, not {type(source).__name__}. See PIL.Image.fromarray."
+        reason = f"not a path or a PIL picture: {type(source).__name__}. Try: PIL.Image.fromarray(array)"
         raise PictureError(reason) from None
-    except (OSError, RuntimeError, ValueError) as error:  # too long; the home of nobody; a null byte
-        raise PictureError(f"{source!r}: cannot be looked up ({error}). Check the path.") from None
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user's home, a null byte
+        raise PictureError(f"{source!r}: not a usable path: {error}. Try: check the path") from None
     raise PictureError(f"{path}: {reason}")
 
 
 @contextmanager
 def _strict_pil(max_pixels: int) -> Iterator[None]:
-    """PIL without its bomb warning and without half-decoding, whatever other code has set.
+    """Make PIL raise for pictures that are too large or cut short, whatever other code has set.
 
-    Both are globals of PIL: the first thread in sets them, the last one out restores them, and nobody waits.
-    The limit is a second line, for pictures inside pictures (an .ico); twice ours, so that ours can name the size.
+    Both settings are globals of PIL. The first thread that enters sets them, the last one that leaves restores them. The
+    limit is for pictures inside pictures (an .ico file). It is twice `max_pixels`, so that `_decode` reports the size first.
     """
     global _strict_users, _strict_saved
     with _strict_lock:
@@ -131,32 +131,33 @@ def _strict_pil(max_pixels: int) -> Iterator[None]:
 
 
 def _decode(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    for step in ("header", "pixels"):  # twice: the header of an .ico may state another size than its pixels have
+    for step in ("header", "pixels"):  # check twice: the header of an .ico file may state a wrong size
         if step == "pixels":
             picture.load()
         (width, height), short = picture.size, min(picture.size)
         if width * height > max_pixels:
-            what, todo = f"more than {max_pixels:,} pixels", "Resize it first, or raise max_pixels if you trust it."
+            what = f"more than {max_pixels:,} pixels"
+            todo = f"resize it, or `--set images.max_pixels={width * height}` if you trust the file"
         elif short < 2:
-            what, todo = "a side under 2 pixels: nothing to see", "Give a larger picture."
+            what, todo = "a side under 2 pixels", "a larger picture"
         elif max(width, height) > _MAX_ASPECT * short:
-            what, todo = f"longer than {_MAX_ASPECT}:1", "Crop it into shorter pieces."
+            what, todo = f"an aspect ratio above {_MAX_ASPECT}:1", "crop it into shorter pieces"
         else:
             continue
-        raise PictureError(f"{name}: is {width} x {height}, {what}. {todo}")
+        raise PictureError(f"{name}: the picture is {width} x {height}, {what}. Try: {todo}")
     return to_rgb(picture)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode to upright RGB, as `open_picture` promises."""
+    """Return a picture of any mode as upright RGB. `open_picture` describes how."""
     turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    upright: Image.Image = ImageOps.exif_transpose(picture) if turned else picture  # it copies what stands upright too
+    upright: Image.Image = ImageOps.exif_transpose(picture) if turned else picture  # it copies upright pictures too
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        tags = getattr(picture, "tag_v2", {})  # TIFF: 258 bits per sample, 262 = 0 "min is white", which PIL ignores
+        tags = getattr(picture, "tag_v2", {})  # TIFF: 258 is bits per sample, 262 = 0 "min is white" (PIL ignores it)
         levels = _eight_bit(upright, int(tags.get(258, (16,))[0]))
         return Image.fromarray(255 - levels if tags.get(262) == 0 else levels).convert("RGB")
     if upright.mode == "La":
-        upright = upright.convert("LA")  # PIL has no way from La to RGBA
+        upright = upright.convert("LA")  # PIL cannot convert La to RGBA directly
     if upright.has_transparency_data:
         white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
         white.alpha_composite(upright.convert("RGBA"))
@@ -165,7 +166,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bit(picture: Image.Image, bits: int) -> NDArray[np.uint8]:
-    """Values of a deep one-channel picture, `(H, W)`, scaled to 0..255 where `Image.convert` would clip them."""
+    """Return the values (H, W) of a one-channel picture of over 8 bits, scaled to 0..255. `Image.convert` would clip them."""
     values = np.asarray(picture).astype(np.float64)
     finite = np.isfinite(values)
     low, high = float(values.min(where=finite, initial=np.inf)), float(values.max(where=finite, initial=-np.inf))
@@ -182,23 +183,26 @@ def _eight_bit(picture: Image.Image, bits: int) -> NDArray[np.uint8]:
 
 
 def pad_to_square(picture: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """`picture` centred on a square of its longer side, coloured `fill` (0..255): LLaVA's `image_aspect_ratio: pad`.
+    """Return `picture` centred on a square as wide as its longer side, as LLaVA does for `image_aspect_ratio: pad`.
 
-    `fill` is the processor's mean, `tuple(int(255 * m) for m in image_mean)`, so that the border is about 0 in
-    pixel values. Raises `PictureError` where the square would have more than `MAX_PIXELS`.
+    `fill` (0..255) is the colour of the border: `tuple(int(255 * m) for m in image_mean)` with the processor's mean makes
+    it about 0 in pixel values. Raises `PictureError` if the square would have more than `MAX_PIXELS` pixels.
     """
     width, height = picture.size
     side = max(width, height)
     if side * side > MAX_PIXELS:
         limit = math.isqrt(MAX_PIXELS)
-        raise PictureError(f"cannot pad {width} x {height} to a square: resize its longer side to {limit} or less.")
+        raise PictureError(
+            f"images.aspect: a picture of {width} x {height} is too large to be padded to a square. "
+            f"Try: resize its longer side to {limit} or less"
+        )
     square = Image.new("RGB", (side, side), fill)
     square.paste(picture, ((side - width) // 2, (side - height) // 2))
     return square
 
 
 def bicubic(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """`picture` resized by PIL, as the towers' training did."""
+    """Return `picture` resized to `size` (width, height) by PIL's bicubic filter, which the towers were trained with."""
     return picture.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -211,10 +215,10 @@ def cut_tiles(
     thumbnail: bool = True,
     resize: Resize = bicubic,
 ) -> list[Image.Image]:
-    """InternVL's tiles (arXiv 2404.16821): `picture` resized to its grid and cut row by row, `tile` x `tile` each.
+    """Return InternVL's tiles (arXiv 2404.16821): `picture` resized to its grid, cut row by row into `tile` x `tile` pixels.
 
-    With `thumbnail`, the whole picture squashed to one tile comes last, unless there is only one tile anyway.
-    `vita_core.pixels.tiling.count_tiles` says how many there will be. Raises `ConfigError` for impossible bounds.
+    With `thumbnail`, the whole picture resized to one tile comes last, unless the grid is a single tile.
+    `vita_core.pixels.tiling.count_tiles` returns the number of tiles. Raises `ConfigError` for impossible bounds.
     """
     cols, rows = tile_grid(*picture.size, tile=tile, min_tiles=min_tiles, max_tiles=max_tiles)
     resized = resize(picture, (cols * tile, rows * tile))
@@ -234,10 +238,10 @@ def arrange(
     fill: tuple[int, int, int],
     resize: Resize = bicubic,
 ) -> list[Image.Image]:
-    """The pictures that the tower sees for one input picture; the processor resizes each of them afterwards.
+    """Return the pictures that the tower sees for one input picture. The processor resizes each of them afterwards.
 
-    `tiles` is `(min_tiles, max_tiles, thumbnail)` and goes before `aspect`: a tile is square already. Otherwise
-    `"pad"` gives the padded square (`fill`: its border, 0..255), `"square"` the picture as it is.
+    With `tiles`, `(min_tiles, max_tiles, thumbnail)`, they are square tiles, and `aspect` has no effect. Without, the aspect
+    `"pad"` gives the picture padded to a square with the colour `fill` (0..255), and `"square"` the picture unchanged.
     """
     if tiles is not None:
         least, most, thumbnail = tiles

@@ -1,4 +1,4 @@
-"""The next pictures are read and prepared by threads while the tower works on these."""
+"""Read and prepare the next pictures in threads while the tower works on the current ones."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ MOST_WORKERS = 16
 def prefetched(
     items: Iterable[Item], load: Callable[[Item], Loaded], *, batch: int = 1
 ) -> Iterator[Iterator[list[Loaded]]]:
-    """An iterator over ``load(item)``, in order, in lists of `batch` (the last may be shorter), loaded ahead by threads.
+    """Yield an iterator over lists of `batch` loaded items, ``load(item)`` in order. Threads load the items ahead.
 
-    At most two lists are loaded ahead. What `load` raises is raised in its place; on leaving, by an error or Ctrl-C too,
-    nothing more is begun. There are as many threads as torch uses (``OMP_NUM_THREADS``, `torch.set_num_threads`), 16 at
-    most: PIL and torch let go of Python's lock while they decode and resize.
+    The last list may be shorter. At most two lists are loaded ahead. An error that `load` raises is raised by the iterator
+    when it reaches that item. When the block ends, also by an error or Ctrl-C, no further item is loaded. There are as
+    many threads as torch uses (``OMP_NUM_THREADS``, `torch.set_num_threads`), but at most 16. Threads help because PIL
+    and torch release Python's global lock while they decode and resize.
     """
     threads = torch.get_num_threads()
-    # without the initializer torch would start a team of threads for each of ours, and they would fight the tower for cores
+    # without the initializer, torch would start its own threads for each of ours, and they would compete with the tower
     pool = ThreadPoolExecutor(min(threads, MOST_WORKERS), "prefetch", lambda: torch.set_num_threads(1))
     try:
         yield _lists(pool, iter(items), load, batch)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # the caller's number never changed, but threads started later would have got 1
+        torch.set_num_threads(threads)  # the caller still has its number, but threads started later would get 1
 
 
 def _lists(

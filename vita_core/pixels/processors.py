@@ -1,4 +1,4 @@
-"""Image processors: from a checkpoint's preprocessor config to transformers' classes, exact (PIL) or fast (torchvision)."""
+"""Build transformers' image processors from a checkpoint's preprocessor config: exact (PIL) or fast (torchvision)."""
 
 from __future__ import annotations
 
@@ -19,23 +19,29 @@ if TYPE_CHECKING:
 __all__ = ["fast_resize", "image_processor"]
 
 FAST_FILTERS = {2: "bilinear", 3: "bicubic"}
-"""PIL's resampling filters that torch has a fast kernel of."""
+"""The resampling filters of PIL (number: name) for which torch has a fast kernel."""
 
 
 def image_processor(config: Mapping[str, Any], *, fast: bool = False) -> Any:
-    """The Hugging Face image processor that `config`, the content of a `preprocessor_config.json`, describes.
+    """Return the Hugging Face image processor that `config` describes, the content of a `preprocessor_config.json`.
 
-    It is transformers' PIL-backed class (bit-equal to the slow processors of transformers 4, which the towers were
-    trained with), or with `fast` its torchvision-backed one, whose values differ by at most 2 of the 255 levels. Either
-    is made to accept pictures of every mode that `open_picture` knows, and to know `crop_offset: round`: where a crop
-    leaves an odd number of pixels, Hugging Face rounds its corner down, torchvision and timm to even.
-    `.preprocess(picture_or_list, return_tensors="pt")["pixel_values"]` is `(B, 3, H, W)` float32.
+    By default it is transformers' PIL-backed class. Its values are bit-equal to those of the slow processors in
+    transformers 4, which the towers were trained with. With `fast` it is the torchvision-backed class, whose values
+    differ by at most 2 of 255 levels. `.preprocess(picture_or_list, return_tensors="pt")["pixel_values"]` is a float32
+    tensor (B, 3, H, W).
 
-    Raises `CheckpointError` for an `image_processor_type` that has no such class, and for settings it refuses.
+    Both classes get two additions. They accept pictures of every mode that `open_picture` accepts. They know the setting
+    `crop_offset: round` for crops that leave an odd number of pixels: Hugging Face rounds the corner of the crop down,
+    torchvision and timm round it to even.
+
+    Raises `CheckpointError` for an `image_processor_type` without such a class, and for settings that the class refuses.
     """
     kind = config.get("image_processor_type") or config.get("feature_extractor_type")  # the latter until 2022
     if not isinstance(kind, str):
-        raise CheckpointError("the preprocessor config has no image_processor_type; add one, say CLIPImageProcessor.")
+        raise CheckpointError(
+            "preprocessor config: image_processor_type is missing. Try: add it to the checkpoint's "
+            "preprocessor_config.json, for example CLIPImageProcessor"
+        )
     names = ("image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys", "auto_map")
     settings = {key: value for key, value in config.items() if key not in names}
     try:
@@ -43,55 +49,74 @@ def image_processor(config: Mapping[str, Any], *, fast: bool = False) -> Any:
     except (TypeError, ValueError, KeyError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{kind} refuses the preprocessor config: {error}. Mend that key.") from error
+        raise CheckpointError(
+            f"preprocessor config: {kind} does not accept it: {error}. "
+            "Try: correct that key in the checkpoint's preprocessor_config.json"
+        ) from error
     if fast and getattr(made, "do_resize", False) and made.resample not in FAST_FILTERS:
         known = ", ".join(f"{number} ({name})" for number, name in FAST_FILTERS.items())
         raise CheckpointError(
-            f"the preprocessor config resizes with PIL's filter {made.resample}; `tower.preprocess: fast` knows {known}: "
-            "leave it out (exact)"
+            f"tower.preprocess: 'fast' does not support the preprocessor config's PIL filter {made.resample}, only {known}. "
+            "Try: `tower.preprocess: exact`"
         )
     return made
 
 
 def fast_resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """An RGB picture resized to `size` (width, height) as PIL's antialiased bicubic does, to 2 levels, several times as fast."""
+    """Return an RGB picture resized to `size` (width, height) by torch's antialiased bicubic filter.
+
+    It is several times as fast as PIL's filter, and its values differ by at most 2 of 255 levels.
+    """
     resized = _resized(_channels_last(picture)[None], size[::-1], "bicubic")
     return Image.fromarray(resized[0].permute(1, 2, 0).contiguous().numpy())
 
 
 def _channels_last(picture: Image.Image) -> Tensor:
-    """Pixels (3, H, W) as they lie in memory, row by row: torch's uint8 kernels are fast on these, slow on planes."""
+    """Return the pixels (3, H, W) of an RGB picture with the channels last in memory, where torch's uint8 kernels are fast."""
     import torch
 
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def _resized(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """uint8 pixels (B, 3, H, W) at `size` (height, width), the axes one after the other as PIL takes them.
+    """Return uint8 pixels (B, 3, H, W) resized to `size` (height, width), one axis after the other in PIL's order.
 
-    Bicubic overshoots, and what stands between the two passes is clipped: the other order differs by tens of levels.
+    The order matters: bicubic overshoots and the values between the two passes are clipped, so that the other order
+    gives values that differ by tens of levels.
     """
     import torch.nn.functional as F
 
     height, width = pixels.shape[-2:]
-    if height > size[0] and height - size[0] > 2 * (width - size[1]):  # Pillow 13; torch begins with the rows itself
+    if height > size[0] and height - size[0] > 2 * (
+        width - size[1]
+    ):  # Pillow 13 resizes the height first here; torch resizes the width first
         pixels = F.interpolate(pixels, (size[0], width), mode=mode, antialias=True)
     return F.interpolate(pixels, size, mode=mode, antialias=True) if pixels.shape[-2:] != size else pixels
 
 
 @functools.cache
 def _processor_class(kind: str, fast: bool) -> Any:
-    """The subclass of transformers' `<kind>Pil` or `<kind>`; made here because importing transformers takes seconds."""
+    """Return a subclass of transformers' class `<kind>Pil`, or `<kind>` if `fast`.
+
+    The subclass is made inside a function because importing transformers takes seconds.
+    """
     import transformers
 
     wanted = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
     known = [name.removesuffix("Pil") for name in dir(transformers) if name.endswith("ImageProcessorPil")]
     if wanted not in known:
-        hint = nearest(wanted, known) or f" There are: {', '.join(known)}."
-        raise CheckpointError(f"no exact (PIL-backed) image processor for image_processor_type {kind!r}.{hint}")
+        found = nearest(wanted, known)
+        choices = "correct the name" if found else f"one of {', '.join(known)}"
+        raise CheckpointError(
+            f"image_processor_type: transformers has no PIL-backed image processor {kind!r}.{found} "
+            f"Try: {choices} in the checkpoint's preprocessor_config.json"
+        )
     base: Any = getattr(transformers, wanted if fast else f"{wanted}Pil")
     if fast and base.resize is not transformers.image_processing_backends.TorchvisionBackend.resize:
-        raise CheckpointError(f"`tower.preprocess: fast` does not know how {wanted} resizes: leave it out (exact)")
+        raise CheckpointError(
+            f"tower.preprocess: 'fast' does not support {wanted}, which has its own way to resize. "
+            "Try: `tower.preprocess: exact`"
+        )
 
     def process_image(self: Any, image: Any, *args: Any, **options: Any) -> Any:
         if not isinstance(image, Image.Image):
@@ -104,7 +129,7 @@ def _processor_class(kind: str, fast: bool) -> Any:
     def center_crop(self: Any, image: Any, size: Any, **options: Any) -> Any:
         spare = [have - want for have, want in zip(image.shape[-2:], (size.height, size.width), strict=True)]
         rounded = getattr(self, "crop_offset", None) == "round" and min(spare) >= 0
-        if fast and min(spare) < 0:  # torchvision's border is one pixel off where it is odd
+        if fast and min(spare) < 0:  # torchvision's border is one pixel off if the number is odd
             image, spare = _padded(image, spare), [max(0, pixels) for pixels in spare]
         elif not rounded:
             return base.center_crop(self, image, size, **options)
@@ -112,17 +137,19 @@ def _processor_class(kind: str, fast: bool) -> Any:
         top, left = (round_off(pixels / 2) for pixels in spare)
         return image[..., top : top + size.height, left : left + size.width]
 
-    def reduce(self: Any) -> tuple[Any, ...]:  # by its config: pickle finds no class made inside a function
+    def reduce(
+        self: Any,
+    ) -> tuple[Any, ...]:  # pickle the config: pickle cannot find a class that was made inside a function
         return functools.partial(image_processor, fast=fast), (self.to_dict(),)
 
     members = {"process_image": process_image, "center_crop": center_crop, "__reduce__": reduce}
     if fast:
         members |= {"resize": _resize(base), "rescale_and_normalize": _one_pass(base)}
-    return type(base.__name__, (base,), members)  # the base's name, so that a saved config is a plain one
+    return type(base.__name__, (base,), members)  # with the base's name, so that saved configs name it
 
 
 def _padded(image: Tensor, spare: list[int]) -> Tensor:
-    """`image` (..., H, W) centred on zeros where `spare` (height, width) is negative, as the PIL-backed class does."""
+    """Pad `image` (..., H, W) with zeros on the axes where `spare` (height, width) is negative, as the PIL-backed class does."""
     import torch.nn.functional as F
 
     missing = [max(0, -pixels) for pixels in reversed(spare)]  # F.pad begins with the last axis
@@ -130,7 +157,7 @@ def _padded(image: Tensor, spare: list[int]) -> Tensor:
 
 
 def _resize(base: Any) -> Any:
-    """`base.resize` by `_resized`, where that knows the filter."""
+    """Return a method that resizes by `_resized` if it supports the filter, and by `base.resize` otherwise."""
     sizes: dict[tuple[int, int, str], tuple[int, int]] = {}
 
     def resize(
@@ -141,7 +168,7 @@ def _resize(base: Any) -> Any:
             same: Tensor = base.resize(self, image, size, resample, antialias, **options)
             return same
         asked = (*image.shape[-2:], repr(size))
-        if asked not in sizes:  # the base knows every way to say a size
+        if asked not in sizes:  # the base understands every form of `size`
             blank = image.new_zeros(()).expand(1, *image.shape[-2:])
             height, width = base.resize(self, blank, size, 0).shape[-2:]
             sizes[asked] = (height, width)
@@ -151,7 +178,7 @@ def _resize(base: Any) -> Any:
 
 
 def _one_pass(base: Any) -> Any:
-    """`base.rescale_and_normalize` into one buffer, contiguous whatever the layout of the bytes."""
+    """Return a method like `base.rescale_and_normalize` that fills a single buffer, contiguous for any memory layout."""
     import torch
 
     def rescale_and_normalize(

@@ -1,4 +1,7 @@
-"""Video frames as pictures, by PyAV. One pass reads the packets' times, a second decodes what is asked for."""
+"""Read the frames of a video as pictures with PyAV.
+
+A first pass reads the times of the packets; a second pass decodes only the frames that are needed.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["read_frames"]
 
 _SLACK = 1.0
-"""Seconds that a header's duration may be longer than its stream before the file counts as cut short."""
+"""How many seconds longer than the stream the header's duration may be before the file counts as cut short."""
 
 
 @dataclass(frozen=True)
 class _Timeline:
-    """Times in units of `unit` seconds: of the first frame, of the end of the last, of the key frames (ascending)."""
+    """The times of a video in units of `unit` seconds: start of the first frame, end of the last, ascending key frames."""
 
     unit: Fraction
     start: int
@@ -44,14 +47,16 @@ class _Timeline:
 
 
 def read_frames(path: str | os.PathLike[str], max_frames: int = 16) -> list[Image.Image]:
-    """The frames on screen at second 0, 1, 2, ... of a video, upright RGB; more than `max_frames` are thinned evenly.
+    """Return the frames of a video at the seconds 0, 1, 2, ... as upright RGB pictures.
 
-    The first and the last of them are kept (of one, the first). Only the chosen frames are kept in memory. Raises
-    PictureError for a file that is missing, no video, without a video stream, cut short or damaged, with frames above
-    `images.MAX_PIXELS` or without times; VitaError where PyAV is not installed.
+    If there are more than `max_frames`, evenly spaced ones are returned, among them the first and the last (a single one
+    is the first). Only these frames are kept in memory.
+
+    Raises PictureError if the file is missing, cut short, damaged or not a video, and if it has no video stream, no frame
+    times, or frames of more than `images.MAX_PIXELS` pixels. Raises VitaError if PyAV is not installed.
     """
     if max_frames < 1:
-        raise VitaError(f"max_frames must be 1 or more, not {max_frames}")
+        raise VitaError(f"max_frames: {max_frames} is too small. Try: --max-frames 1 or more")
     with _opened(Path(path).expanduser()) as (container, stream):
         line = _timeline(container, stream)
         moments = math.ceil(line.seconds)
@@ -62,35 +67,43 @@ def read_frames(path: str | os.PathLike[str], max_frames: int = 16) -> list[Imag
 
 @contextmanager
 def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first video stream (a cover picture is none); PyAV's errors become PictureError."""
+    """Yield the container and its first video stream that is not a cover picture. PyAV's errors become PictureErrors."""
     try:
         import av
         from av.stream import Disposition
     except ImportError as error:
-        raise VitaError(f"reading a video needs PyAV ({error}): pip install 'vita-core[video]'") from error
+        raise VitaError(
+            f"reading a video needs PyAV, which cannot be imported: {error}. Try: `pip install 'vita-core[video]'`"
+        ) from error
     if not file.is_file():
-        raise PictureError(f"no such video: {file}")
+        raise PictureError(f"{file}: no such video file. Try: check the path")
     try:
         with av.open(file) as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
-                raise PictureError(f"{file} has no video stream; it holds {kinds}")
+                raise PictureError(f"{file}: no video stream; it has {kinds}. Try: a file with a video stream")
             width, height = streams[0].width, streams[0].height
             if width * height > MAX_PIXELS:
-                raise PictureError(f"{file} has frames of {width} x {height}, more than {MAX_PIXELS} pixels")
+                raise PictureError(
+                    f"{file}: the frames are {width} x {height}, more than {MAX_PIXELS:,} pixels. "
+                    "Try: scale the video down with `ffmpeg -i IN -vf scale=1280:-2 OUT.mp4`"
+                )
             yield container, streams[0]
     except av.FFmpegError as error:
-        raise PictureError(f"cannot read {file}: it is cut short, damaged or no video ({error.strerror})") from error
+        raise PictureError(
+            f"{file}: cannot be read: {error.strerror}. It is cut short, damaged or not a video. "
+            "Try: download it again, or convert it to MP4"
+        ) from error
 
 
 def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline:
-    """Read every packet's time, decoding nothing. Raises PictureError when the file holds less than its header says."""
+    """Read the time of every packet without decoding it. Raises PictureError if the file is shorter than its header says."""
     start = end = None
     keys = []
     for packet in container.demux(stream):
         time = packet.dts if packet.pts is None else packet.pts
-        if time is None:  # the empty packet at the end, or a raw stream's
+        if time is None:  # the empty packet at the end, or a packet of a raw stream
             continue
         start = time if start is None else min(start, time)
         end = max(time + (packet.duration or 1), start if end is None else end)
@@ -98,19 +111,20 @@ def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline:
             keys.append(time)
     if start is None or end is None or stream.time_base is None:
         raise PictureError(
-            f"{container.name} has no frames with times; put it into a container: ffmpeg -i IN -c copy OUT.mp4"
+            f"{container.name}: its frames have no times. Try: put it into a container with `ffmpeg -i IN -c copy OUT.mp4`"
         )
     line = _Timeline(stream.time_base, start, end, sorted(keys))
     stated = _stated_seconds(container, stream)
     if line.seconds + _SLACK < stated:
         raise PictureError(
-            f"{container.name} is cut short: it holds {float(line.seconds):.1f} s, its header says {stated:.1f} s"
+            f"{container.name}: cut short: it holds {float(line.seconds):.1f} s, but its header says {stated:.1f} s. "
+            "Try: copy or download it again"
         )
     return line
 
 
 def _stated_seconds(container: InputContainer, stream: VideoStream) -> float:
-    """The stream's length by the file's header, 0 where it says none that is surely the video's own."""
+    """Return the stream's duration in seconds from the file's header, or 0 if the header does not state it for certain."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is not None and len(container.streams) == 1:
@@ -121,7 +135,7 @@ def _stated_seconds(container: InputContainer, stream: VideoStream) -> float:
 def _frames_at(
     container: InputContainer, stream: VideoStream, line: _Timeline, targets: Sequence[Fraction]
 ) -> Iterator[VideoFrame]:
-    """The last frame at or before each of `targets` (ascending), decoded from the nearest key frame before it."""
+    """Yield the last frame at or before each of `targets` (ascending), decoded from the nearest key frame before it."""
     frames: Iterator[VideoFrame] = iter(())
     shown: VideoFrame | None = None
     ahead: VideoFrame | None = None  # the first frame after `shown`
@@ -137,17 +151,20 @@ def _frames_at(
                 break
         found = shown or ahead
         if found is None:
-            raise PictureError(f"{container.name}: nothing can be decoded at {float(target * line.unit):.1f} s")
+            raise PictureError(
+                f"{container.name}: no frame can be decoded at {float(target * line.unit):.1f} s. "
+                "Try: convert it with `ffmpeg -i IN OUT.mp4`"
+            )
         yield found
 
 
 def _time(frame: VideoFrame) -> int:
     time = frame.dts if frame.pts is None else frame.pts
-    assert time is not None  # `_timeline` has refused streams without times
+    assert time is not None  # `_timeline` raises for streams without times
     return time
 
 
 def _upright(frame: VideoFrame) -> Image.Image:
-    """The frame as RGB, turned by the angle (counter-clockwise) that its display matrix says."""
+    """Return the frame as RGB, turned counter-clockwise by the angle in its display matrix."""
     picture: Image.Image = frame.to_image()
     return picture.convert("RGB").rotate(frame.rotation, expand=True)
