@@ -168,9 +168,9 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "other modules": (
         lambda d: _settings(d, target_modules=["query"]),
-        "does not go with this language model: .*query",
+        "does not fit this language model: .*query",
     ),
-    "another method": (lambda d: _settings(d, peft_type="IA3"), "peft_type 'IA3' is not opened; only LORA"),
+    "another method": (lambda d: _settings(d, peft_type="IA3"), "peft_type 'IA3' is not supported, only 'LORA'"),
     "no projector": (lambda d: (d / NON_LORA).unlink(), "holds no projector.*no non_lora_trainables.bin in it"),
     "half a projector": (lambda d: _state(d, _without(".2."), NON_LORA), r"2 missing \(2\.weight, 2\.bias\)"),
     "unknown key": (

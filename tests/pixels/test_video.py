@@ -114,7 +114,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(PictureError, match=message):
             read_frames(file)
-    with pytest.raises(VitaError, match="max_frames: 0 is too small. Try: --max-frames 1 or more"):
+    with pytest.raises(VitaError, match=r"max_frames: 0 is too small\. Try: --max-frames 1 or more"):
         read_frames(good, 0)
 
 

@@ -1,4 +1,4 @@
-"""A LoRA adapter (arXiv 2106.09685) merged into its language model by peft, strictly."""
+"""Merge a LoRA adapter (arXiv 2106.09685) into its language model with peft, strictly."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def merge_adapter(model: Any, directory: Path) -> Any:
-    """`model` (transformers') with the adapter in `directory` merged into its weights; it is an ordinary model again.
+    """Merge the LoRA adapter in `directory` into the weights of `model`, a transformers model, and return a plain model.
 
-    The files that `model` is mapped from are not written to. Raises CheckpointError when a tensor of the adapter is
-    missing, unexpected or of another shape, or when it is no LoRA; VitaError where peft is not installed.
+    The checkpoint files that `model` is mapped from do not change. Raises CheckpointError if the adapter is not a LoRA
+    adapter, or if one of its tensors is missing, unexpected or of another shape. Raises VitaError if peft is not installed.
     """
     try:
         from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     except ImportError as error:
-        raise VitaError(f"a LoRA adapter needs peft ({error}): pip install 'vita-core[lora]'") from error
+        raise VitaError(
+            f"a LoRA adapter needs peft, which cannot be imported: {error}. Try: `pip install 'vita-core[lora]'`"
+        ) from error
     where = f"LoRA adapter {directory}"
     state = {
         key: read() for key, read in read_tensors([directory / choose_file(_names(directory), WEIGHTS, str(directory))])
@@ -33,16 +35,20 @@ def merge_adapter(model: Any, directory: Path) -> Any:
         config = PeftConfig.from_pretrained(str(directory))
         if not isinstance(config, LoraConfig):
             raise CheckpointError(
-                f"{directory}: peft_type {config.peft_type.value!r} is not opened; only LORA is merged"
+                f"{directory}: peft_type {config.peft_type.value!r} is not supported, only 'LORA'. "
+                "Try: merge the adapter into its model with peft and save the result"
             )
-        config.init_lora_weights = False  # some initialisations (PiSSA, LoftQ) would change the base
-        with warnings.catch_warnings():  # peft asks transformers for a property by its old name
+        config.init_lora_weights = False  # some initialisations (PiSSA, LoftQ) change the base model
+        with warnings.catch_warnings():  # peft uses a deprecated name of a transformers property
             warnings.simplefilter("ignore", FutureWarning)
             wrapped = get_peft_model(model, config)
     except (TypeError, ValueError, KeyError) as error:
         if isinstance(error, VitaError):
             raise
-        raise CheckpointError(f"{where} does not go with this language model: {error}") from error
+        raise CheckpointError(
+            f"{where} does not fit this language model: {error}. "
+            "Try: the base model that the adapter's adapter_config.json names"
+        ) from error
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     report = LoadReport(loaded=len(wanted.keys() & state.keys()))
     report.missing = sorted(wanted.keys() - state.keys())

@@ -1,4 +1,7 @@
-"""Prompt formats of other projects, as data. Their system texts are not here: a checkpoint's user gives its own. No torch."""
+"""The prompt formats of other projects, as data. This module does not import torch.
+
+The projects' system texts are not included; set `prompt.system` to the text that the checkpoint was trained with.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ IMAGE = "<image>"
 
 @dataclass(frozen=True)
 class Conversation:
-    """One question, up to where the answer begins.
+    """The prompt format of one question, up to the place where the answer begins.
 
-    turn: the whole, with ``{system}`` and ``{content}``. system: what stands for ``{system}`` where there is a system
-    text. per_tile: ``<image>`` is repeated for every tile and one newline follows them all, as VITA does; otherwise one
-    ``<image>`` and a newline stand for each picture, as in LLaVA.
+    turn: the template of the prompt, with ``{system}`` and ``{content}``.
+    system: the template of the ``{system}`` part, used if there is a system text.
+    per_tile: if true, there is one ``<image>`` per tile and one newline after all of them, as in VITA. If false, there is
+    one ``<image>`` and one newline per picture, as in LLaVA.
     """
 
     system: str
@@ -23,18 +27,18 @@ class Conversation:
     per_tile: bool = False
 
     def text(self, system: str | None, content: str) -> str:
-        """The prompt of one question."""
+        """Return the prompt for a system text, or None, and the content of a question."""
         lead = "" if system is None else self.system.format(system=system)
         return self.turn.format(system=lead, content=content)
 
     def content(self, question: str, places: list[int]) -> str:
-        """The question behind its pictures; picture k has ``places[k]`` ``<image>``."""
+        """Return the question preceded by the ``<image>`` marks of its pictures: ``places[k]`` marks for picture k."""
         if self.per_tile and places:
             return IMAGE * sum(places) + "\n" + question
         return "".join(IMAGE * count + "\n" for count in places) + question
 
 
-# VITA's (vita/conversation.py) and LLaVA's (llava/conversation.py), by the names those projects call them
+# the formats of VITA (vita/conversation.py) and LLaVA (llava/conversation.py), with the names those projects use
 CONVERSATIONS = {
     "qwen2p5_instruct": Conversation(
         system="<|im_start|>system\n{system}<|im_end|>\n",

@@ -1,4 +1,4 @@
-"""Merged prompts in, token ids out: transformers' `generate`, what a batch has in common read once."""
+"""Generate answers from merged prompts with transformers' `generate`. The prefix that a batch shares is computed once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["generate", "shared_prefix"]
 
 
 def shared_prefix(llm: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all of several prompts begin with, before a picture stands in any.
+    """Return how many tokens at their beginning all `prompts` share, up to the first picture in any of them.
 
-    0 for one prompt alone, and where the model does not keep keys and values of everything it reads.
+    Return 0 for a single prompt, and for models that do not keep the keys and values of all tokens.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
@@ -41,10 +41,10 @@ def generate(
     shared: int = 0,
     on_text: Callable[[str], None] | None = None,
 ) -> list[list[int]]:
-    """Answers to embeddings (B, T, D) with their mask (B, T), at most `limit` tokens each, without what ends them.
+    """Return the token ids of one answer per row of the embeddings (B, T, D), whose mask is (B, T).
 
-    The first `shared` positions are the same in every row, none of them padding. `on_text` takes the pieces of a single
-    row.
+    An answer has at most `limit` tokens and does not include the token that ends it. The first `shared` positions must
+    be the same in every row, without padding. `on_text` is called with each piece of the answer; it needs a batch of one.
     """
     tokenizer = llm.tokenizer
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -66,7 +66,7 @@ def generate(
 
 
 def _read_once(llm: LanguageModel, prefix: Tensor, rows: int) -> Any:
-    """Keys and values of `prefix` (1, T, D) for each of `rows`."""
+    """Return a cache with the keys and values of `prefix` (1, T, D), repeated for each of `rows` rows."""
     from transformers import DynamicCache
 
     cache = DynamicCache(config=llm.model.config)

@@ -1,4 +1,4 @@
-"""The language model: weights, tokenizer, prompt. Any causal language model of transformers."""
+"""The language model with its weights, tokenizer and prompt. Every causal language model of transformers works."""
 
 from __future__ import annotations
 
@@ -21,86 +21,84 @@ __all__ = ["PICTURE_ID", "LanguageModel"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICTURE_ID = -200
-"""Stands for one picture among token ids, as in LLaVA and VITA."""
+"""The token id that marks the place of a picture, as in LLaVA and VITA."""
 
 
 class LanguageModel(nn.Module):
-    """A decoder with its tokenizer. `model` is the transformers model itself.
+    """A causal language model with its tokenizer. `model` is the transformers model itself.
 
-    It is `config.weights`, or with `part` the decoder inside a larger checkpoint. Raises CheckpointError when there is
-    no causal language model or no tokenizer.
+    It is opened from `config.weights`, or from `part` if that is given. Raises CheckpointError if there is no causal
+    language model or no tokenizer.
     """
 
     def __init__(self, config: LLMConfig, device: torch.device, part: LanguagePart | None = None) -> None:
         super().__init__()
         try:
             self.tokenizer, model = _pretrained(config) if part is None else _from_part(config, part)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            ImportError,
-        ) as error:  # the last: a flash kernel that is not there
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:  # ImportError: a missing flash kernel
             if isinstance(error, VitaError):
                 raise
-            first = str(error).strip().splitlines()[0]
+            first = str(error).strip().splitlines()[0].rstrip(".")
+            other = "the directory or hub id of a causal language model that transformers supports"
             raise CheckpointError(
-                f"llm.weights: cannot open {config.weights} as a causal language model: {first}"
+                f"llm.weights: cannot open {config.weights} as a causal language model: {first}. "
+                f"Try: {other if config.attention == 'auto' else '`llm.attention: auto`'}"
             ) from error
         self.model = model.to(device).eval().requires_grad_(False)
         self.name = config.weights
 
     @property
     def hidden_size(self) -> int:
-        """Width of its embeddings."""
+        """The width of the embeddings."""
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]  # untyped
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its embeddings."""
+        """The dtype of the embeddings."""
         return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]  # untyped
 
     @property
     def context(self) -> int | None:
-        """Most tokens it was trained to read at once."""
+        """The largest number of tokens that the model was trained to read at once, or None if its config does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
     @property
     def stop_id(self) -> int:
-        """The token that ends an answer."""
+        """The id of the token that ends an answer."""
         stop = self.model.generation_config.eos_token_id
         stop = self.tokenizer.eos_token_id if stop is None else stop
         return int(stop[0] if isinstance(stop, list) else stop)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids (T) -> embeddings (T, D)."""
+        """Return the embeddings (T, D) of token ids (T)."""
         embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
         return embedded
 
     def published(self) -> dict[str, Tensor]:
-        """Its tensors under the keys that it is published with: transformers joins the experts of some models."""
+        """Return the tensors under their published keys. In memory, transformers joins the experts of some models."""
         from transformers.core_model_loading import revert_weight_conversion
 
         state: dict[str, Tensor] = revert_weight_conversion(self.model, self.model.state_dict())
         return state
 
     def prompt(self, prompt: PromptConfig, question: str, pictures: int | Sequence[int]) -> list[int]:
-        """Token ids of a question about pictures, `PICTURE_ID` where each stands.
+        """Return the token ids of a question about pictures, with `PICTURE_ID` in the place of each picture.
 
-        `pictures` is how many there are, or how many places each one takes (a format that marks every tile). A question
-        that holds ``<image>`` itself says where they stand, and must hold one for each. Raises VitaError.
+        `pictures` is the number of pictures, or a list of how many places each one takes (for formats that mark every
+        tile). The question may contain ``<image>`` to say where the pictures go, once per picture. Raises VitaError if
+        the numbers differ.
         """
         places = [1] * pictures if isinstance(pictures, int) else list(pictures)
         written = question.count(IMAGE)
         if written not in (0, len(places)) or (written and not places):
             raise VitaError(
-                f"the question holds {written} {IMAGE} for {len(places)} pictures; write one for each, or none"
+                f"the question contains {IMAGE} {written} times, but the number of pictures is {len(places)}. "
+                f"Try: write {IMAGE} once per picture, or not at all"
             )
         form = CONVERSATIONS.get(prompt.template, CONVERSATIONS["plain"])
         if written:
@@ -116,18 +114,18 @@ class LanguageModel(nn.Module):
         return ids
 
     def marks_tiles(self, prompt: PromptConfig) -> bool:
-        """Whether the prompt format has one ``<image>`` for every tile, not for every picture."""
+        """Return whether the prompt format has one ``<image>`` per tile instead of one per picture."""
         return prompt.template in CONVERSATIONS and CONVERSATIONS[prompt.template].per_tile
 
     def _leading_ids(self) -> list[int]:
-        """What the tokenizer puts before any text: its BOS, or nothing (a chat template writes its own)."""
+        """Return the BOS token if the tokenizer begins every text with it. A chat template writes its own."""
         first: list[int] = self.tokenizer("").input_ids[:1]
         return first if first == [self.tokenizer.bos_token_id] else []
 
     def _chat(self, system: str | None, content: str) -> str:
         if self.tokenizer.chat_template is None:
             raise ConfigError(
-                "prompt.template: this tokenizer has no chat template; set `prompt.template: plain`, or to one of: "
+                "prompt.template: this tokenizer has no chat template. Try: `prompt.template: plain`, or another of "
                 + ", ".join(CONVERSATIONS)
             )
         messages = [{"role": "user", "content": content}]
@@ -138,14 +136,15 @@ class LanguageModel(nn.Module):
         try:
             text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
-            without = "leave prompt.system (--system) out, or set" if system is not None else "set"
+            without = "leave out prompt.system (--system), or set " if system is not None else ""
             raise ConfigError(
-                f"this tokenizer's chat template refuses the prompt ({error}); {without} `prompt.template: plain`"
+                f"prompt.template: the tokenizer's chat template does not accept the prompt: {error}. "
+                f"Try: {without}`prompt.template: plain`"
             ) from error
         return text
 
     def streamer(self, on_text: Callable[[str], None]) -> Any:
-        """A streamer for ``generate`` that calls `on_text` with each finished piece of the answer."""
+        """Return a streamer for ``generate`` that calls `on_text` with each finished piece of the answer."""
         from transformers import TextStreamer
 
         class Pieces(TextStreamer):  # type: ignore[misc]  # transformers is untyped
@@ -156,16 +155,19 @@ class LanguageModel(nn.Module):
 
 
 def _pretrained(config: LLMConfig) -> tuple[Any, Any]:
-    """Tokenizer and model of a directory or hub id."""
+    """Return the tokenizer and the model of a directory or hub id."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = locate(config.weights, config.revision)
     if config.trust_remote_code and source.path is None and config.revision is None:
-        raise ConfigError("llm.trust_remote_code: needs `llm.revision`, the commit whose code you have read")
+        raise ConfigError(
+            "llm.trust_remote_code: true needs a fixed revision. "
+            "Try: `llm.revision: COMMIT` with the commit whose code you have read"
+        )
     if "auto_map" in source.config and not config.trust_remote_code and source.config.get("model_type") not in _known():
         raise CheckpointError(
-            f"llm.weights: {config.weights} runs code of its own, which is refused; once you have read it, allow it with "
-            "`llm.trust_remote_code: true` and `llm.revision: COMMIT`"
+            f"llm.weights: {config.weights} needs code from its repository, which is not allowed to run. "
+            "Try: read that code, then set `llm.trust_remote_code: true` and `llm.revision: COMMIT`"
         )
     place = _place(source)
     common: dict[str, Any] = {
@@ -178,12 +180,12 @@ def _pretrained(config: LLMConfig) -> tuple[Any, Any]:
 
 
 def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
-    """Tokenizer and model of a part, loaded strictly; tensors of the wanted dtype stay mapped to their files."""
+    """Return a part's tokenizer and model, loaded strictly. Tensors of the configured dtype stay mapped to their files."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, GenerationConfig
 
     if not any((part.directory / name).is_file() for name in TOKENIZER_FILES):
         raise CheckpointError(
-            f"{part.directory} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); copy it there"
+            f"{part.directory}: no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Try: copy the tokenizer's files there"
         )
     settings = dict(part.config)
     decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
@@ -194,7 +196,7 @@ def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
         config=decoder,
         state_dict=state,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # told below, with the others
+        ignore_mismatched_sizes=True,  # reported below, together with the other keys
         **_options(config),
     )
     missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
@@ -213,19 +215,19 @@ def _options(config: LLMConfig) -> dict[str, Any]:
 
 
 def _known() -> Any:
-    """The model types that transformers has code for."""
+    """Return the model types that transformers has code for."""
     from transformers import CONFIG_MAPPING
 
     return CONFIG_MAPPING
 
 
 def _place(source: Source) -> Path | str:
-    """What transformers is given: a directory, or the hub id."""
+    """Return the directory or the hub id that transformers opens. Raises CheckpointError for a file."""
     if source.path is None:
         assert source.hub_id is not None
         return source.hub_id
     if source.path.is_file():
         raise CheckpointError(
-            f"llm.weights: {source.path} is a file; give the directory that holds it and its tokenizer"
+            f"llm.weights: {source.path} is a file. Try: the directory that holds it and its tokenizer"
         )
     return source.path

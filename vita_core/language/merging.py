@@ -1,4 +1,4 @@
-"""Picture tokens in their places among the words, padded to a batch."""
+"""Put picture tokens in their places among the embedded words, and pad the rows to a batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["IGNORED_LABEL", "Batch", "merge", "merge_labelled"]
 
 Embed = Callable[[Tensor], Tensor]
 IGNORED_LABEL = -100
-"""A place that nothing is predicted for, as in torch's cross entropy."""
+"""The label of positions that have no target, as in torch's cross entropy."""
 
 
 def merge(
@@ -27,10 +27,10 @@ def merge(
     padding: str = "left",
     shared: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Put picture tokens in the prompts' `PICTURE_ID` places: embeddings (B, T, D), zero-padded, and mask (B, T).
+    """Replace each `PICTURE_ID` of the prompts by picture tokens. Return zero-padded embeddings (B, T, D) and a mask (B, T).
 
-    `pictures[b]` are the (N, D) tokens of row b's pictures, in order. Padding on the left stands behind the first `shared`
-    tokens, which all rows have in common. Raises VitaError when the counts differ.
+    `pictures[b]` holds the tokens (N, D) of row b's pictures, in order. All rows share their first `shared` tokens; padding
+    on the left comes after these. Raises VitaError if a row has another number of pictures than places.
     """
     pairs = zip(prompts, pictures, strict=True)
     rows = [torch.cat(_parts(torch.tensor(ids, dtype=torch.long), visual, embed)) for ids, visual in pairs]
@@ -42,7 +42,7 @@ def merge(
 
 @dataclass(frozen=True)
 class Batch:
-    """A merged batch: embeddings (B, T, D), and labels, mask and positions (B, T)."""
+    """A merged batch: embeddings (B, T, D), with labels, mask and positions (B, T)."""
 
     embeds: Tensor
     labels: Tensor
@@ -59,9 +59,9 @@ def merge_labelled(
     padding: str,
     max_length: int | None,
 ) -> Batch:
-    """As `merge`, with labels (`IGNORED_LABEL` where a picture stands) and positions; rows are cut at `max_length`.
+    """Do the same as `merge`, with labels and positions. Rows are cut at `max_length`.
 
-    `ids` and `labels` are rows (T) of any length.
+    `ids` and `labels` are rows (T) of any length. The label of a picture's tokens is `IGNORED_LABEL`.
     """
     rows, targets = [], []
     for row, label, visual in zip(ids, labels, pictures, strict=True):
@@ -78,11 +78,13 @@ def merge_labelled(
 
 
 def _parts(ids: Tensor, visual: Sequence[Tensor], embed: Embed, words: Tensor | None = None) -> list[Tensor]:
-    """Stretches of `words` (by default `ids` (T) themselves), embedded, and between them each of `visual`."""
+    """Return the embedded stretches of `words` (by default `ids` (T)) with one of `visual` at each `PICTURE_ID` of `ids`."""
     words = ids if words is None else words
     places = (ids == PICTURE_ID).nonzero().flatten().tolist()
     if len(places) != len(visual):
-        raise VitaError(f"the prompt has places for {len(places)} pictures, and {len(visual)} are given")
+        raise VitaError(
+            f"the prompt has places for {len(places)} pictures, but {len(visual)} are given. Try: one <image> per picture"
+        )
     parts, begin = [], 0
     for place, tokens in zip(places, visual, strict=True):
         parts += [embed(words[begin:place]), tokens]

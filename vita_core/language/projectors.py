@@ -1,4 +1,4 @@
-"""Projectors: from the tower's width to the language model's. Sizes are told before any weight is read."""
+"""Projectors map tokens from the tower's width to the language model's. Widths are checked before weights are read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ WORD_PARTS = [part for part in (*WordProjector.__annotations__, *vars(WordProjec
 
 
 def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
-    """(B, N, in) -> (B, N, out): linear layers with GELU between; keys as LLaVA's ``mm_projector`` (0, 2, ...)."""
+    """Return linear layers with GELU between them: (B, N, in) -> (B, N, out).
+
+    The keys are those of LLaVA's ``mm_projector`` (0, 2, ...).
+    """
     widths = mlp_widths(name, in_features, out_features, options)
     layers: list[nn.Module] = [nn.LayerNorm(in_features)] if options.get("input_norm") else []
     layers += [nn.GELU()] if options.get("input_gelu") else []
@@ -33,7 +36,7 @@ def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, An
 
 
 def identity(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
-    """(B, N, C) unchanged. Raises ConfigError when the widths differ."""
+    """Return a projector that leaves tokens (B, N, C) unchanged. Raises ConfigError if the widths differ."""
     identity_parameters(name, in_features, out_features, options)
     return nn.Identity()
 
@@ -62,9 +65,9 @@ def _untrained(resolved: ResolvedProjector, out_features: int) -> nn.Module:
 def build_projector(
     resolved: ResolvedProjector, out_features: int, *, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
-    """The projector with its part of a larger checkpoint, or the weights that its config names, or untrained.
+    """Build the projector, and load its part of a larger checkpoint, or else the weights that its config names, if any.
 
-    `out_features` is the width of the language model that was loaded. Raises VitaError.
+    `out_features` is the width of the loaded language model. Raises VitaError.
     """
     resolved = resolve_projector(resolved.settings, resolved.in_features, out_features, resolved.part)
     module, settings = _untrained(resolved, out_features), resolved.settings
