@@ -164,7 +164,9 @@ def test_sizes_of_no_whole_patches_are_refused_with_those_allowed(tower_examples
     patch = own // tower.shape.stages[0].grid[0]
     with pytest.raises(VitaError, match=rf"takes pictures of {own} x {own} pixels, or any height of {patch} x n"):
         tower(torch.rand(1, 3, own, own + 1))
-    with pytest.raises(VitaError, match=r"pixels \(B, 3, H, W\) or a list of \(3, H, W\), not shape \(1, 4, 56, 56\)"):
+    with pytest.raises(
+        VitaError, match=r"wrong shape: \(1, 4, 56, 56\). Try: pixels \(B, 3, H, W\), or a list of \(3, H, W\)"
+    ):
         tower(torch.rand(1, 4, 56, 56))
 
 

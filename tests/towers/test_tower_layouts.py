@@ -214,12 +214,12 @@ def test_a_report_names_what_was_skipped_and_why() -> None:
     tower = build_tower({"weights": str(GOLDEN / "clip")})
     report = tower.load_report
     saved = load_file(GOLDEN / "clip" / "model.safetensors")
-    behind = report.skipped["blocks behind the last selected layer"]
+    behind = report.skipped["blocks after the last selected layer"]
     assert behind == [key for key in saved if ".layers.3." in key]
     assert report.loaded == len(saved) - sum(map(len, report.skipped.values()))
     assert (report.missing, report.unexpected, report.mismatched) == ([], [], [])
     whole = build_tower({"weights": str(GOLDEN / "clip"), "layers": "all"})
-    assert "blocks behind the last selected layer" not in whole.load_report.skipped
+    assert "blocks after the last selected layer" not in whole.load_report.skipped
 
 
 def test_a_tower_that_did_not_load_can_be_loaded_again(tmp_path: Path) -> None:

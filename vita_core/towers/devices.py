@@ -1,4 +1,4 @@
-"""What a device is good for: its dtype, how many pictures it runs at once, and compiling for it."""
+"""Choices that depend on the device: the dtype, how many pictures run at once, copying, and compiling."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ __all__ = [
 ]
 
 CACHED_BYTES = 2 * 2**20
-"""Of the widest hidden state, for each thread, that a CPU runs at once: inside a block it widens four- to eightfold, and
-past the last cache each picture takes longer (docs/performance.md)."""
+"""The most bytes per thread that the widest hidden state may take in one run on a CPU. Inside a block it grows four- to
+eightfold, and beyond the last cache each picture takes longer (docs/performance.md)."""
 LEAST_ROWS = 700
-"""Multiply-accumulates for each weight, for each thread, below which reading the weights is felt."""
+"""The fewest multiply-accumulates per weight and thread. With fewer, reading the weights takes a noticeable time."""
 CPU_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
-"""Flags of ``/proc/cpuinfo`` that say a CPU multiplies bfloat16 itself (x86, then Arm)."""
+"""The flags in ``/proc/cpuinfo`` of CPUs that have units for bfloat16 (x86 and Arm)."""
 
 
 def dtype_on(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; ``auto`` is bfloat16 on a device that has units for it, else float32.
+    """Return the dtype called `name`; ``auto`` is bfloat16 on a device that has units for it, and float32 otherwise.
 
-    Without them a matrix product in bfloat16 takes over a hundred times as long on a CPU. Devices other than CPUs and
-    CUDA's are taken to have none.
+    On a CPU without such units, a matrix product in bfloat16 takes over a hundred times as long. Devices other than CPUs
+    and CUDA devices are assumed to have none.
     """
     if name != "auto":
         found: torch.dtype = getattr(torch, name)
@@ -55,21 +55,22 @@ def dtype_on(name: str, device: torch.device) -> torch.dtype:
 def _has_bfloat16(kind: str) -> bool:
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return kind in ("cpu", "meta") and multiplies_bfloat16()  # what is built on the meta device is loaded on the CPU
+    return kind in ("cpu", "meta") and multiplies_bfloat16()  # a tower built on the meta device is loaded to the CPU
 
 
 def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU has units for bfloat16, by its flags; without the file they are taken to be missing."""
+    """Return whether the flags in `cpuinfo` say that this CPU has units for bfloat16. Without the file, return False."""
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     found = [line.partition(":") for line in lines]
     return any(name.strip() in ("flags", "Features") and CPU_BFLOAT16 & set(said.split()) for name, _, said in found)
 
 
 def pictures_at_once(pixels: Tensor, image_size: tuple[int, int], stages: Sequence[Stage]) -> int:
-    """How many of `pixels` (M, 3, H, W) run at once through `stages`, stated for `image_size`, where no config says it.
+    """Return how many of `pixels` (M, 3, H, W) should run at once through `stages` if the config does not say so.
 
-    A GPU runs all. A CPU runs as many as keep the hidden states in its cache, and enough to make each weight worth
-    reading, which for a CNN is the larger number.
+    The numbers in `stages` are those for pictures of `image_size`. On a GPU, all pictures run at once. On a CPU, it is the
+    larger of two numbers: as many pictures as keep the hidden states in the cache, and enough pictures to make reading
+    each weight worthwhile (the larger one for a CNN).
     """
     if pixels.device.type != "cpu":
         return len(pixels)
@@ -80,10 +81,10 @@ def pictures_at_once(pixels: Tensor, image_size: tuple[int, int], stages: Sequen
 
 
 def copied(pixels: Tensor, device: torch.device) -> Tensor:
-    """`pixels` on a CUDA `device`, as they are for any other: through pinned memory and on a stream of their own.
+    """Return a copy of `pixels` on a CUDA `device`. For any other device, return `pixels` unchanged.
 
-    A thread that reads ahead copies so while the device works on what it has. The call returns when the copy is done; the
-    result is to be used on the device's default stream.
+    The copy goes through pinned memory and a stream of its own, so that a thread can copy while the device computes. The
+    call returns when the copy is done. Use the result on the device's default stream.
     """
     if device.type != "cuda" or pixels.device.type != "cpu":
         return pixels
@@ -91,7 +92,7 @@ def copied(pixels: Tensor, device: torch.device) -> Tensor:
     with torch.cuda.stream(_copies(device)):
         there = pixels.pin_memory().to(device, non_blocking=True)
     _copies(device).synchronize()
-    there.record_stream(used)  # else its memory is given to the next copy while the tower still reads it
+    there.record_stream(used)  # or the next copy could take its memory while the tower still reads it
     return there
 
 
@@ -101,26 +102,30 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
 
 
 def check_usable(attention: str, compiling: bool, device: torch.device) -> None:
-    """Raise ConfigError for what would fail at the first picture: an attention that is not installed (transformers would
-    fetch it), ``compile: true`` on a CPU without a C++ compiler (looked for as torch does)."""
+    """Raise ConfigError for settings that would only fail at the first picture.
+
+    These are flash attention that is not installed (transformers would download it), and ``compile: true`` on a CPU
+    without a C++ compiler (searched for as torch does).
+    """
     if attention == "flash_attention_2" and (device.type != "cuda" or importlib.util.find_spec("flash_attn") is None):
         raise ConfigError(
-            "tower.attention: flash_attention_2 needs a CUDA device and the package flash-attn; use auto, whose "
-            "attention is torch's own and fused too"
+            "tower.attention: flash_attention_2 needs a CUDA device and the package flash-attn. "
+            "Try: `tower.attention: auto`, which uses torch's own fused attention"
         )
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     wanted = os.environ.get("CXX", usual)
     if compiling and device.type == "cpu" and shutil.which(wanted) is None:
         raise ConfigError(
-            f"tower.compile: true needs a C++ compiler on a CPU, and {wanted!r} is not found; install one "
-            f"(apt-get install g++), name one in the environment variable CXX, or leave `compile` out"
+            f"tower.compile: true needs a C++ compiler on a CPU, but {wanted!r} is not found. Try: install one "
+            "(`apt-get install g++`), set the environment variable CXX to yours, or `tower.compile: false`"
         )
 
 
 def compile_blocks(encoder: nn.Module) -> bool:
-    """Have torch.compile run the encoder's blocks, where they are alike and most of it; False where they are not.
+    """Compile the encoder's blocks with torch.compile, and return whether that was possible.
 
-    One block is then compiled for all of them, and state dict, freezing and saving know nothing of it.
+    It is possible if the blocks are alike and make up most of the encoder. One block is then compiled for all of them.
+    The state dict, freezing and saving are not affected. Otherwise nothing is compiled.
     """
     lists = [part for part in encoder.modules() if isinstance(part, nn.ModuleList | nn.Sequential) and len(part)]
     blocks = max(lists, key=_size, default=None)
@@ -139,16 +144,16 @@ def _size(module: nn.Module) -> int:
 
 @functools.cache
 def compiled(encode: Callable[..., Any]) -> Callable[..., Any]:
-    """`encode`, a tower class's, through torch.compile: for encoders without blocks that are alike.
+    """Return the `encode` function of a tower class, compiled with torch.compile, for encoders without equal blocks.
 
-    One a class, not one a tower: a tower then holds nothing that cannot be copied or pickled.
+    There is one per class, not one per tower, so that a tower holds nothing that cannot be copied or pickled.
     """
     return torch.compile(encode)
 
 
 @contextmanager
 def compile_errors(tower: str, expected: bool) -> Iterator[None]:
-    """Around a run of something compiled (`expected`): what torch.compile raises is raised as a VitaError."""
+    """Raise errors of torch.compile as VitaErrors while compiled code runs. Do nothing unless `expected`."""
     if not expected:
         yield
         return
@@ -159,7 +164,7 @@ def compile_errors(tower: str, expected: bool) -> Iterator[None]:
     except BackendCompilerFailed as error:
         reason = str(error).strip().splitlines()[0]
         raise VitaError(
-            f"tower.compile: torch.compile failed on tower {tower!r} ({reason}); leave `compile` out"
+            f"tower.compile: torch.compile failed on tower {tower!r}: {reason}. Try: `tower.compile: false`"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Building a tower's encoder; what its libraries raise meanwhile is told as what the user can mend."""
+"""Build a tower's encoder, and turn errors of its libraries into errors that say what the user can do."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["build_checked"]
 
 
 def build_checked(resolved: ResolvedTower, build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` makes.
+    """Return the encoder that `build` makes.
 
-    Raises ConfigError for an attention that this machine has not, and CheckpointError where the checkpoint's config makes
-    no encoder.
+    Raises ConfigError for an attention implementation that this machine does not have, and CheckpointError if no encoder
+    can be built from the checkpoint's config.
     """
     wanted, named = resolved.settings.attention, f"tower {resolved.spec.name!r} cannot be built"
     try:
@@ -25,9 +25,15 @@ def build_checked(resolved: ResolvedTower, build: Callable[[], nn.Module]) -> nn
     except VitaError:
         raise
     except Exception as error:
-        if wanted != "auto" and isinstance(error, ImportError | ValueError):  # transformers' for a missing kernel
-            raise ConfigError(f"tower.attention: {named} with {wanted!r} here ({describe(error)}); use auto") from error
+        if wanted != "auto" and isinstance(
+            error, ImportError | ValueError
+        ):  # raised by transformers for a missing kernel
+            raise ConfigError(
+                f"tower.attention: {named} with {wanted!r} on this machine: {describe(error).rstrip('.')}. "
+                "Try: `tower.attention: auto`"
+            ) from error
         where, who = resolved.source.weights, resolved.owner
         raise CheckpointError(
-            f"{named} from {where}'s config ({describe(error)}); mend it, or if it is as published tell {who}'s author"
+            f"{named} from the config of {where}: {describe(error).rstrip('.')}. "
+            f"Try: correct the config, or report this to the author of {who} if the config is as published"
         ) from error

@@ -1,4 +1,4 @@
-"""Pure functions on feature tensors: select, pixel shuffle, pooling, S2. Grids are given, never guessed."""
+"""Pure functions on feature tensors: select, pixel shuffle, pool, S2. Every grid is passed in; none is guessed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ __all__ = ["pixel_shuffle", "pool", "s2_features", "select_feature", "to_map", "
 
 
 def to_map(tokens: Tensor, grid: Grid) -> Tensor:
-    """Tokens (B, N, C) as a map (B, rows, cols, C); N must be rows * cols."""
+    """Return tokens (B, N, C) as a map (B, rows, cols, C). Raises VitaError unless N is rows * cols."""
     batch, count, channels = tokens.shape
     if count != grid[0] * grid[1]:
-        raise VitaError(f"{count} tokens do not fill a grid of {grid[0]} x {grid[1]}; pass the grid they came from")
+        raise VitaError(
+            f"{count} tokens do not fill a grid of {grid[0]} x {grid[1]}. Try: pass the grid that the tokens came from"
+        )
     return tokens.reshape(batch, grid[0], grid[1], channels)
 
 
 def to_tokens(features: Tensor) -> Tensor:
-    """A map (B, rows, cols, C) as tokens (B, rows * cols, C), row-major."""
+    """Return a map (B, rows, cols, C) as tokens (B, rows * cols, C), row by row."""
     return features.flatten(1, 2)
 
 
 def select_feature(tokens: Tensor, kind: str, prefix_tokens: int) -> Tensor:
-    """Of (B, prefix + N, C): ``patch`` drops the prefix, ``cls_patch`` keeps the first token and the patches (not the
-    registers between them), ``cls`` keeps only the first."""
+    """Select from tokens (B, prefix + N, C).
+
+    ``patch`` drops the prefix tokens. ``cls`` keeps only the first token. ``cls_patch`` keeps the first token and the
+    patches, without the registers between them.
+    """
     if kind == "patch":
         return tokens[:, prefix_tokens:]
     if kind == "cls":
@@ -40,13 +45,14 @@ def select_feature(tokens: Tensor, kind: str, prefix_tokens: int) -> Tensor:
 
 
 def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
-    """Trade grid for channels: (B, H, W, C) -> (B, H s, W s, C / s^2); tokens (B, N, C) with their `grid` likewise.
+    """Move grid positions into channels: (B, H, W, C) -> (B, H s, W s, C / s^2) for the scale factor s.
 
-    The order is InternVL's ``v2``, which VITA's checkpoints were trained with (``v1`` transposes the picture).
+    Tokens (B, N, C) with their `grid` come back as tokens. The order is InternVL's ``v2``, which VITA's checkpoints were
+    trained with (``v1`` transposes the picture). Raises VitaError for tokens without a grid.
     """
     if x.ndim == 3:
         if grid is None:
-            raise VitaError("pixel_shuffle of tokens (B, N, C) needs their grid=(rows, cols); none is guessed")
+            raise VitaError("pixel_shuffle: the grid of the tokens (B, N, C) is missing. Try: pass grid=(rows, cols)")
         return to_tokens(pixel_shuffle(to_map(x, grid), scale_factor))
     batch, height, width, channels = x.shape
     rows, cols = shuffled_grid((height, width), scale_factor)
@@ -56,7 +62,7 @@ def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = N
 
 
 def pool(tokens: Tensor, grid: Grid, size: Grid) -> Tensor:
-    """Average (B, rows * cols, C) adaptively to (B, size[0] * size[1], C)."""
+    """Average tokens (B, rows * cols, C) adaptively to (B, size[0] * size[1], C)."""
     pooled = F.adaptive_avg_pool2d(to_map(tokens, grid).permute(0, 3, 1, 2), size)
     return pooled.flatten(2).transpose(1, 2)
 
@@ -64,10 +70,11 @@ def pool(tokens: Tensor, grid: Grid, size: Grid) -> Tensor:
 def s2_features(
     pixels: Tensor, scales: Sequence[int], encode: Callable[[Tensor], tuple[Tensor, Grid]]
 ) -> tuple[Tensor, Grid]:
-    """Scaling on Scales (arXiv 2403.13043): (B, 3, H, W) -> (B, rows * cols, C * len(scales)) and the grid.
+    """Run Scaling on Scales (arXiv 2403.13043): (B, 3, H, W) -> (B, rows * cols, C * len(scales)) and the grid.
 
-    Every scale is the picture resized (float32, bicubic, no antialias), cut row-major into crops of the first scale's
-    size, encoded by `encode` ((M, 3, s, s) -> (M, rows * cols, C) and its grid), merged, and averaged down to that grid.
+    For every scale, the picture is resized (float32, bicubic, no antialias) and cut row by row into crops of the first
+    scale's size. `encode` maps the crops (M, 3, s, s) to tokens (M, rows * cols, C) and their grid. The tokens of a scale
+    are merged into one map, which is averaged down to that grid.
     """
     batch, base, sides = pixels.shape[0], scales[0], s2_sides(scales)
     crops = []

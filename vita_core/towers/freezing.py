@@ -1,4 +1,4 @@
-"""Which parameters of an encoder are trained, and in which mode what is frozen runs."""
+"""Freeze parameters of an encoder, and keep frozen modules in eval mode."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["freeze", "train_unfrozen"]
 
 
 def freeze(encoder: nn.Module, frozen: bool | FreezeConfig, shape: Shape) -> None:
-    """Freeze all of the encoder, nothing, or what stands before block `from_layer`.
+    """Freeze the whole encoder (True), nothing (False), or all parameters before block `from_layer`.
 
-    Parameters stand in the order they run, and the shape says how many each layer has. Raises VitaError where its
-    sums do not meet the parameters: nothing is then half frozen.
+    The parameters must be registered in the order they run, because `shape` says how many each layer has. Raises
+    VitaError if a layer would begin inside a parameter.
     """
     if isinstance(frozen, bool):
         encoder.requires_grad_(not frozen)
@@ -26,13 +26,17 @@ def freeze(encoder: nn.Module, frozen: bool | FreezeConfig, shape: Shape) -> Non
         left -= parameter.numel() if left else 0
         if left < 0:
             raise VitaError(
-                f"tower.freeze.from_layer: layer {frozen.from_layer} begins inside {name}, by this tower's shape(); its "
-                "stages do not count the parameters in the order they run. Report it to its author"
+                f"tower.freeze.from_layer: layer {frozen.from_layer} begins inside {name} according to this tower's shape(), "
+                "whose stages do not count the parameters in the order they run. "
+                "Try: `tower.freeze: false`, and report this to the tower's author"
             )
 
 
 def train_unfrozen(module: nn.Module, mode: bool = True) -> None:
-    """Train mode for what holds a trainable parameter, eval mode for the rest; what holds none follows its parent."""
+    """Put modules with a trainable parameter in train mode (if `mode`) and frozen ones in eval mode.
+
+    A module without parameters gets its parent's mode.
+    """
     parameters = list(module.parameters())
     module.training = mode and (not parameters or any(parameter.requires_grad for parameter in parameters))
     for child in module.children():

@@ -1,4 +1,4 @@
-"""What a tower knows of itself, right before a weight is read: sizes, processor, dtype, device."""
+"""The properties of a tower that are known before its weights are read: sizes, image processor, dtype, device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TowerMetadata"]
 
 
 class TowerMetadata(nn.Module):
-    """A resolved config, the encoder once it is loaded, and the properties that follow from both."""
+    """The resolved config of a tower, its encoder once that is loaded, and the properties that follow from them."""
 
     def __init__(self, resolved: ResolvedTower, device: torch.device | str) -> None:
         super().__init__()
@@ -32,65 +32,65 @@ class TowerMetadata(nn.Module):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the encoder holds its weights."""
+        """Whether the encoder is built and has its weights."""
         return self.encoder is not None
 
     @property
     def attention(self) -> str:
-        """The attention implementation to build with, in transformers' names (``auto`` is ``sdpa``)."""
+        """The attention implementation to build the encoder with, as transformers names it (``auto`` is ``sdpa``)."""
         return "sdpa" if self.settings.attention == "auto" else self.settings.attention
 
     @property
     def image_processor(self) -> Any:
-        """A Hugging Face image processor: ``preprocess(pictures, return_tensors="pt")["pixel_values"]``."""
+        """The Hugging Face image processor: call ``preprocess(pictures, return_tensors="pt")["pixel_values"]``."""
         if self._processor is None:
             self._processor = image_processor(self.resolved.processor, fast=self.settings.preprocess == "fast")
         return self._processor
 
     @property
     def vision_tower(self) -> nn.Module | None:
-        """The encoder itself, None before `load_model`."""
+        """The encoder itself, or None before `load_model`."""
         return self.encoder
 
     @property
     def config(self) -> SimpleNamespace:
-        """The checkpoint's own config, its keys as attributes."""
+        """The checkpoint's own config, with its keys as attributes."""
         return SimpleNamespace(**self.checkpoint_config)
 
     @property
     def hidden_size(self) -> int:
-        """Channels of the output."""
+        """The number of channels of the output."""
         return self.resolved.geometry.hidden_size
 
     @property
     def num_patches(self) -> int:
-        """Patches of the encoder for one picture of its own size, before any reduction."""
+        """The number of patches of one picture of the encoder's own size, before any reduction."""
         rows, cols = self.resolved.geometry.patch_grid
         return rows * cols
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the output for one picture of the configured size."""
+        """The number of output tokens for one picture of the configured size."""
         return self.resolved.geometry.num_tokens
 
     @property
     def grid(self) -> Grid:
-        """(rows, cols) of the output for one picture of the configured size."""
+        """The grid (rows, cols) of the output tokens for one picture of the configured size."""
         return self.resolved.geometry.grid
 
     @property
     def dtype(self) -> torch.dtype:
-        """The encoder's dtype (before loading: the configured one)."""
+        """The encoder's dtype, or before loading the configured dtype."""
         parameter = None if self.encoder is None else next(self.encoder.parameters(), None)
         return dtype_on(self.settings.dtype, self._device) if parameter is None else parameter.dtype
 
     @property
     def device(self) -> torch.device:
-        """The encoder's device (before loading: the one it will be loaded to)."""
+        """The encoder's device, or before loading the device that it will be loaded to."""
         parameter = None if self.encoder is None else next(self.encoder.parameters(), None)
         return self._device if parameter is None else parameter.device
 
     @property
     def dummy_feature(self) -> Tensor:
-        """Zeros (1, hidden_size), for batches without a picture."""
+        """A tensor of zeros (1, hidden_size), for training batches without a picture."""
         return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.dtype)

@@ -1,4 +1,4 @@
-"""The tower: pixels in, tokens out. `BaseVisionTower` is what authors subclass, `build_tower` what callers call."""
+"""The vision tower: pixels in, tokens out. Plugin authors subclass `BaseVisionTower`; users call `build_tower`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ __all__ = ["BaseVisionTower", "build_tower"]
 
 
 class BaseVisionTower(TowerMetadata, abc.ABC):
-    """A tower but for its encoder. A subclass says how to build one (`build_encoder`) and run it (`encode`).
+    """The base class of all towers. A subclass defines how to build its encoder (`build_encoder`) and run it (`encode`).
 
-    Class attributes say how checkpoint keys become the encoder's, all optional (see `vita_core.loading.KeyRules`):
-    `renames` (regular expression, replacement); `splits` (expression, replacements): a fused tensor cut on dim 0;
-    `skips` (expression, reason): tensors of no use here; `block_key`, an expression whose group 1 is a block's index,
-    lets blocks behind the last selected layer stay unread. `input_sizes` says which pictures the encoder takes beside
-    those of its configured size: ``any``, ``patches`` (sides of whole patches: it interpolates its positions) or
-    ``fixed`` (none). For subclasses to read: `settings` (the tower's config, defaults filled in), `checkpoint_config`
-    (the checkpoint's own config file), `shape`, `blocks` (how many to build). Parameters must be registered in the order
-    they run, for ``freeze: {from_layer: k}`` counts them.
+    Class attributes, all optional, map checkpoint keys to the encoder's keys (see `vita_core.loading.KeyRules`):
+    `renames` (regular expression, replacement); `splits` (expression, replacements) for a fused tensor cut on dim 0;
+    `skips` (expression, reason) for tensors that the encoder does not need. `block_key` is an expression whose group 1 is
+    the index of a block: blocks after the last selected layer are then not read. `input_sizes` says which other picture
+    sizes the encoder accepts: ``any``, ``patches`` (multiples of the patch size; it interpolates positions) or ``fixed``.
 
-    Against float32, the built-in towers keep within 0.5% of the largest feature in float16 and 3% in bfloat16.
+    Subclasses may read `settings` (the tower's config with defaults), `checkpoint_config` (the checkpoint's own config),
+    `shape`, and `blocks` (how many to build). They must register parameters in the order they run, because
+    ``freeze: {from_layer: k}`` counts them. The features of the built-in towers differ from float32 by at most 0.5% of the
+    largest feature in float16, and 3% in bfloat16.
     """
 
     renames: ClassVar[Sequence[tuple[str, str]]] = ()
@@ -50,32 +50,36 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         self.load_report: LoadReport | None = None
         self._compiled_whole = False
 
-    # what an author writes -------------------------------------------------------------------------------------------
+    # what a subclass defines -----------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def build_encoder(self) -> nn.Module:
-        """The encoder with `self.blocks` blocks, without weights. Parameters are on the meta device while this runs.
+        """Return the encoder with `self.blocks` blocks and no weights. Its parameters are created on the meta device.
 
-        Buffers that no checkpoint holds keep their dtype: ``.to(self.dtype)`` the encoder if its library casts them too.
+        Buffers that no checkpoint holds keep their dtype. Call ``.to(self.dtype)`` on the encoder if its library casts
+        them too.
         """
 
     @abc.abstractmethod
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[Mapping[int, Tensor], Grid]:
-        """Pixels (B, 3, H, W) -> layer index -> hidden state (B, prefix + rows * cols, C), and the grid (rows, cols).
+        """Run the encoder on pixels (B, 3, H, W). Return the hidden state of each layer, and the grid (rows, cols).
 
-        `layers` are ascending, each once. They count as Hugging Face's ``hidden_states``: 0 = embeddings, k = output of
-        block k, before the final norm.
+        A hidden state is (B, prefix + rows * cols, C). `layers` are ascending, without duplicates, and count as Hugging
+        Face's ``hidden_states`` do: 0 is the embeddings, k the output of block k, before the final norm.
         """
 
     def final_norm(self, tokens: Tensor) -> Tensor:
-        """The encoder's final norm on (B, T, C), for ``norm: true``. Needed only where `Shape.norm_parameters` is set."""
-        raise VitaError(f"{type(self).__name__} states norm_parameters but defines no final_norm(tokens)")
+        """Apply the encoder's final norm to (B, T, C), for ``norm: true``. Define it if `Shape.norm_parameters` is set."""
+        raise VitaError(
+            f"tower.norm: {type(self).__name__} states norm_parameters but has no final_norm(tokens). "
+            "Try: `tower.norm: false`, or define final_norm in the plugin"
+        )
 
     @staticmethod
     def run_blocks(
         tokens: Tensor, blocks: Iterable[nn.Module], layers: Sequence[int], **kwargs: Any
     ) -> dict[int, Tensor]:
-        """Run `blocks` one by one on (B, T, C), keeping only the hidden states that are asked for."""
+        """Run `blocks` one by one on (B, T, C), and return only the hidden states of `layers`."""
         kept = {0: tokens} if 0 in layers else {}
         for index, block in enumerate(blocks, 1):
             if index > max(layers):
@@ -88,16 +92,16 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
     # the contract ----------------------------------------------------------------------------------------------------
 
     def load_model(self) -> None:
-        """Build the encoder and fill it from the checkpoint, strictly; a second call does nothing.
+        """Build the encoder and load its weights strictly. A second call does nothing.
 
-        Raises CheckpointError (with counts and examples) when the weights do not fit.
+        Raises CheckpointError, with counts and examples, if the weights do not fit.
         """
         if self.is_loaded:
             return
         check_usable(self.attention, self.settings.compile, self._device)
         source, part = self.resolved.source, self.resolved.part
         found = part_tensors(part) if part is not None else read_tensors(source.files(self.resolved.spec.weight_files))
-        with torch.device("cpu"):  # also where the caller builds on the meta device
+        with torch.device("cpu"):  # even if the caller builds on the meta device
             with without_weights():
                 encoder = build_checked(self.resolved, self.build_encoder)
             device = torch.device("cpu") if self._device.type == "meta" else self._device
@@ -109,15 +113,15 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         self.train(self.training)
 
     def key_rules(self) -> KeyRules:
-        """How the checkpoint's keys become the encoder's: the class's rules, and one that skips the blocks not built."""
+        """Return the class's rules for checkpoint keys, with a rule that skips the blocks that are not built."""
         skips = list(self.skips)
         behind = "|".join(str(index) for index in range(self.blocks, self.shape.layers))
         if self.block_key is not None and behind:
-            skips.append((self.block_key.replace(r"(\d+)", f"(?:{behind})"), "blocks behind the last selected layer"))
+            skips.append((self.block_key.replace(r"(\d+)", f"(?:{behind})"), "blocks after the last selected layer"))
         return KeyRules(self.renames, self.splits, skips)
 
     def train(self, mode: bool = True) -> BaseVisionTower:
-        """Train or eval mode; what is frozen stays in eval mode (its dropout and batch statistics must not move)."""
+        """Set train or eval mode. Frozen modules stay in eval mode, so that dropout and batch statistics do not change."""
         super().train(mode)
         if self.encoder is not None and mode:
             train_unfrozen(self.encoder)
@@ -128,13 +132,13 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
     @overload
     def forward(self, images: Sequence[Tensor]) -> list[Tensor]: ...
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """(B, 3, H, W) -> (B, N, C) in the input's dtype; a list of (3, H, W) -> a list of (1, N, C).
+        """Return features (B, N, C) of pixels (B, 3, H, W), or a list of (1, N, C) for a list of (3, H, W).
 
-        Raises VitaError when the tower is not loaded or a shape is wrong.
+        The features have the dtype of the pixels. Raises VitaError if the tower is not loaded or a shape is wrong.
         """
         if self.encoder is None:
             raise VitaError(
-                f"tower {self.resolved.spec.name!r} is not loaded: call tower.load_model() first (delay_load is set)"
+                f"tower {self.resolved.spec.name!r} is not loaded, because delay_load is set. Try: call tower.load_model()"
             )
         if isinstance(images, Tensor):
             return self._batch(images)
@@ -149,9 +153,9 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
     def _batch(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise VitaError(
-                f"a tower takes pixels (B, 3, H, W) or a list of (3, H, W), not shape {tuple(images.shape)}"
+                f"pixels have the wrong shape: {tuple(images.shape)}. Try: pixels (B, 3, H, W), or a list of (3, H, W)"
             )
-        if len(images) == 0:  # one blank picture says the shape; encoders choke on empty batches
+        if len(images) == 0:  # get the shape from one blank picture: some encoders fail on empty batches
             return self._batch(images.new_zeros(1, *images.shape[1:]))[:0]
         pixels = images.to(device=self.device, dtype=self.dtype)
         if self.settings.s2 is not None:
@@ -172,10 +176,10 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         dtype, wrong = str(self.dtype).removeprefix("torch."), int((~output.isfinite()).sum())
         found = f"tower {self.resolved.spec.name!r} in {dtype} gave {wrong} of {output.numel()} features that are not finite"
         if not images.isfinite().all():
-            return f"{found}, but neither are the pixels: mend what made them"
+            return f"{found}. The pixels are not finite either. Try: check the code that makes the pixels"
         if torch.float16 in (self.dtype, output.dtype):
-            return f"{found}: use `dtype: bfloat16` or float32, and such pixels too (the output has their dtype)"
-        return f"{found}: try `dtype: float32`; if it is that already, the weights are damaged"
+            return f"{found}. Try: `tower.dtype: bfloat16`, with pixels of that dtype too (the output has their dtype)"
+        return f"{found}. Try: `tower.dtype: float32`; if that is set, the weights are damaged, so download them again"
 
     def _check_size(self, pixels: Tensor) -> None:
         size, own = tuple(pixels.shape[-2:]), self.shape.image_size
@@ -185,12 +189,12 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
             return
         step = "" if self.input_sizes == "fixed" else f", or any height of {rows} x n and width of {cols} x n"
         raise VitaError(
-            f"tower {self.resolved.spec.name!r} takes pictures of {own[0]} x {own[1]} pixels{step}, not {size[0]} x {size[1]}; "
-            "its image_processor makes them so"
+            f"tower {self.resolved.spec.name!r} takes pictures of {own[0]} x {own[1]} pixels{step}, not {size[0]} x {size[1]}. "
+            "Try: prepare the pictures with the tower's image_processor"
         )
 
     def _selected(self, pixels: Tensor) -> tuple[Tensor, Grid]:
-        """Pixels (M, 3, H, W), as many at once as may be -> the selected tokens (M, N, C) and their grid."""
+        """Return the selected tokens (M, N, C) of pixels (M, 3, H, W), and their grid. Long batches run in parts."""
         self._check_size(pixels)
         encode = compiled(type(self).encode) if self._compiled_whole else type(self).encode
         layers, scale = sorted(set(self.resolved.geometry.layers)), self.settings.feature_scale
@@ -204,13 +208,15 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
 
     def _at_once(self, pixels: Tensor) -> int:
         if torch.is_grad_enabled() and (pixels.requires_grad or any(p.requires_grad for p in self.parameters())):
-            return len(pixels)  # the graph keeps every activation: in parts they would take as much
+            return len(pixels)  # the graph keeps every activation, so parts would save no memory
         run = self.shape.stages[: max(self.resolved.geometry.layers) + 1]
         return self.settings.max_batch or pictures_at_once(pixels, self.shape.image_size, run)
 
     def feature_select(self, hidden_states: Any) -> Tensor:
-        """The selected layer(s) of all hidden states (a sequence, a mapping, or an object with ``.hidden_states``),
-        concatenated on channels, normed if so configured, without the prefix tokens: (B, N, C)."""
+        """Return the selected layers (B, N, C), concatenated on channels, without prefix tokens, normed if ``norm: true``.
+
+        `hidden_states` is a sequence, a mapping, or an object with ``.hidden_states``.
+        """
         states = getattr(hidden_states, "hidden_states", hidden_states)
         chosen = [states[layer] for layer in self.resolved.geometry.layers]
         if self.settings.norm:
@@ -219,20 +225,20 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         return features.select_feature(tokens, self.settings.select_feature or "patch", self.shape.prefix_tokens)
 
     def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
-        """Trade grid for channels; see `vita_core.towers.features.pixel_shuffle`."""
+        """Move grid positions into channels; see `vita_core.towers.features.pixel_shuffle`."""
         return features.pixel_shuffle(x, scale_factor, grid=grid)
 
 
 def build_tower(config: TowerConfig | Mapping[str, Any], *, device: torch.device | str = "cpu") -> BaseVisionTower:
-    """The tower a config (the ``tower:`` section as a dict) names, loaded unless it says ``delay_load: true``.
+    """Build a tower from its config (the ``tower:`` section as a dict), and load it unless ``delay_load: true`` is set.
 
-    Raises ConfigError, PluginError or CheckpointError, all VitaError.
+    Raises ConfigError, PluginError or CheckpointError, which are all VitaErrors.
     """
     return build_resolved(resolve_tower(config), device)
 
 
 def build_resolved(resolved: ResolvedTower, device: torch.device | str) -> BaseVisionTower:
-    """The tower that was resolved, loaded unless its config says ``delay_load: true``."""
+    """Build a tower from its resolved config, and load it unless ``delay_load: true`` is set."""
     factory = import_object(resolved.spec.factory, requires=resolved.spec.requires, owner=resolved.owner)
     tower: BaseVisionTower = factory(resolved, device)
     if not resolved.settings.delay_load:
