@@ -1,4 +1,7 @@
-"""``pytest --vita-tower NAME_OR_CONFIG``: the conformance kit as tests. Imported by every pytest, so nothing heavy here."""
+"""The pytest option ``--vita-tower NAME_OR_CONFIG``, which runs the conformance kit as tests.
+
+Every pytest run imports this module, so it must not import anything heavy.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--vita-tower``."""
+    """Add the option ``--vita-tower``."""
     parser.getgroup("vita", "vision towers (vita-core)").addoption(
         "--vita-tower",
         action="append",
         default=[],
         metavar="NAME_OR_CONFIG",
-        help="hold a vision tower to vita-core's contracts, a test each: a registered name (random weights) or a config "
-        "(its own weights); may be given again",
+        help="test a vision tower against vita-core's contracts, one test each: a registered name (with random weights) or "
+        "a config (with its own weights); can be repeated",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell a misspelled tower before anything is collected."""
+    """Report an unknown tower before any test is collected."""
     if not config.getoption("vita_tower"):
         return
     from vita_core.config.configfiles import config_file
@@ -40,9 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"--vita-tower {name}: {error}") from error
 
 
-@pytest.hookimpl(tryfirst=True)  # before -k and --lf choose among the items
+@pytest.hookimpl(tryfirst=True)  # before -k and --lf select items
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add one item per tower and check to what was collected."""
+    """Add one item per tower and check to the collected items."""
     for name in dict.fromkeys(config.getoption("vita_tower")):
         nodeid = f"vita-tower[{name}]"
         tower = TowerNode.from_parent(session, name=nodeid, nodeid=nodeid, tower=name)
@@ -50,7 +53,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 class TowerNode(pytest.Collector):
-    """One tower; its checks are its items, and share its subject."""
+    """One tower. Its items are the checks, which share one subject."""
 
     def __init__(self, *, tower: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -59,7 +62,7 @@ class TowerNode(pytest.Collector):
         self.subject: Subject | None = None
 
     def collect(self) -> list[CheckItem]:
-        """One item a check."""
+        """Return one item per check."""
         from vita_core.testing import CHECKS
 
         return [CheckItem.from_parent(self, name=check.name, check=check) for check in CHECKS]
@@ -75,12 +78,12 @@ class TowerNode(pytest.Collector):
             pytest.fail(str(error), pytrace=False)
 
     def teardown(self) -> None:
-        """Remove its random weights after the last."""
+        """Close the tower, and remove its random weights, after the last check."""
         self._open.close()
 
 
 class CheckFailedError(Exception):
-    """A failed check; the message is the result's."""
+    """A check that failed. The message is that of its result."""
 
 
 class CheckItem(pytest.Item):
@@ -93,7 +96,7 @@ class CheckItem(pytest.Item):
         self.check = check
 
     def runtest(self) -> None:
-        """Run the check; skipped and failed results become pytest's own."""
+        """Run the check, and report skipped and failed results to pytest."""
         assert self.parent.subject is not None
         result = self.check.run(self.parent.subject)
         if result.outcome == "skipped":
@@ -102,7 +105,7 @@ class CheckItem(pytest.Item):
             raise CheckFailedError(result.message) from result.error
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The check's own message; with the traceback where the tower's code raised."""
+        """Return the message of the check, with the traceback if the tower's code raised an exception."""
         if not isinstance(excinfo.value, CheckFailedError):
             return super().repr_failure(excinfo, style)
         cause = excinfo.value.__cause__
@@ -110,5 +113,5 @@ class CheckItem(pytest.Item):
         return told if cause is None else told + "\n\n" + "".join(traceback.format_exception(cause))
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        """What pytest shows as the item's place: its id."""
+        """Return the item's id, which pytest shows as its place."""
         return self.path, None, self.nodeid

@@ -1,6 +1,6 @@
-"""The conformance kit: the contracts of a vision tower, each a small check, for authors of towers.
+"""The conformance kit for authors of towers: one small check for each contract of a vision tower.
 
-``vita check NAME_OR_CONFIG`` and ``pytest --vita-tower NAME_OR_CONFIG`` run it; in a program::
+Run it with ``vita check NAME_OR_CONFIG`` or ``pytest --vita-tower NAME_OR_CONFIG``, or in a program::
 
     with open_subject("clip") as subject:
         results = [check.run(subject) for check in CHECKS]
@@ -20,4 +20,4 @@ CHECKS: tuple[Check, ...] = tuple(
     for value in vars(module).values()
     if type(value) is Check
 )
-"""Every check, in the order they are shown."""
+"""All checks, in the order in which they are shown."""

@@ -1,20 +1,21 @@
-"""Contracts of forward: batches, lists, repetition, dtypes and devices."""
+"""The contracts of forward: batches, lists, determinism, dtypes and devices."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from vita_core.testing.kit import SkippedCheckError, expect, holds
+from vita_core.testing.kit import holds
+from vita_core.testing.outcomes import SkippedCheckError, expect
 from vita_core.testing.subject import Subject
 from vita_core.towers.tower import BaseVisionTower
 
 AGREE = 1e-5
-"""Largest difference of float32 features computed in another batch, as a share of the largest value."""
+"""The largest allowed difference of float32 features computed in another batch, as a fraction of the largest value."""
 ERRORS = {torch.float16: 0.01, torch.bfloat16: 0.06}
-"""Stated error of a half-precision tower: the root mean square of its difference from float32, as a share of the features'."""
+"""The largest allowed error of a half-precision tower: RMS of the difference from float32, as a fraction of the features' RMS."""
 ACCELERATOR_ERROR = 0.01
-"""The same on an accelerator in float32, whose matrix products may round to TF32."""
+"""The same for float32 on an accelerator, whose matrix products may round to TF32."""
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:
@@ -26,20 +27,20 @@ def _error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt().clamp(min=1e-12))
 
 
-@holds("Let nothing of encode() mix the pictures of a batch: no statistics over dim 0, no train mode while frozen.")
+@holds("Keep the pictures of a batch apart in encode(): no statistics over dim 0, and no train mode while frozen.")
 def batch_equals_one_by_one(subject: Subject) -> None:
-    """A batch (B, 3, H, W) gives (B, N, C), and the same features as its pictures one by one."""
+    """A batch (B, 3, H, W) gives (B, N, C), with the same features as its pictures one by one."""
     batch = subject.features
     singles = [subject.tower(picture[None]) for picture in subject.pixels()]
     shapes = [tuple(single.shape) for single in singles]
-    expect(all(shape == (1, *batch.shape[1:]) for shape in shapes), f"a batch of one gives {shapes[0]}")
+    expect(all(shape == (1, *batch.shape[1:]) for shape in shapes), f"a batch of one picture gave {shapes[0]}")
     apart = _apart(torch.cat(singles).detach(), batch)
     expect(apart <= AGREE, f"one by one, features differ by {apart:.2g} of the largest value (at most {AGREE:g})")
 
 
-@holds("Return one (1, N, C) tensor a picture when forward is given a list; BaseVisionTower.forward does.")
+@holds("Return one (1, N, C) tensor per picture if forward gets a list, as BaseVisionTower.forward does.")
 def list_gives_a_list(subject: Subject) -> None:
-    """A list of (3, H, W) gives a list of (1, N, C), the batch's features; an empty list gives an empty one."""
+    """A list of (3, H, W) gives a list of (1, N, C) with the same features as a batch; an empty list gives an empty list."""
     batch, output = subject.features, subject.tower(list(subject.pixels()))
     if isinstance(output, Tensor):
         expect(False, f"a list of {len(batch)} pictures gave one tensor {tuple(output.shape)}")
@@ -51,9 +52,9 @@ def list_gives_a_list(subject: Subject) -> None:
     expect(subject.tower([]) == [], f"an empty list gave {subject.tower([])!r}")
 
 
-@holds("Return a tensor of shape (0, num_tokens, hidden_size) in the input's dtype; BaseVisionTower.forward does.")
+@holds("Return a tensor (0, num_tokens, hidden_size) in the input's dtype, as BaseVisionTower.forward does.")
 def empty_batch(subject: Subject) -> None:
-    """A batch of no pictures (0, 3, H, W) gives (0, N, C)."""
+    """An empty batch (0, 3, H, W) gives (0, N, C)."""
     output = subject.tower(subject.pixels()[:0])
     wanted = (0, *subject.features.shape[1:])
     expect(tuple(output.shape) == wanted, f"an empty batch gave {tuple(output.shape)}, not {wanted}")
@@ -61,16 +62,18 @@ def empty_batch(subject: Subject) -> None:
 
 @holds("Draw no random numbers in forward, and let nothing depend on what was built or run before.")
 def deterministic(subject: Subject) -> None:
-    """The same pixels give the same bits twice, and from a second tower built alike."""
+    """The same pixels give bit-equal features in a second run, and in a second tower with the same config."""
     again = subject.tower(subject.pixels())
     expect(torch.equal(again, subject.features), f"a second run differs by {_apart(again, subject.features):.2g}")
     other = subject.build()(subject.pixels())
     expect(torch.equal(other, subject.features), f"a second tower differs by {_apart(other, subject.features):.2g}")
 
 
-@holds("Give features back in `images.dtype` (BaseVisionTower.forward does); do not call .float() or .half() on them.")
+@holds(
+    "Return features in `images.dtype`, as BaseVisionTower.forward does, and call neither .float() nor .half() on them."
+)
 def output_has_the_inputs_dtype(subject: Subject) -> None:
-    """Features have the dtype of the pixels, whatever the tower computes in, in batches (empty too) and lists."""
+    """Features have the dtype of the pixels in batches, empty batches and lists, whatever dtype the tower computes in."""
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         pixels = subject.pixels().to(dtype)
         outputs = {"a batch": subject.tower(pixels), "an empty batch": subject.tower(pixels[:0])}
@@ -79,9 +82,9 @@ def output_has_the_inputs_dtype(subject: Subject) -> None:
             expect(output.dtype == dtype, f"{what} of {dtype} pixels gave {output.dtype} features")
 
 
-@holds("Let load_model() cast the weights to `self.dtype`, and make new tensors in encode() in the dtype of `pixels`.")
+@holds("Let load_model() cast the weights to `self.dtype`, and create tensors in encode() with the dtype of `pixels`.")
 def tower_has_the_configured_dtype(subject: Subject) -> None:
-    """`dtype: float16` or `bfloat16` loads such weights, and features keep within 1 % or 6 % (RMS) of float32."""
+    """With `dtype: float16` or `bfloat16`, weights have that dtype and features are within 1 % or 6 % (RMS) of float32."""
     unable = []
     for dtype, allowed in ERRORS.items():
         tower = subject.build(dtype=str(dtype).removeprefix("torch."))
@@ -94,7 +97,7 @@ def tower_has_the_configured_dtype(subject: Subject) -> None:
                 raise
             unable.append(f"{dtype} ({reason})")
             continue
-        expect(error <= allowed, f"in {dtype} the features are {error:.1%} off float32 (at most {allowed:.0%})")
+        expect(error <= allowed, f"{dtype} features differ by {error:.1%} from float32 (at most {allowed:.0%})")
     if unable:
         raise SkippedCheckError(f"this machine has no kernels for {', '.join(unable)}")
 
@@ -102,17 +105,19 @@ def tower_has_the_configured_dtype(subject: Subject) -> None:
 def _on(device: torch.device, subject: Subject) -> BaseVisionTower:
     tower = subject.build(device=device)
     elsewhere = [name for name, tensor in tower.state_dict().items() if tensor.device.type != device.type]
-    expect(not elsewhere, f"after loading to {device}, {', '.join(elsewhere[:3])} are elsewhere")
+    expect(not elsewhere, f"after loading to {device}, {', '.join(elsewhere[:3])} are on another device")
     return tower
 
 
-@holds("Make new tensors in encode() on `pixels.device`, and register tables as buffers, which move with the module.")
+@holds("Create tensors in encode() on `pixels.device`, and register tables as buffers, which move with the module.")
 def runs_on_the_accelerator(subject: Subject) -> None:
-    """A tower built for the accelerator runs there, on pixels from anywhere, within 1 % (RMS) of the CPU."""
+    """A tower built for the accelerator runs there on pixels from any device, and is within 1 % (RMS) of the CPU."""
     device = torch.accelerator.current_accelerator(check_available=True)
     if device is None:
         raise SkippedCheckError("this machine has no accelerator")
     output = _on(device, subject)(subject.pixels())
-    expect(output.device.type == device.type, f"features are on {output.device}, the tower is on {device}")
+    expect(output.device.type == device.type, f"features are on {output.device}, but the tower is on {device}")
     error = _error(output.detach(), subject.features)
-    expect(error <= ACCELERATOR_ERROR, f"features are {error:.1%} off the CPU's (at most {ACCELERATOR_ERROR:.0%})")
+    expect(
+        error <= ACCELERATOR_ERROR, f"features differ by {error:.1%} from the CPU's (at most {ACCELERATOR_ERROR:.0%})"
+    )

@@ -1,35 +1,26 @@
-"""What a check is and what comes of one. No torch before a check runs."""
+"""A check of the conformance kit, and its result."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from vita_core.testing.subject import Subject
+import torch
 
-__all__ = ["Check", "Result", "SkippedCheckError", "expect", "holds"]
+from vita_core.testing.outcomes import BrokenContractError, SkippedCheckError
+from vita_core.testing.subject import Subject
 
-
-class BrokenContractError(AssertionError):
-    """A tower did not keep a contract; the message is what was seen."""
-
-
-class SkippedCheckError(Exception):
-    """A check does not apply to this tower or machine; the message says why."""
-
-
-def expect(condition: bool, seen: str) -> None:
-    """Raise BrokenContractError, saying what was `seen`, unless the condition is true."""
-    if not condition:
-        raise BrokenContractError(seen)
+__all__ = ["Check", "Result", "holds"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check: `seen` is why it failed or was skipped, `error` the exception of the tower's own code."""
+    """The result of one check.
+
+    `seen` says why the check failed or was skipped. `error` is the exception that the tower's own code raised, if any.
+    """
 
     check: Check
     outcome: Literal["ok", "failed", "skipped"]
@@ -38,31 +29,32 @@ class Result:
 
     @property
     def message(self) -> str:
-        """The contract, what was seen, and how to meet it."""
-        return f"contract: {self.check.contract}\nseen: {self.seen}\nto meet it: {self.check.remedy}"
+        """The contract, what the check saw, and how the author can fix it."""
+        return f"contract: {self.check.contract}\nseen: {self.seen}\nfix: {self.check.remedy}"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One contract of a tower, in one sentence, the function that tests it, and what its author does to meet it."""
+    """One contract of a tower: the function that tests it, and the remedy if a tower breaks it."""
 
     function: Callable[[Subject], None]
     remedy: str
 
     @property
     def name(self) -> str:
-        """The function's name."""
+        """The name of the function."""
         return self.function.__name__
 
     @property
     def contract(self) -> str:
-        """The function's docstring."""
+        """The contract in one sentence: the docstring of the function."""
         return inspect.getdoc(self.function) or self.name
 
     def run(self, subject: Subject) -> Result:
-        """The result on one tower; whatever its code raises is a failure, whatever it leaves of torch's state is undone."""
-        import torch
+        """Run the check on one tower and return the result.
 
+        Every exception of the tower's code is a failure. Changes to torch's gradient mode and random state are undone.
+        """
         try:
             with torch.enable_grad(), torch.random.fork_rng(devices=()):
                 self.function(subject)
@@ -76,5 +68,5 @@ class Check:
 
 
 def holds(remedy: str) -> Callable[[Callable[[Subject], None]], Check]:
-    """Make a function whose docstring is a contract into the `Check` that holds towers to it."""
+    """Turn a function whose docstring is a contract into the `Check` for that contract."""
     return lambda function: Check(function, remedy)

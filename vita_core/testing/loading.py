@@ -1,4 +1,4 @@
-"""Contracts of building, loading and saving."""
+"""The contracts of building, loading and saving."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from torch import Tensor, nn
 from vita_core.errors import VitaError
 from vita_core.plugins.registry import registry
 from vita_core.protocol import VisionTower
-from vita_core.testing.kit import SkippedCheckError, expect, holds
+from vita_core.testing.kit import holds
+from vita_core.testing.outcomes import SkippedCheckError, expect
 from vita_core.testing.subject import Subject
 from vita_core.towers.tower import build_tower
 
 HEAVY = ("torch", "transformers", "timm", "open_clip", "torchvision")
 
 
-@holds('Import these inside tower.py, which only the spec\'s "module:Class" string names, never in the plugin module.')
+@holds('Import these libraries in tower.py, which the spec names as "module:Class", and not in the plugin module.')
 def plugin_import_is_light(subject: Subject) -> None:
-    """Importing the plugin's module imports no torch, transformers, timm, open_clip or torchvision."""
+    """Importing the plugin module does not import torch, transformers, timm, open_clip or torchvision."""
     resolved = subject.resolved()
     module = next((p.module for p in registry().plugins if p.owner == resolved.owner), None)
     if module is None:
-        raise SkippedCheckError(f"registered by {resolved.owner}: there is no plugin module")
+        raise SkippedCheckError(f"the tower was registered by {resolved.owner}, not by a plugin module")
     code = (
         f"import importlib, sys; importlib.import_module({module.partition(':')[0]!r}); "
         f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
@@ -39,12 +40,10 @@ def plugin_import_is_light(subject: Subject) -> None:
     expect(not done.stdout.strip(), f"import {module} imported {', '.join(done.stdout.split())}")
 
 
-@holds(
-    "Keep build_encoder() and load_model() out of __init__: it may only read self.resolved; load_model() builds and fills."
-)
+@holds("Call neither build_encoder() nor load_model() in __init__, and read nothing but self.resolved there.")
 def init_touches_no_weights(subject: Subject) -> None:
-    """With `delay_load: true` building a tower reads no weight and makes no parameter, and forward says to load it."""
-    # for random weights this directory holds a config.json and no weights at all
+    """With `delay_load: true`, building a tower reads and creates no weights, and calling it says to call load_model()."""
+    # for a tower with random weights, the configured directory holds a config.json and no weights
     tower = build_tower(subject.configured(delay_load=True))
     expect(not tower.is_loaded, "is_loaded is True before load_model()")
     made = [name for name, parameter in tower.named_parameters() if not parameter.is_meta]
@@ -53,18 +52,18 @@ def init_touches_no_weights(subject: Subject) -> None:
         tower(subject.pixels())
     except VitaError as error:
         expect(
-            "load_model" in str(error), f"forward of the unloaded tower raised {error!s}, without naming load_model()"
+            "load_model" in str(error), f"the error of a tower that is not loaded does not name load_model(): {error}"
         )
     else:
-        expect(False, "forward of the unloaded tower raised nothing")
+        expect(False, "calling a tower that is not loaded raised no error")
 
 
 @holds(
-    "Leave load_model() to BaseVisionTower. The encoder's own keys must pass through `renames`, `splits` and `skips` "
-    "unchanged: anchor the expressions (^visual\\.)."
+    "Use load_model() of BaseVisionTower, and anchor the expressions of `renames`, `splits` and `skips` (^visual\\.), so "
+    "that they leave the encoder's own keys unchanged."
 )
 def loads(subject: Subject) -> None:
-    """load_model() builds the encoder and fills it, also from the encoder's own keys; a second call does nothing."""
+    """load_model() builds and loads the encoder, also from the encoder's own keys, and a second call does nothing."""
     tower = subject.build(delay_load=True)
     tower.load_model()
     encoder = tower.vision_tower
@@ -74,12 +73,12 @@ def loads(subject: Subject) -> None:
     expect(tower.vision_tower is encoder, "a second load_model() built another encoder")
 
 
-@holds("Subclass BaseVisionTower and write only build_encoder, encode and final_norm; it offers all the rest.")
+@holds("Subclass BaseVisionTower, which has every member, and define only build_encoder, encode and final_norm.")
 def protocol(subject: Subject) -> None:
-    """A tower offers every member of `vita_core.VisionTower`, each of its type."""
+    """A tower has every member of `vita_core.VisionTower`, each with the right type."""
     tower = subject.tower
     missing = [name for name in vars(VisionTower) if not name.startswith("_") and not hasattr(tower, name)]
-    expect(not missing, f"it has no {', '.join(missing)}")
+    expect(not missing, f"the tower has no {', '.join(missing)}")
     kinds: dict[str, type] = {"hidden_size": int, "num_patches": int, "num_tokens": int, "grid": tuple}
     kinds |= {"dtype": torch.dtype, "device": torch.device, "is_loaded": bool, "dummy_feature": Tensor}
     for name, kind in kinds.items():
@@ -97,9 +96,9 @@ def _metadata(tower: VisionTower) -> dict[str, Any]:
     return {name: getattr(tower, name) for name in names} | {"image_processor": tower.image_processor.to_dict()}
 
 
-@holds("Take sizes from the Shape of the spec (the checkpoint's config), not from the loaded encoder.")
+@holds("Take sizes from the spec's Shape, which is made from the checkpoint's config, not from the loaded encoder.")
 def metadata_is_right_before_loading(subject: Subject) -> None:
-    """Sizes, dtype, device, config and image processor are the same before load_model() as after it."""
+    """Sizes, dtype, device, config and image processor are the same before and after load_model()."""
     tower = subject.build(delay_load=True)
     before = _metadata(tower)
     tower.load_model()
@@ -112,23 +111,21 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers()
 
 
-@holds(
-    "Make no tensors outside build_encoder() (which runs on the CPU), and none that are no parameter or buffer of a module."
-)
+@holds("Create tensors only in build_encoder(), which runs on the CPU, and only as parameters or buffers of a module.")
 def built_on_meta_then_loaded(subject: Subject) -> None:
-    """A tower built under `torch.device("meta")` and then loaded has no meta tensor, and the same features."""
+    """A tower that is built under `torch.device("meta")` and then loaded has no meta tensors, and the same features."""
     expected = subject.features
     with torch.device("meta"):
         tower = subject.build(delay_load=True)
     tower.load_model()
     left = [name for name, tensor in _tensors(tower) if tensor.is_meta]
     expect(not left, f"{len(left)} tensors are still on meta ({', '.join(left[:3])})")
-    expect(torch.equal(tower(subject.pixels()), expected), "its features differ from those of a tower built on the CPU")
+    expect(torch.equal(tower(subject.pixels()), expected), "the features differ from those of a tower built on the CPU")
 
 
-@holds("Leave loading to BaseVisionTower: it is strict. A `skips` expression may match only tensors that have no use.")
+@holds("Use load_model() of BaseVisionTower, which is strict, and let `skips` match only tensors that are not needed.")
 def loading_is_strict(subject: Subject) -> None:
-    """A checkpoint that lacks a tensor of the encoder, or holds one too many, is refused with its name."""
+    """A checkpoint with a missing or an unexpected tensor is refused, with an error that names the tensor."""
     state = subject.encoder.state_dict()
     key = next(name for name, _ in subject.encoder.named_parameters())
     short = {name: tensor for name, tensor in state.items() if name != key}
@@ -137,27 +134,27 @@ def loading_is_strict(subject: Subject) -> None:
         try:
             subject.reloaded(tensors)
         except VitaError as error:
-            expect(named in str(error), f"a checkpoint {what} was refused without naming it: {error}")
+            expect(named in str(error), f"the error for a checkpoint {what} does not name it: {error}")
         else:
             expect(False, f"a checkpoint {what} was loaded silently")
 
 
 @holds(
-    "The encoder's own keys must pass through `renames`, `splits` and `skips` unchanged, and everything that forward "
-    "uses must be in the encoder's state dict or follow from the config."
+    "Leave the encoder's own keys unchanged in `renames`, `splits` and `skips`, and let forward use only what is in the "
+    "encoder's state dict or follows from the config."
 )
 def saved_and_reloaded(subject: Subject) -> None:
-    """The encoder's state dict, saved and loaded into a second tower, gives bit-equal features."""
+    """A second tower that loads the saved state dict of the encoder gives bit-equal features."""
     expected = subject.features
     off = (subject.reloaded()(subject.pixels()) - expected).abs().max().item()
     expect(off == 0, f"features of the second tower differ by up to {off:.3g}")
 
 
-@holds("Keep in the config and the processor what pickle can carry: plain data, and classes found by their module.")
+@holds("Keep only plain data, and classes that pickle can import, in the config and the image processor.")
 def sent_to_another_process(subject: Subject) -> None:
-    """The resolved config, the checkpoint's config and the image processor survive pickling (data loaders, Ray)."""
+    """The tower's config, the checkpoint's config and the image processor can be pickled (for data loaders and Ray)."""
     tower = subject.tower
     for name, value in {"settings": tower.settings, "config": tower.config}.items():
-        expect(pickle.loads(pickle.dumps(value)) == value, f"{name} is another after pickling")
+        expect(pickle.loads(pickle.dumps(value)) == value, f"{name} differs after pickling")
     processor = pickle.loads(pickle.dumps(tower.image_processor))
-    expect(processor.to_dict() == tower.image_processor.to_dict(), "image_processor is another after pickling")
+    expect(processor.to_dict() == tower.image_processor.to_dict(), "image_processor differs after pickling")

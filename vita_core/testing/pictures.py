@@ -1,29 +1,30 @@
-"""Contracts of the image processor."""
+"""The contracts of the image processor."""
 
 from __future__ import annotations
 
 import torch
 from PIL import Image
 
-from vita_core.testing.kit import SkippedCheckError, expect, holds
+from vita_core.testing.kit import holds
+from vita_core.testing.outcomes import SkippedCheckError, expect
 from vita_core.testing.subject import Subject
 
 MODES = ("RGB", "L", "RGBA", "P", "1", "CMYK", "LA", "I;16")
 SIZES = ((64, 48), (40, 72))
 PROCESSOR_REMEDY = (
-    "Let the spec's processor function return the preprocessor_config of the checkpoint's training (sides from the Shape), "
-    "and leave image_processor to BaseVisionTower."
+    "Let the spec's processor function return the preprocessing that the checkpoint was trained with, with sides from the "
+    "Shape, and use image_processor of BaseVisionTower."
 )
 
 
 @holds(PROCESSOR_REMEDY)
 def processor_gives_the_towers_pixels(subject: Subject) -> None:
-    """image_processor.preprocess makes float32 pixels (B, 3, H, W) of the tower's size from pictures of any mode and size."""
+    """image_processor.preprocess turns pictures of any mode and size into float32 pixels (B, 3, H, W) of the tower's size."""
     height, width = subject.resolved().geometry.input_size
     pictures = {f"{mode} {size[0]} x {size[1]}": Image.new(mode, size) for mode in MODES for size in SIZES}
     for what, picture in pictures.items():
         pixels = subject.tower.image_processor.preprocess(picture, return_tensors="pt")["pixel_values"]
-        told = f"a picture {what} gave pixels {tuple(pixels.shape)}; the tower takes (1, 3, {height}, {width})"
+        told = f"a picture {what} gave pixels {tuple(pixels.shape)}, but the tower takes (1, 3, {height}, {width})"
         expect(tuple(pixels.shape) == (1, 3, height, width), told)
         expect(pixels.dtype == torch.float32, f"a picture {what} gave {pixels.dtype} pixels")
         expect(bool(pixels.isfinite().all()), f"a picture {what} gave pixels that are not finite")
@@ -33,10 +34,10 @@ def processor_gives_the_towers_pixels(subject: Subject) -> None:
 
 @holds(PROCESSOR_REMEDY)
 def processor_normalises_as_stated(subject: Subject) -> None:
-    """A plain picture becomes (value / 255 - image_mean) / image_std of the processor's config, channel by channel."""
+    """A picture of one colour becomes (value / 255 - image_mean) / image_std of the processor's config in each channel."""
     stated = subject.resolved().processor
     if not {"image_mean", "image_std"} <= stated.keys() or stated.get("do_normalize") is False:
-        raise SkippedCheckError("the processor's config states no image_mean and image_std")
+        raise SkippedCheckError("the processor's config has no image_mean and image_std")
     mean, std = torch.tensor(stated["image_mean"]), torch.tensor(stated["image_std"])
     scale = stated.get("rescale_factor", 1 / 255) if stated.get("do_rescale", True) else 1.0
     for colour in ((0, 0, 0), (255, 255, 255), (200, 100, 50)):
@@ -44,5 +45,5 @@ def processor_normalises_as_stated(subject: Subject) -> None:
         pixels = subject.tower.image_processor.preprocess(picture, return_tensors="pt")["pixel_values"]
         expected = (torch.tensor(colour) * scale - mean) / std
         found = pixels.mean(dim=(0, 2, 3))
-        told = f"colour {colour} became {found.tolist()}; its config says {expected.tolist()}"
+        told = f"colour {colour} became {found.tolist()}, but the processor's config says {expected.tolist()}"
         expect(torch.allclose(pixels, expected.view(1, 3, 1, 1).expand_as(pixels), atol=1e-4), told)

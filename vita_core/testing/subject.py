@@ -1,4 +1,4 @@
-"""The tower under test: a config's, or a registered name with random weights in a temporary directory."""
+"""The tower under test: the tower of a config, or a registered name with random weights in a temporary directory."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from vita_core.loading import without_weights
 from vita_core.planning.resolution import resolve
 from vita_core.planning.towers import ResolvedTower, named_tower, resolve_tower
 from vita_core.plugins.registry import import_object
-from vita_core.testing.kit import BrokenContractError, SkippedCheckError
+from vita_core.testing.outcomes import BrokenContractError, SkippedCheckError
 from vita_core.towers.tower import BaseVisionTower, build_resolved
 
 __all__ = ["Subject", "open_subject"]
 
 PLAIN: Mapping[str, Any] = {"dtype": "float32", "freeze": True, "delay_load": False}
-"""Tower keys that every check starts from, whatever the config says; each is a check's own subject."""
+"""Tower keys that every check starts with, whatever the config says. Some checks change them."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A tower that the checks build again and again, each with its own changes to the config.
+    """The tower under test. Every check builds it from the config with its own changes.
 
-    `scratch` is a directory to write in; `origin` is the config's tower as it was resolved. Without one the weights are
-    random: `settings.weights` is a directory that holds a ``config.json`` and nothing else, and `weights` is the file of
-    random weights that is made on first use.
+    `scratch` is a directory for temporary files. `origin` is the resolved tower of a config. For a registered name it is
+    None and the weights are random: `settings.weights` is a directory with only a ``config.json``, and `weights` is a file
+    of random weights, which is made on first use.
     """
 
     name: str
@@ -47,28 +47,28 @@ class Subject:
 
     @property
     def random_weights(self) -> bool:
-        """Whether the tower is a registered name's, without weights of its own."""
+        """Whether the tower is a registered name, which gets random weights."""
         return self.origin is None
 
     def configured(self, **changes: Any) -> TowerConfig:
-        """The tower's config with float32, frozen, and `changes`."""
+        """Return the tower's config in float32 and frozen, with `changes`."""
         return validate(TowerConfig, {**self.settings.model_dump(exclude_unset=True), **PLAIN, **changes})
 
     def resolved(self, **changes: Any) -> ResolvedTower:
-        """Everything known of the changed config before weights are read."""
+        """Resolve the changed config. No weights are read."""
         changed = self.configured(**changes)
         if self.origin is None or "weights" in changes:
             return resolve_tower(changed)
         return resolve_tower(changed, source=self.origin.source, part=self.origin.part)
 
     def build(self, *, device: torch.device | str = "cpu", **changes: Any) -> BaseVisionTower:
-        """A tower of its own, from the changed config."""
+        """Build a new tower from the changed config."""
         if self.random_weights:
             changes = {"weights": self.weights, **changes}
         return build_resolved(self.resolved(**changes), device)
 
     def pixels(self, count: int = 2, **changes: Any) -> Tensor:
-        """The same random pixels (count, 3, H, W) every time, of the size that the changed config takes."""
+        """Return random pixels (count, 3, H, W) of the size that the changed config takes, the same in every call."""
         size = self.resolved(**changes).geometry.input_size
         return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
 
@@ -81,58 +81,58 @@ class Subject:
 
     @cached_property
     def tower(self) -> BaseVisionTower:
-        """A loaded float32 tower, shared by the checks that change nothing of it."""
+        """A loaded float32 tower that all checks share. They must not change it."""
         try:
             return self.build()
         except Exception as error:
-            raise SkippedCheckError("the tower cannot be built and loaded; mend the check `loads` first") from error
+            raise SkippedCheckError("the tower cannot be built and loaded; fix the check `loads` first") from error
 
     @cached_property
     def features(self) -> Tensor:
-        """What `tower` makes of `pixels()`: (2, N, C)."""
+        """The features (2, N, C) of `pixels()`."""
         features: Tensor = self.tower(self.pixels())
         return features.detach()
 
     @property
     def encoder(self) -> nn.Module:
-        """The shared tower's encoder."""
+        """The encoder of the shared tower."""
         encoder = self.tower.vision_tower
         if encoder is None:
             raise BrokenContractError("tower.vision_tower is None after load_model()")
         return encoder
 
     def reloaded(self, state: Mapping[str, Tensor] | None = None) -> BaseVisionTower:
-        """A second tower, loaded from a file of the shared encoder's state dict, or of `state` in its stead."""
+        """Build a second tower that loads `state`, by default the state dict of the shared encoder, from a file."""
         weights = self._write("copy", self.encoder.state_dict() if state is None else state)
         named = self.settings.type or self.tower.resolved.spec.name
         return self.build(type=named, weights=weights, revision=None)
 
     def _write(self, directory: str, state: Mapping[str, Tensor]) -> str:
-        """The file of a checkpoint in `scratch` with these tensors and the tower's own config."""
+        """Write a checkpoint with these tensors and the tower's own config to `scratch`, and return its tensor file."""
         folder = self.scratch / directory
         folder.mkdir(exist_ok=True)
         config = dict(self.resolved().source.config)
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        # clones: safetensors refuses views and tensors that share memory
+        # clone, because safetensors refuses views and tensors that share memory
         save_file({key: value.detach().clone() for key, value in state.items()}, folder / "tensors.safetensors")
         return str(folder / "tensors.safetensors")
 
     def _random_state(self) -> dict[str, Tensor]:
-        """Every tensor of the whole encoder, filled by its shape and name, under the encoder's own keys."""
+        """Return random tensors for the whole encoder, under the encoder's own keys."""
         whole: dict[str, Any] = {"layers": "all"}
         if self.resolved().shape.norm_parameters is not None:
             whole["norm"] = True
         resolved = self.resolved(**whole)
         factory = import_object(resolved.spec.factory, requires=resolved.spec.requires, owner=resolved.owner)
         tower: BaseVisionTower = factory(resolved)
-        with without_weights():  # as load_model builds it
+        with without_weights():  # as in load_model
             encoder = tower.build_encoder()
         generator = torch.Generator().manual_seed(0)
         return {key: _random(key, tensor, generator) for key, tensor in encoder.state_dict().items()}
 
 
 def _random(key: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Values under which activations neither die nor explode: 1 / sqrt(fan in) for matrices, about 1 for scales."""
+    """Return values that keep activations in range: about 1 / sqrt(fan in) for matrices, about 1 for scales."""
     if not tensor.is_floating_point():
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
     if tensor.ndim > 1:
@@ -144,9 +144,10 @@ def _random(key: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 @contextmanager
 def open_subject(name: str, overrides: Sequence[str] = ()) -> Iterator[Subject]:
-    """The tower of a registered name (random weights) or of a config (its own weights), for as long as the block lasts.
+    """Open the tower of a registered name (with random weights) or of a config (with its own weights) for a `with` block.
 
-    `overrides` are ``"tower.pool=2"`` strings. Raises VitaError for a name, config or checkpoint that is not there.
+    `overrides` are strings such as ``"tower.pool=2"``. Raises VitaError for an unknown name, or a missing config or
+    checkpoint.
     """
     found = named_tower(name)
     with TemporaryDirectory(prefix="vita-check-") as directory:

@@ -1,4 +1,4 @@
-"""Contracts of token arithmetic: what is planned without weights is what comes out."""
+"""The contracts of token arithmetic: the output is what `vita plan` predicts without weights."""
 
 from __future__ import annotations
 
@@ -10,57 +10,60 @@ from torch import Tensor
 
 from vita_core.planning.plan import tower_stage
 from vita_core.planning.towers import ResolvedTower
-from vita_core.testing.kit import SkippedCheckError, expect, holds
+from vita_core.testing.kit import holds
+from vita_core.testing.outcomes import SkippedCheckError, expect
 from vita_core.testing.subject import Subject
 
 UNREDUCED: dict[str, Any] = {"s2": None, "pixel_shuffle": False, "pool": None, "select_feature": "patch"}
 SHAPE_REMEDY = (
-    "Make the spec's shape function and the encoder read the same keys of the checkpoint config: image_size, patch size, "
-    "widths, depth, prefix_tokens."
+    "Let the spec's shape function and the encoder read the same keys of the checkpoint's config: image size, patch size, "
+    "widths, depth and prefix tokens."
 )
 
 
 def _as_planned(subject: Subject, **changes: Any) -> Tensor:
-    """The features of a changed config, once they are as its plan says."""
+    """Return the features of a changed config, after checking that they are as the plan says."""
     tower = subject.build(**changes)
     resolved = tower.resolved
     _, tokens, channels = tower_stage(resolved, 1).shape
     output: Tensor = tower(subject.pixels(**changes))
     found, said = tuple(output.shape[1:]), ", ".join(f"{key}: {value}" for key, value in changes.items())
     where = f"with {said}, " if said else ""
-    expect(found == (tokens, channels), f"{where}{tokens} tokens of width {channels} are planned; {found} came out")
+    expect(
+        found == (tokens, channels), f"{where}the plan says {tokens} tokens of width {channels}, the output is {found}"
+    )
     stated = (tower.num_tokens, tower.hidden_size)
-    expect(stated == found, f"{where}num_tokens and hidden_size are {stated}; {found} came out")
+    expect(stated == found, f"{where}num_tokens and hidden_size are {stated}, the output is {found}")
     if resolved.settings.select_feature == "patch":
         rows, cols = tower.grid
-        expect(rows * cols == tokens, f"{where}grid {rows} x {cols} does not hold {tokens} tokens")
+        expect(rows * cols == tokens, f"{where}the grid is {rows} x {cols}, the output has {tokens} tokens")
     return output.detach()
 
 
 def _square(resolved: ResolvedTower) -> int:
     height, width = resolved.shape.image_size
     if height != width:
-        raise SkippedCheckError(f"its pictures are not square ({height} x {width})")
+        raise SkippedCheckError(f"the tower's pictures are not square ({height} x {width})")
     return height
 
 
 @holds(SHAPE_REMEDY)
 def tokens_are_as_planned(subject: Subject) -> None:
-    """The output is (B, num_tokens, hidden_size), as `vita plan` says, and the grid holds those tokens."""
+    """The output is (B, num_tokens, hidden_size) as `vita plan` says, and the grid has as many places as tokens."""
     _as_planned(subject)
 
 
-@holds(SHAPE_REMEDY + " A `Stage` counts the parameters of its own step.")
+@holds("Let the spec's shape function count the parameters of each step of the encoder in the `Stage` of that step.")
 def parameters_are_as_planned(subject: Subject) -> None:
-    """The encoder has as many parameters as `vita plan` says, an unused final norm aside."""
+    """The encoder has as many parameters as `vita plan` says, not counting a final norm that is not used."""
     planned, norm = tower_stage(subject.resolved(), 1).parameters, subject.resolved().shape.norm_parameters or 0
     built = sum(parameter.numel() for parameter in subject.encoder.parameters())
-    expect(built in (planned, planned - norm), f"{planned:,} parameters are planned; the encoder has {built:,}")
+    expect(built in (planned, planned - norm), f"the plan says {planned:,} parameters, the encoder has {built:,}")
 
 
-@holds("State CLS and register tokens as Shape.prefix_tokens, and leave dropping them to feature_select.")
+@holds("Count CLS and register tokens in Shape.prefix_tokens, and let feature_select drop them.")
 def prefix_tokens_are_dropped(subject: Subject) -> None:
-    """encode gives prefix_tokens + rows * cols tokens; `patch` is the last rows * cols of them, `cls` the first."""
+    """encode gives prefix_tokens + rows * cols tokens, of which `patch` keeps the last rows * cols and `cls` the first."""
     tower = subject.build(**UNREDUCED)
     (rows, cols), prefix = tower.resolved.geometry.patch_grid, tower.shape.prefix_tokens
     states, grid = tower.encode(subject.pixels(**UNREDUCED), tower.resolved.geometry.layers)
@@ -69,63 +72,64 @@ def prefix_tokens_are_dropped(subject: Subject) -> None:
             f"layer {layer} has {state.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} and {prefix} prefix tokens"
         )
         expect(state.shape[1] == prefix + grid[0] * grid[1], told)
-    expect(tuple(grid) == (rows, cols), f"encode says its grid is {tuple(grid)}; {(rows, cols)} is planned")
+    expect(tuple(grid) == (rows, cols), f"encode returned the grid {tuple(grid)}, the plan says {(rows, cols)}")
     patches = tower(subject.pixels(**UNREDUCED)).detach()
     expect(
-        patches.shape[1] == rows * cols, f"`select_feature: patch` gave {patches.shape[1]} tokens for {rows} x {cols}"
+        patches.shape[1] == rows * cols,
+        f"`select_feature: patch` gave {patches.shape[1]} tokens for {rows} x {cols} patches",
     )
     if prefix:
         both = _as_planned(subject, **{**UNREDUCED, "select_feature": "cls_patch"})
         first = _as_planned(subject, **{**UNREDUCED, "select_feature": "cls"})
-        expect(torch.equal(both[:, 1:], patches), "`cls_patch` without its first token is not `patch`")
-        expect(torch.equal(both[:, :1], first), "the first token of `cls_patch` is not `cls`")
+        expect(torch.equal(both[:, 1:], patches), "`cls_patch` without its first token differs from `patch`")
+        expect(torch.equal(both[:, :1], first), "the first token of `cls_patch` differs from `cls`")
 
 
-@holds("Flatten maps (B, C, rows, cols) with .flatten(2).transpose(1, 2); swap no axes of the pixels.")
+@holds("Flatten maps (B, C, rows, cols) with .flatten(2).transpose(1, 2), and swap no axes of the pixels.")
 def tokens_stand_row_by_row(subject: Subject) -> None:
-    """Token r * cols + c is the patch in row r, column c: it depends most on the pixels there, in the first layer."""
+    """Token r * cols + c is the patch in row r and column c: in the first layer it depends most on the pixels there."""
     changes = {**UNREDUCED, "select_layer": subject.resolved().shape.first_layer}
     rows, cols = subject.resolved(**changes).geometry.patch_grid
     if min(rows, cols) < 2:
-        raise SkippedCheckError(f"its grid is {rows} x {cols}")
+        raise SkippedCheckError(f"the grid is only {rows} x {cols}")
     pixels = subject.pixels(1, **changes).requires_grad_()
     tokens = subject.build(**changes)(pixels)
     if not tokens.requires_grad:
-        raise SkippedCheckError("no gradient reaches the pixels; mend the check `gradient_reaches_the_input` first")
+        raise SkippedCheckError("no gradient reaches the pixels; fix the check `gradient_reaches_the_input` first")
     for token, place in ((cols - 1, "upper right"), ((rows - 1) * cols, "lower left")):
         (gradient,) = torch.autograd.grad(tokens[0, token].square().sum(), pixels, retain_graph=True)
         found = _quadrant(gradient[0].abs().sum(0))
-        told = f"token {token} of a grid of {rows} x {cols} looks at the {found} of the picture, not at the {place}"
+        told = f"token {token} of a grid of {rows} x {cols} depends on the {found} of the picture, not on the {place}"
         expect(found == place, told)
 
 
 def _quadrant(weight: Tensor) -> str:
-    """Where the centre of mass of a map (H, W) lies."""
+    """Return the quadrant of a map (H, W) that contains its centre of mass."""
     height, width = weight.shape
     y = (weight.sum(1) * torch.arange(height)).sum() / weight.sum()
     x = (weight.sum(0) * torch.arange(width)).sum() / weight.sum()
     return f"{'upper' if y < (height - 1) / 2 else 'lower'} {'left' if x < (width - 1) / 2 else 'right'}"
 
 
-@holds("Let encode() return the grid of the pixels that came in. S2 needs nothing else of a tower.")
+@holds("Let encode() return the grid of the pixels that it gets, which is all that S2 needs.")
 def s2_is_as_planned(subject: Subject) -> None:
-    """S2 (two scales) keeps the tokens and doubles their width."""
+    """S2 with two scales keeps the number of tokens and doubles their width."""
     side = _square(subject.resolved())
     _as_planned(subject, **{**UNREDUCED, "s2": {"scales": [side, 2 * side]}})
 
 
-@holds("Let encode() return the grid of the pixels that came in, its tokens row by row.")
+@holds("Let encode() return the grid of the pixels that it gets, and the tokens row by row.")
 def pixel_shuffle_is_as_planned(subject: Subject) -> None:
-    """Pixel shuffle by 0.5 makes a quarter of the tokens, four times as wide."""
+    """Pixel shuffle by 0.5 gives a quarter of the tokens, each four times as wide."""
     rows, cols = subject.resolved(**UNREDUCED).geometry.patch_grid
     if rows % 2 or cols % 2:
-        raise SkippedCheckError(f"its grid of {rows} x {cols} does not halve")
+        raise SkippedCheckError(f"the grid of {rows} x {cols} cannot be halved")
     _as_planned(subject, **{**UNREDUCED, "pixel_shuffle": 0.5})
 
 
-@holds("Let encode() return the grid of the pixels that came in, its tokens row by row.")
+@holds("Let encode() return the grid of the pixels that it gets, and the tokens row by row.")
 def pool_is_as_planned(subject: Subject) -> None:
-    """Pooling to one column averages the patches of each row."""
+    """Pooling to one column gives the mean of the patches of each row."""
     rows, cols = subject.resolved(**UNREDUCED).geometry.patch_grid
     pooled = _as_planned(subject, **{**UNREDUCED, "pool": [rows, 1]})
     patches = _as_planned(subject, **UNREDUCED).unflatten(1, (rows, cols))
@@ -133,10 +137,11 @@ def pool_is_as_planned(subject: Subject) -> None:
 
 
 @holds(
-    "Count layers as Hugging Face's hidden_states (0 = embeddings, k = block k before the final norm), each under its key."
+    "Return each layer under its own key, counted as in Hugging Face's hidden_states (0 = embeddings, k = block k before the "
+    "final norm)."
 )
 def layers_are_as_planned(subject: Subject) -> None:
-    """Any layer that can be selected is as planned; a list of layers is their features side by side; so is `norm: true`."""
+    """Each layer gives the planned tokens (also with `norm: true`), a list of layers their features concatenated on channels."""
     shape = subject.resolved().shape
     layers = range(shape.first_layer, shape.layers + 1)
     chosen = sorted({layers[0], layers[len(layers) // 2], layers[-1]})
@@ -148,6 +153,9 @@ def layers_are_as_planned(subject: Subject) -> None:
         expect(not same, f"layers {layer} and {other} have the same features")
     both = _as_planned(subject, **UNREDUCED, select_layer=alike)
     apart = torch.cat([features[layer] for layer in alike], dim=-1)
-    expect(torch.allclose(both, apart, atol=1e-4), f"select_layer: {alike} is not the features of each, side by side")
+    expect(
+        torch.allclose(both, apart, atol=1e-4),
+        f"select_layer: {alike} does not give the features of these layers concatenated",
+    )
     if shape.norm_parameters is not None:
         _as_planned(subject, **UNREDUCED, select_layer=alike[0], norm=True)
