@@ -1,1 +1,1 @@
-"""Built-in towers: each subpackage is a plugin with an entry point of its own, written with vita_core's public names only."""
+"""The built-in towers. Each subpackage is a plugin with its own entry point, and uses only the public names of vita_core."""

@@ -62,7 +62,9 @@ def test_a_vocabulary_says_the_names_of_classes_and_of_captions() -> None:
     softened = projector(torch.cat([torch.zeros(1, 1, 10), scores], -1))
     torch.testing.assert_close(softened, (10 * projector.table).mean(0).expand(1, 1, 8), atol=0.1, rtol=0.1)
     assert [id(parameter) for parameter in projector.alignment_parameters()] == [id(projector.table)]
-    with pytest.raises(VitaError, match=r"options.words: 3 captions name no class, such as 'a b'.* set it to 3"):
+    with pytest.raises(
+        VitaError, match=r"options.words: 3 captions name no class, such as 'a b'.* Try: set words to 3"
+    ):
         projector.start_from_words(["a b", "c", "tabby", "d"], embed)
 
 

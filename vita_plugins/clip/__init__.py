@@ -1,4 +1,4 @@
-"""CLIP vision towers (arXiv 2103.00020), as LLaVA uses them."""
+"""CLIP vision towers (arXiv 2103.00020), the towers of LLaVA."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The vision half of a full CLIP config, or the vision config itself."""
+    """Return the vision part of a full CLIP config, or the config itself if it has no such part."""
     nested: Mapping[str, Any] = config.get("vision_config", config)
     return nested
 
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
-    """Geometry from a CLIP vision config; absent keys have the values of ViT-B/32, as in transformers."""
+    """Return the shape from a CLIP vision config. Missing keys have the values of ViT-B/32, as in transformers."""
     vision = vision_config(config)
     width, mlp = vision.get("hidden_size", 768), vision.get("intermediate_size", 3072)
     size, patch = vision.get("image_size", 224), vision.get("patch_size", 32)
@@ -38,7 +38,7 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """CLIP's preprocessing: shortest edge bicubic, centre crop, OpenAI's mean and deviation."""
+    """Return CLIP's preprocessing: bicubic resize of the shortest edge, centre crop, OpenAI's mean and deviation."""
     side = shape.image_size[0]
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -51,7 +51,7 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
 
 
 def published(width: int, layers: int, heads: int, mlp: int, size: int, patch: int) -> dict[str, Any]:
-    """A hub checkpoint's vision config, as published."""
+    """Return the vision config of a hub checkpoint, as published."""
     return {
         "model_type": "clip_vision_model",
         "hidden_size": width,
@@ -68,7 +68,7 @@ def vita_towers() -> list[TowerSpec]:
     return [
         TowerSpec(
             name="clip",
-            summary="CLIP ViT of OpenAI and its kin (LLaVA's tower)",
+            summary="CLIP ViT by OpenAI and compatible models (LLaVA's tower)",
             factory="vita_plugins.clip.tower:ClipTower",
             shape=shape,
             processor=processor,

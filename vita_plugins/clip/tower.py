@@ -1,4 +1,4 @@
-"""CLIP's encoder, by transformers."""
+"""The CLIP encoder of transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vita_plugins.clip import vision_config
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), bit-equal to transformers'; where no gradient is kept it fills one buffer instead of three."""
+    """x * sigmoid(1.702 x), bit-equal to transformers. Without gradients it needs one buffer instead of three."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -23,12 +23,12 @@ class QuickGELU(nn.Module):
 
 
 class ClipTower(BaseVisionTower):
-    """`CLIPVisionModel` run block by block."""
+    """Runs `CLIPVisionModel` block by block."""
 
     renames = ((r"^vision_model\.", ""),)
     skips = (
         (r"^(text_model|text_projection|visual_projection|logit_scale)", "text tower and projections"),
-        (r"position_ids$", "position numbers, computed"),
+        (r"position_ids$", "position ids, which are computed"),
     )
     block_key = r"^encoder\.layers\.(\d+)\."
     input_sizes = "patches"

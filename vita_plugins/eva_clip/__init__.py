@@ -1,4 +1,4 @@
-"""EVA-CLIP towers (arXiv 2303.15389): the original training checkpoints, and open_clip's directories."""
+"""EVA-CLIP towers (arXiv 2303.15389), from the original training checkpoints or directories of open_clip."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORIGINAL_L_336 = {
     "naiveswiglu": True,
     "subln": True,
 }
-"""EVA02-CLIP-L-14-336 as its authors publish it."""
+"""The vision config of EVA02-CLIP-L-14-336, as published by its authors."""
 TINY = {"eva_model_name": "eva-clip-tiny", "image_size": 56, "layers": 3, "width": 32, "head_width": 8}
 TIMM_NAMES = {
     "eva02_large_patch14_clip_336": ORIGINAL_L_336,
@@ -30,29 +30,29 @@ TIMM_NAMES = {
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
-    """EVA's own config names an ``eva_model_name``; open_clip's names one of timm's EVA models."""
+    """Return whether this is a config of EVA (it has an ``eva_model_name``) or of open_clip with an EVA model of timm."""
     vision = vision_config(config)
     return "eva_model_name" in vision or vision.get("timm_model_name") in TIMM_NAMES
 
 
 def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The ``vision_cfg`` of EVA's own config, or of an open_clip config, in EVA's own terms."""
+    """Return the ``vision_cfg`` of an EVA or open_clip config, with the keys of EVA's own config."""
     vision = config.get("model_cfg", config).get("vision_cfg", {})
     named: Mapping[str, Any] = TIMM_NAMES.get(vision.get("timm_model_name", ""), {})
     return {**named, **vision}
 
 
 def mlp_width(vision: Mapping[str, Any]) -> int:
-    """Width of the gated MLP."""
+    """Return the width of the gated MLP."""
     return int(vision["width"] * vision["mlp_ratio"])
 
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
-    """Geometry from an EVA config with RoPE, SwiGLU and sub-layer norms (the EVA02 generation)."""
+    """Return the shape from a config of the EVA02 generation, with RoPE, SwiGLU and sub-layer norms."""
     vision = vision_config(config)
     width, mlp = vision["width"], mlp_width(vision)
     size, patch = vision["image_size"], vision["patch_size"]
-    attention = 4 * width * width + 3 * width + 2 * width  # biases of q, v and the output; inner norm
+    attention = 4 * width * width + 3 * width + 2 * width  # biases of q, v and the output, and the inner norm
     gated_mlp = 2 * (width * mlp + mlp) + 2 * mlp + mlp * width + width
     return Shape.vit(
         image_size=size,
@@ -69,7 +69,7 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """EVA-CLIP's preprocessing is CLIP's: shortest edge bicubic, centre crop, OpenAI's mean and deviation."""
+    """Return CLIP's preprocessing: bicubic resize of the shortest edge, centre crop, OpenAI's mean and deviation."""
     side = shape.image_size[0]
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -86,7 +86,7 @@ def vita_towers() -> list[TowerSpec]:
     return [
         TowerSpec(
             name="eva_clip",
-            summary="EVA02-CLIP ViT (VITA's EVA tower), by timm",
+            summary="EVA02-CLIP ViT (VITA's EVA tower), built with timm",
             factory="vita_plugins.eva_clip.tower:EvaClipTower",
             shape=shape,
             processor=processor,

@@ -1,4 +1,4 @@
-"""EVA-CLIP's encoder, by timm's `Eva`; its keys are renamed from the original's."""
+"""The EVA-CLIP encoder, built with timm's `Eva`. The original keys are renamed to timm's keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vita_plugins.eva_clip import mlp_width, vision_config
 
 
 class EvaClipTower(BaseVisionTower):
-    """timm's `Eva` run block by block, with rotary positions."""
+    """Runs timm's `Eva` block by block, with rotary positions."""
 
     renames = (
         (r"^visual\.(trunk\.)?", ""),
@@ -25,7 +25,7 @@ class EvaClipTower(BaseVisionTower):
     )
     skips = (
         (r"^(text|logit_scale|logit_bias)", "text tower"),
-        (r"(^|\.)rope\.", "rotary angles, computed"),
+        (r"(^|\.)rope\.", "rotary angles, which are computed"),
         (r"^(head|fc_norm)\.", "projection head"),
     )
     block_key = r"^blocks\.(\d+)\."
@@ -58,7 +58,7 @@ class EvaClipTower(BaseVisionTower):
         model = self.encoder
         patches = model.patch_embed(pixels)  # (B, rows, cols, C)
         tokens, rope = model._pos_embed(patches)
-        rope = rope if rope is None else rope.to(tokens.dtype)  # in float32 every rotation moves twice the bytes
+        rope = rope if rope is None else rope.to(tokens.dtype)  # in float32, every rotation would move twice the bytes
         return self.run_blocks(model.norm_pre(tokens), model.blocks, layers, rope=rope), patches.shape[1:3]
 
     def final_norm(self, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""InternViT towers (arXiv 2312.14238), 300M and 6B style, with VITA's feature scale and pixel shuffle."""
+"""InternViT towers (arXiv 2312.14238) of the 300M and the 6B style, with VITA's feature scale and pixel shuffle."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ vita_api = 1
 
 
 def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The vision half of an InternVL chat config, or the vision config itself."""
+    """Return the vision part of an InternVL chat config, or the config itself if it has no such part."""
     nested: Mapping[str, Any] = config.get("vision_config", config)
     return nested
 
 
 def is_rms(vision: Mapping[str, Any]) -> bool:
-    """The 6B style: RMSNorm, norms on queries and keys, no qkv bias."""
+    """Return whether the config has the 6B style: RMSNorm, norms on queries and keys, no qkv bias."""
     return bool(vision.get("norm_type", "rms_norm") == "rms_norm")
 
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
-    """Geometry from an InternViT config. It has no final norm."""
+    """Return the shape from an InternViT config. The encoder has no final norm."""
     vision = vision_config(config)
     width, mlp = vision["hidden_size"], vision["intermediate_size"]
     size, patch = vision["image_size"], vision["patch_size"]
@@ -43,7 +43,7 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """InternViT's preprocessing: as CLIP's, with ImageNet's mean and deviation."""
+    """Return InternViT's preprocessing: the same as CLIP's, but with ImageNet's mean and deviation."""
     side = shape.image_size[0]
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -56,7 +56,7 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
 
 
 def published(width: int, layers: int, heads: int, mlp: int, *, rms: bool) -> dict[str, Any]:
-    """A hub checkpoint's vision config, as published (448 pixels, patch 14)."""
+    """Return the vision config of a hub checkpoint, as published (448 pixels, patch size 14)."""
     return {
         "model_type": "intern_vit_6b",
         "hidden_size": width,
@@ -86,7 +86,7 @@ def vita_towers() -> list[TowerSpec]:
                 "OpenGVLab/InternViT-300M-448px-V2_5": published(1024, 24, 16, 4096, rms=False),
                 "OpenGVLab/InternViT-6B-448px-V1-5": published(3200, 45, 25, 12800, rms=True),
             },
-            # VITA halves the features before the shuffle, and its checkpoints were trained so
+            # VITA halves the features before the pixel shuffle, and its checkpoints were trained that way
             defaults={"select_layer": -1, "select_feature": "patch", "feature_scale": 0.5, "pixel_shuffle": 0.5},
             example={**published(32, 3, 4, 64, rms=False), "image_size": 56},
         )

@@ -1,4 +1,4 @@
-"""InternViT's encoder: transformers' native class, filled from the keys of the published (remote code) checkpoints."""
+"""The InternViT encoder of transformers, with weights from the published checkpoints, whose own code is not needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vita_plugins.internvit import is_rms, vision_config
 
 
 class InternVitTower(BaseVisionTower):
-    """`InternVLVisionModel` run block by block."""
+    """Runs `InternVLVisionModel` block by block."""
 
     renames = (
         (r"^vision_model\.", ""),

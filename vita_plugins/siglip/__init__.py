@@ -1,4 +1,4 @@
-"""SigLIP vision towers (arXiv 2303.15343), with S2 (arXiv 2403.13043) as in VITA."""
+"""SigLIP vision towers (arXiv 2303.15343). VITA uses them with S2 (arXiv 2403.13043)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ vita_api = 1
 
 
 def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The vision half of a full SigLIP config, or the vision config itself."""
+    """Return the vision part of a full SigLIP config, or the config itself if it has no such part."""
     nested: Mapping[str, Any] = config.get("vision_config", config)
     return nested
 
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
-    """Geometry from a SigLIP vision config; absent keys have the values of base-patch16-224, as in transformers."""
+    """Return the shape from a SigLIP vision config. Missing keys have the values of base-patch16-224, as in transformers."""
     vision = vision_config(config)
     width, mlp = vision.get("hidden_size", 768), vision.get("intermediate_size", 3072)
     size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
@@ -34,7 +34,7 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """SigLIP's preprocessing: squashed to the square, bicubic, values from -1 to 1. It crops nothing."""
+    """Return SigLIP's preprocessing: bicubic resize to a square without a crop, values from -1 to 1."""
     side = shape.image_size[0]
     return {
         "image_processor_type": "SiglipImageProcessor",
@@ -46,7 +46,7 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
 
 
 def published(width: int, layers: int, heads: int, mlp: int, size: int, patch: int) -> dict[str, Any]:
-    """A hub checkpoint's vision config, as published."""
+    """Return the vision config of a hub checkpoint, as published."""
     return {
         "model_type": "siglip_vision_model",
         "hidden_size": width,

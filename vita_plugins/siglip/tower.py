@@ -1,4 +1,4 @@
-"""SigLIP's encoder, by transformers (timm's variant differs in GELU flavour and crop)."""
+"""The SigLIP encoder of transformers. timm's version has another GELU and another crop."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vita_plugins.siglip import vision_config
 
 
 class SiglipTower(BaseVisionTower):
-    """`SiglipVisionModel` without its pooling head, run block by block."""
+    """Runs `SiglipVisionModel` block by block, without its pooling head."""
 
     renames = ((r"^vision_model\.", ""),)
     skips = (
         (r"^(text_model|logit_scale|logit_bias)", "text tower"),
         (r"^head\.", "pooling head"),
-        (r"position_ids$", "position numbers, computed"),
+        (r"position_ids$", "position ids, which are computed"),
     )
     block_key = r"^encoder\.layers\.(\d+)\."
     input_sizes = "patches"

@@ -1,4 +1,4 @@
-"""Any encoder of timm: DINOv2/v3, PE, AIMv2, ConvNeXt, and hundreds more."""
+"""Every encoder of timm: DINOv2/v3, PE, AIMv2, ConvNeXt, and hundreds more."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
-    """timm's own config.json names an ``architecture`` beside its ``pretrained_cfg``."""
+    """Return whether this is a config.json of timm, which has an ``architecture`` and a ``pretrained_cfg``."""
     return "architecture" in config and "pretrained_cfg" in config
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """timm's evaluation transform: shortest edge (``crop_mode: squash``: both) to size / crop_pct, then a centre crop."""
+    """Return timm's evaluation preprocessing: resize to size / crop_pct, then a centre crop.
+
+    The shortest edge is resized, or both edges for ``crop_mode: squash``.
+    """
     data = config.get("pretrained_cfg", {})
     side = shape.image_size[0]
     edge = int(side / data.get("crop_pct", 0.875))
@@ -27,7 +30,7 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         "image_processor_type": "CLIPImageProcessor",
         "size": {"height": edge, "width": edge} if squash else {"shortest_edge": edge},
         "crop_size": {"height": side, "width": side},
-        "crop_offset": "round",  # timm crops with torchvision, which rounds the corner
+        "crop_offset": "round",  # timm crops with torchvision, which rounds the corner of the crop
         "resample": RESAMPLE[data.get("interpolation", "bicubic")],
         "image_mean": list(data.get("mean", (0.485, 0.456, 0.406))),
         "image_std": list(data.get("std", (0.229, 0.224, 0.225))),
@@ -35,7 +38,7 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
 
 
 def published(architecture: str, size: int, **pretrained: Any) -> dict[str, Any]:
-    """A hub checkpoint's config, as published."""
+    """Return the config of a hub checkpoint, as published."""
     return {"architecture": architecture, "pretrained_cfg": {"input_size": [3, size, size], **pretrained}}
 
 
@@ -46,7 +49,7 @@ def vita_towers() -> list[TowerSpec]:
             name="timm",
             summary="any timm encoder, ViT or CNN: DINOv2/v3, PE, AIMv2, ConvNeXt, ...",
             factory="vita_plugins.timm.tower:TimmTower",
-            shape="vita_plugins.timm.geometry:shape",  # needs torch: built on the meta device
+            shape="vita_plugins.timm.geometry:shape",  # a string, because the module imports torch
             processor=processor,
             recognises=recognises,
             hub_ids={

@@ -1,4 +1,4 @@
-"""``tower.options`` of timm towers."""
+"""The ``tower.options`` of timm towers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import pydantic
 
 
 class Options(pydantic.BaseModel):
-    """`architecture`: timm's name, for weights without a config.json. `image_size`: pixels, default the checkpoint's."""
+    """The options of a timm tower.
+
+    `architecture`: timm's name of the model, for weights without a config.json. `image_size`: the side of the pictures in
+    pixels, by default that of the checkpoint.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid")
     architecture: str | None = None

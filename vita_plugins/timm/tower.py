@@ -1,4 +1,4 @@
-"""timm's encoders, through their common ``forward_intermediates``."""
+"""The encoders of timm, run by their common method ``forward_intermediates``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vita_plugins.timm.geometry import build, input_sizes
 
 
 class TimmTower(BaseVisionTower):
-    """An encoder cut behind the selected layer by timm's own ``prune_intermediate_layers``."""
+    """Runs a timm encoder. timm's ``prune_intermediate_layers`` removes the layers after the selected one."""
 
     skips = (
         (r"^(head|fc|classifier|fc_norm|attn_pool)\.", "classification head"),
@@ -29,8 +29,8 @@ class TimmTower(BaseVisionTower):
         model.prune_intermediate_layers([self.blocks - 1], prune_norm=False, prune_head=True)
         cut = sorted(key.replace(".", r"\.") for key in whole - set(model.state_dict()))
         if cut:
-            self.skips = [*type(self).skips, (f"^(?:{'|'.join(cut)})$", "layers behind the selected one")]
-        return model.to(self.dtype)  # BEiT's and EVA's k_bias is a buffer that no checkpoint holds
+            self.skips = [*type(self).skips, (f"^(?:{'|'.join(cut)})$", "layers after the selected one")]
+        return model.to(self.dtype)  # the k_bias of BEiT and EVA is a buffer that no checkpoint has
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
         assert self.encoder is not None

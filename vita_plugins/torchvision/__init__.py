@@ -1,4 +1,4 @@
-"""torchvision's convolutional classification backbones: the quickstart's MobileNetV2, ResNet, EfficientNet, ConvNeXt, ..."""
+"""The convolutional classifiers of torchvision: MobileNetV2 (used by the quickstart), ResNet, EfficientNet, ConvNeXt, ..."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ vita_api = 1
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """torchvision's classification preset: shortest edge to 8/7 of the crop, bilinear, centre crop, ImageNet statistics."""
+    """Return torchvision's preprocessing for classification.
+
+    The shortest edge is resized (bilinear) to 8/7 of the crop. A centre crop and ImageNet's mean and deviation follow.
+    """
     side = shape.image_size[0]
     return {
         "image_processor_type": "CLIPImageProcessor",
         "size": {"shortest_edge": side * 8 // 7},
         "crop_size": {"height": side, "width": side},
         "resample": 2,
-        "crop_offset": "round",  # torchvision rounds the crop corner, Hugging Face floors it
+        "crop_offset": "round",  # torchvision rounds the corner of the crop, Hugging Face rounds it down
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
     }
 
 
 def features_beside_scores(in_features: int, classes: int) -> int:
-    """Channels of a token that are no class scores. Raises VitaError where there are none."""
+    """Return how many channels of a token are features and not class scores. Raises VitaError if there are none."""
     if in_features <= classes:
         raise VitaError(
             f"projector.type: visual_vocabulary needs features and {classes} class scores, but the tower gives {in_features} "
-            "channels; with a torchvision tower set `tower.options: {class_scores: true}`, with the last layer selected"
+            "channels. Try: `tower.options: {class_scores: true}` and `tower.select_layer: -1` with a torchvision tower"
         )
     return in_features - classes
 
 
 def projector_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
-    """LayerNorm, the linear layer that reads the features, the scores' scale, and the table of words."""
+    """Count the parameters: LayerNorm, the linear layer for the features, the scale of the scores, the table of words."""
     classes, size = options["classes"], options["classes"] + options["words"]
     features = features_beside_scores(in_features, classes)
     return 2 * features + (features + 1) * size + classes + size * out_features
@@ -46,7 +49,7 @@ def vita_projectors() -> list[ProjectorSpec]:
     return [
         ProjectorSpec(
             name="visual_vocabulary",
-            summary="probabilities over words, from class scores and the features beside them (Ovis, arXiv 2405.20797)",
+            summary="mean word embedding under probabilities from class scores and features (Ovis, arXiv 2405.20797)",
             factory="vita_plugins.torchvision.projector:visual_vocabulary",
             parameters=projector_parameters,
             options="vita_plugins.torchvision.projector:ProjectorOptions",
@@ -59,9 +62,9 @@ def vita_towers() -> list[TowerSpec]:
     return [
         TowerSpec(
             name="torchvision",
-            summary="any convolutional classification backbone of torchvision; layers are its resolutions",
+            summary="any convolutional classifier of torchvision; a layer is the last map of one resolution",
             factory="vita_plugins.torchvision.tower:TorchvisionTower",
-            shape="vita_plugins.torchvision.backbone:shape",  # needs torch: built on the meta device
+            shape="vita_plugins.torchvision.backbone:shape",  # a string, because the module imports torch
             processor=processor,
             model_types=("torchvision",),
             weight_files=("model.safetensors", "*.pth"),

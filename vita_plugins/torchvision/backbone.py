@@ -1,4 +1,4 @@
-"""A torchvision classifier as a chain of steps, and the stages its resolutions make."""
+"""A torchvision classifier as a chain of steps, and its stages, one per resolution."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ Steps = list[tuple[str, nn.Module]]
 
 
 def architecture(config: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """torchvision's name of the model. Raises VitaError when neither the options nor the config say it."""
+    """Return torchvision's name of the model, from the options or the config.
+
+    Raises VitaError if torchvision has no such model, or if neither names one.
+    """
     name = options.get("architecture") or config.get("architecture")
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise VitaError(
-            f"tower.options.architecture: {name!r} is no torchvision classification model; give one of "
+            f"tower.options.architecture: {name!r} is not a classification model of torchvision. Try: one of "
             "torchvision.models.list_models(module=torchvision.models), such as mobilenet_v2 or resnet50"
         )
     return str(name)
 
 
 def steps(model: nn.Module) -> Steps:
-    """The backbone as (key prefix, module) in the order they run, the classifier left out."""
+    """Return the backbone as (key prefix, module) pairs in the order they run, without the classifier."""
     chain: Steps = []
     for name, module in model.named_children():
         if name in BEHIND:
@@ -41,16 +44,19 @@ def steps(model: nn.Module) -> Steps:
 
 
 def head(model: nn.Module) -> nn.Linear:
-    """The classifier's one linear layer. Raises VitaError for a classifier that is more than that."""
+    """Return the linear layer of the classifier. Raises VitaError if the classifier has other layers too."""
     found = next(getattr(model, name) for name in HEADS if hasattr(model, name))
     layers = [layer for layer in found.modules() if not isinstance(layer, nn.Sequential | nn.Dropout)]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
-        raise VitaError("tower.options.class_scores: this architecture's classifier is more than one linear layer")
+        raise VitaError(
+            "tower.options.class_scores: the classifier of this architecture has other layers beside one linear layer. "
+            "Try: leave class_scores out, or another architecture such as mobilenet_v2"
+        )
     return layers[0]
 
 
 def measure(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Shape, list[int]]:
-    """The shape, and the index of the last step of each stage, by running the model on the meta device."""
+    """Run the model on the meta device. Return its shape, and the index of the last step of each stage."""
     name = architecture(config, options)
     side = options.get("image_size") or config.get("image_size") or 224
     stages: list[tuple[int, tuple[int, int], int, int]] = []
@@ -64,12 +70,17 @@ def measure(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Shap
                 try:
                     x = module(x)
                 except RuntimeError as error:
-                    raise VitaError(f"torchvision's {name} is no chain of convolutions; use `type: timm`") from error
+                    raise VitaError(
+                        f"tower.options.architecture: torchvision's {name} is not a chain of convolutions. "
+                        "Try: `tower.type: timm`"
+                    ) from error
             if x.ndim != 4:
-                raise VitaError(f"torchvision's {name} gives no feature maps; use `type: timm`")
+                raise VitaError(
+                    f"tower.options.architecture: torchvision's {name} gives no feature maps. Try: `tower.type: timm`"
+                )
             grid = (int(x.shape[2]), int(x.shape[3]))
             parameters, macs = sum(p.numel() for p in module.parameters()), counter.get_total_flops() // 2
-            if stages and stages[-1][1] == grid:  # same resolution: same stage
+            if stages and stages[-1][1] == grid:  # steps of one resolution are one stage
                 _, _, before, macs_before = stages.pop()
                 ends.pop()
                 parameters, macs = parameters + before, macs + macs_before
@@ -84,5 +95,5 @@ def measure(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Shap
 
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
-    """One stage per resolution, and one of class scores where asked for."""
+    """Return a shape with one stage per resolution, and one for the class scores if the option asks for them."""
     return measure(config, options)[0]

@@ -1,4 +1,4 @@
-"""``tower.options`` of torchvision towers."""
+"""The ``tower.options`` of torchvision towers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import pydantic
 
 
 class Options(pydantic.BaseModel):
-    """`architecture`: torchvision's name, for weights without a config.json. `image_size`: pixels, default 224.
+    """The options of a torchvision tower.
 
-    `class_scores` adds one more layer behind the last: the classifier applied at every place of the map, so that a
-    token holds the last map's features and behind them the scores of the classes seen there (class activation maps, arXiv
-    1512.04150).
+    `architecture`: torchvision's name of the model, for weights without a config.json. `image_size`: the side of the
+    pictures in pixels, by default 224. `class_scores`: if true, there is one more layer after the last one. It applies the
+    classifier at every place of the map, so that a token holds the features of the last map followed by the scores of the
+    classes at this place (class activation maps, arXiv 1512.04150).
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")

@@ -1,4 +1,4 @@
-"""A projector for towers whose last layer are a classifier's scores: `visual_vocabulary`."""
+"""The projector `visual_vocabulary`, for towers whose last layer holds the scores of a classifier."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vita_core import VitaError
 from vita_plugins.torchvision import features_beside_scores
 
 FASTER = 10.0
-"""How much faster than the other weights a word moves: only the pictures it names move it, a few in a hundred."""
+"""How much faster the words are trained than the other weights. Only pictures that show a word train it: a few percent."""
 
 
 class ProjectorOptions(pydantic.BaseModel):
-    """Options of ``visual_vocabulary``.
+    """The options of ``visual_vocabulary``.
 
-    `classes`: how many of the last channels are scores, each a word of the vocabulary. `words`: how many more it has, for
-    captions that name no class. `dropout`: of the features, in training. `softening`: on the language model's loss, by how
-    much the temperature of the probabilities may exceed 1, at random: of pictures it was not trained on the projector is
-    less certain, and their mixtures must be read, too. `names_of`: the torchvision weights whose class names a training
-    starts from.
+    `classes`: how many of the last channels are class scores. Each class is a word of the vocabulary. `words`: how many
+    more words there are, for captions that name no class. `dropout`: the dropout of the features in training. `softening`:
+    in training on the language model's loss, the temperature of the probabilities is raised at random from 1 up to
+    1 + `softening`. The projector is less certain about new pictures, so the language model's loss must see mixtures of
+    words too. `names_of`: the torchvision weights whose class names the training starts from.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -37,12 +37,12 @@ class ProjectorOptions(pydantic.BaseModel):
 
 
 class VisualVocabulary(nn.Module):
-    """(B, N, C + K) -> (B, N, D): what each token shows, as the expected embedding under probabilities over words.
+    """Maps tokens (B, N, C + K) to the expected word embedding (B, N, D) under each token's probabilities over words.
 
-    Such a table of visual words, read by probability, is Ovis's (arXiv 2405.20797). Here the logits of the K classes are
-    the tower's own scores plus a correction read from the C features, those of the further words are read from the
-    features alone. Whatever is shown, the language model then reads a mixture of words that it knows. Words that no
-    caption of a training says stay as they are.
+    A table of visual words weighted by probabilities is the method of Ovis (arXiv 2405.20797). Here the logits of the K
+    classes are the tower's own scores plus a correction computed from the C features. The logits of the other words are
+    computed from the features alone. So the language model always reads a mixture of words that it knows. Training does
+    not change words that occur in none of its captions.
     """
 
     undecayed = ("table",)
@@ -57,10 +57,10 @@ class VisualVocabulary(nn.Module):
         self.reading = nn.Linear(self.features, size)
         self.scale = nn.Parameter(torch.ones(options.classes))
         self.table = nn.Parameter(torch.randn(size, out_features) / FASTER)
-        self.said: Tensor | None = None  # (K + words, 1): which words the captions of a training say
+        self.said: Tensor | None = None  # (K + words, 1): the words that the captions of a training say
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, N, C + K) -> a logit for every word (B, N, K + words)."""
+        """Return the logit of every word (B, N, K + words) for tokens (B, N, C + K)."""
         features, scores = tokens.split([self.features, self.options.classes], dim=-1)
         read: Tensor = self.reading(self.dropout(self.norm(features)))
         return read + F.pad(self.scale * scores, (0, self.options.words))
@@ -73,25 +73,26 @@ class VisualVocabulary(nn.Module):
         return torch.softmax(logits, dim=-1) @ (FASTER * table)
 
     def alignment_parameters(self) -> Iterable[nn.Parameter]:
-        """The words alone: on the language model's loss the reading of pictures overfits, 91% right becomes 83%."""
+        """Return the table of words. The other parameters overfit on the language model's loss: 91% right becomes 83%."""
         return [self.table]
 
     @torch.no_grad()
     def start_from_words(self, captions: Sequence[str], embed: Callable[[str], Tensor]) -> None:
-        """Let each class, and each caption that names none, have a word: the mean embedding (D) that `embed` gives."""
+        """Give each class, and each caption that names no class, a word: the mean embedding (D) that `embed` returns."""
         names: list[str] = []
         if self.options.names_of is not None:
             names = torchvision.models.get_weight(self.options.names_of).meta["categories"]
             if len(names) != self.options.classes:
                 raise VitaError(
-                    f"projector.options.names_of: {self.options.names_of} has {len(names)} classes, not {self.options.classes}"
+                    f"projector.options.names_of: {self.options.names_of} has {len(names)} classes, not "
+                    f"{self.options.classes}. Try: set projector.options.classes to {len(names)}, or name other weights"
                 )
         place = {name.casefold(): number for number, name in reversed(list(enumerate(names)))}
         own = [caption for caption in captions if caption.casefold() not in place]
         if len(own) > self.options.words:
             raise VitaError(
-                f"projector.options.words: {len(own)} captions name no class, such as {own[0]!r}, but the vocabulary has "
-                f"{self.options.words} words for them; set it to {len(own)} or more, or take an mlp2x_gelu"
+                f"projector.options.words: {len(own)} captions name no class, such as {own[0]!r}, but there are only "
+                f"{self.options.words} words for them. Try: set words to {len(own)} or more, or `projector.type: mlp2x_gelu`"
             )
         place |= {caption.casefold(): self.options.classes + number for number, caption in enumerate(own)}
         for text, number in [
@@ -105,12 +106,15 @@ class VisualVocabulary(nn.Module):
         self.said = torch.zeros(len(self.table), 1, dtype=torch.bool).index_fill_(0, self.places, True)
 
     def word_loss(self, tokens: Tensor, wanted: Tensor) -> Tensor:
-        """Cross-entropy of tokens (B, N, C + K) on the words of `wanted` (B), numbers of ``start_from_words``' captions."""
+        """Return the cross-entropy of tokens (B, N, C + K) with the words of `wanted` (B).
+
+        `wanted` holds indices into the captions that ``start_from_words`` got.
+        """
         logits = self.logits(tokens)
         words = self.places.to(wanted.device)[wanted]
         return F.cross_entropy(logits.flatten(0, 1), words.repeat_interleave(logits.shape[1]))
 
 
 def visual_vocabulary(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
-    """The projector. Raises VitaError where the tower gives no channels beside the scores."""
+    """Return the projector. Raises VitaError if all of the tower's channels are class scores."""
     return VisualVocabulary(in_features, out_features, ProjectorOptions(**options))

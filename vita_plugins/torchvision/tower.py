@@ -1,4 +1,4 @@
-"""Convolutional backbones by torchvision; a layer is the last map of one resolution."""
+"""The convolutional backbones of torchvision. A layer is the last map of one resolution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vita_plugins.torchvision.backbone import HEADS, architecture, head, measure
 
 
 class TorchvisionTower(BaseVisionTower):
-    """A classifier without what lies behind the selected layer."""
+    """Runs a torchvision classifier up to the selected layer."""
 
     def build_encoder(self) -> nn.Module:
         options = self.settings.options
@@ -26,14 +26,16 @@ class TorchvisionTower(BaseVisionTower):
                 setattr(model, name, nn.Identity())
         for key, _ in steps(model)[self.ends[min(self.blocks, len(self.ends) - 1)] + 1 :]:
             model.set_submodule(key, nn.Identity())
-            skips.append((rf"^{key}\.".replace(".", r"\.", key.count(".")), "stages behind the last selected layer"))
+            skips.append((rf"^{key}\.".replace(".", r"\.", key.count(".")), "stages after the last selected layer"))
         self.skips = skips
         return model
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
         assert self.encoder is not None
         kept: dict[int, Tensor] = {}
-        x = pixels.contiguous(memory_format=torch.channels_last)  # what oneDNN's and cuDNN's convolutions work in
+        x = pixels.contiguous(
+            memory_format=torch.channels_last
+        )  # the memory format of the convolutions in oneDNN and cuDNN
         for index, (_, module) in enumerate(steps(self.encoder)):
             x = module(x)
             if index in self.ends and self.ends.index(index) in layers:
