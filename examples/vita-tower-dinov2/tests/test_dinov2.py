@@ -1,4 +1,4 @@
-"""Features are transformers' own hidden states; sizes are told before any weight is read."""
+"""The features equal the hidden states of transformers, and sizes are known before weights are read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def registers(**changes: object) -> torch.nn.Module:
 
 @pytest.fixture(params=["plain", "registers", "gated"])
 def original(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[torch.nn.Module, Path]:
-    """A random model of transformers, and the directory it was saved to."""
+    """A random model of transformers, and the directory that it is saved in."""
     torch.manual_seed(0)
     made = {"plain": plain, "registers": registers, "gated": lambda: plain(use_swiglu_ffn=True)}[request.param]()
     with torch.no_grad():

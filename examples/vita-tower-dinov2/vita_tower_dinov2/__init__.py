@@ -1,4 +1,4 @@
-"""DINOv2 vision towers (arXiv 2304.07193), with registers (arXiv 2309.16588) or without."""
+"""DINOv2 vision towers (arXiv 2304.07193), with or without registers (arXiv 2309.16588)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ vita_api = 1
 
 
 def mlp_width(config: Mapping[str, Any]) -> int:
-    """Width of the MLP; the gated one keeps two thirds, rounded up to a multiple of 8."""
+    """Return the width of the MLP. A gated MLP has two thirds of the width, rounded up to a multiple of 8."""
     width = int(config["hidden_size"] * config["mlp_ratio"])
     return (int(width * 2 / 3) + 7) // 8 * 8 if config.get("use_swiglu_ffn") else width
 
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
-    """Geometry from a DINOv2 config."""
+    """Return the shape from a DINOv2 config."""
     width, mlp, matrices = config["hidden_size"], mlp_width(config), 3 if config.get("use_swiglu_ffn") else 2
     own_size, patch = config["image_size"], config["patch_size"]
     registers = config.get("num_register_tokens", 0)
@@ -40,7 +40,10 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """DINOv2's evaluation: shortest edge to 8/7 of the crop (256 for 224), bicubic, ImageNet's mean and deviation."""
+    """Return DINOv2's preprocessing for evaluation.
+
+    The shortest edge is resized (bicubic) to 8/7 of the crop, 256 for 224. ImageNet's mean and deviation follow.
+    """
     side = shape.image_size[0]
     return {
         "image_processor_type": "BitImageProcessor",
@@ -53,7 +56,7 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
 
 
 def published(width: int, layers: int, heads: int, registers: int = 0, size: int = 518) -> dict[str, Any]:
-    """A hub checkpoint's config, as published (patch 14)."""
+    """Return the config of a hub checkpoint, as published (patch size 14)."""
     kind = {"model_type": "dinov2_with_registers", "num_register_tokens": registers} if registers else {}
     return {
         "model_type": "dinov2",
@@ -72,7 +75,7 @@ def vita_towers() -> list[TowerSpec]:
     return [
         TowerSpec(
             name="dinov2",
-            summary="DINOv2 ViT, with registers or without",
+            summary="DINOv2 ViT, with or without registers",
             factory="vita_tower_dinov2.tower:Dinov2Tower",
             shape=shape,
             processor=processor,

@@ -1,4 +1,4 @@
-"""``tower.options`` of the dinov2 tower."""
+"""The ``tower.options`` of the dinov2 tower."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import pydantic
 
 
 class Options(pydantic.BaseModel):
-    """`image_size`: pixels on a side, by default the checkpoint's own."""
+    """The options of a dinov2 tower.
+
+    `image_size`: the side of the pictures in pixels, by default that of the checkpoint.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid")
     image_size: pydantic.PositiveInt | None = None

@@ -1,4 +1,4 @@
-"""DINOv2's encoder, by transformers."""
+"""The DINOv2 encoder of transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vita_core import BaseVisionTower
 
 
 class Dinov2Tower(BaseVisionTower):
-    """`Dinov2Model` or `Dinov2WithRegistersModel`, run block by block."""
+    """Runs `Dinov2Model` or `Dinov2WithRegistersModel` block by block."""
 
     renames = (
         (r"\.attention\.attention\.(query|key|value)\.", r".attention.\1."),
