@@ -43,7 +43,7 @@ _strict_saved: tuple[int | None, bool] = (None, False)
 
 
 class _HardLimit(int):
-    """A `MAX_IMAGE_PIXELS` that PIL cannot double: above it PIL always raises, where it would only warn up to its double."""
+    """A `MAX_IMAGE_PIXELS` that equals its own double. PIL warns above the value and raises above its double: here it raises."""
 
     def __rmul__(self, factor: int, /) -> int:
         return int(self)

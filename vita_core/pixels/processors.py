@@ -96,27 +96,8 @@ def _resized(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 @functools.cache
 def _processor_class(kind: str, fast: bool) -> Any:
-    """Return a subclass of transformers' class `<kind>Pil`, or `<kind>` if `fast`.
-
-    The subclass is made inside a function because importing transformers takes seconds.
-    """
-    import transformers
-
-    wanted = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
-    known = [name.removesuffix("Pil") for name in dir(transformers) if name.endswith("ImageProcessorPil")]
-    if wanted not in known:
-        found = nearest(wanted, known)
-        choices = "correct the name" if found else f"one of {', '.join(known)}"
-        raise CheckpointError(
-            f"image_processor_type: transformers has no PIL-backed image processor {kind!r}.{found} "
-            f"Try: {choices} in the checkpoint's preprocessor_config.json"
-        )
-    base: Any = getattr(transformers, wanted if fast else f"{wanted}Pil")
-    if fast and base.resize is not transformers.image_processing_backends.TorchvisionBackend.resize:
-        raise CheckpointError(
-            f"tower.preprocess: 'fast' does not support {wanted}, which has its own way to resize. "
-            "Try: `tower.preprocess: exact`"
-        )
+    """Return a subclass of `_base_class(kind, fast)`. It is made in a function because importing transformers takes seconds."""
+    base = _base_class(kind, fast)
 
     def process_image(self: Any, image: Any, *args: Any, **options: Any) -> Any:
         if not isinstance(image, Image.Image):
@@ -137,15 +118,35 @@ def _processor_class(kind: str, fast: bool) -> Any:
         top, left = (round_off(pixels / 2) for pixels in spare)
         return image[..., top : top + size.height, left : left + size.width]
 
-    def reduce(
-        self: Any,
-    ) -> tuple[Any, ...]:  # pickle the config: pickle cannot find a class that was made inside a function
+    def reduce(self: Any) -> tuple[Any, ...]:  # pickle cannot find a class that was made inside a function
         return functools.partial(image_processor, fast=fast), (self.to_dict(),)
 
     members = {"process_image": process_image, "center_crop": center_crop, "__reduce__": reduce}
     if fast:
         members |= {"resize": _resize(base), "rescale_and_normalize": _one_pass(base)}
     return type(base.__name__, (base,), members)  # with the base's name, so that saved configs name it
+
+
+def _base_class(kind: str, fast: bool) -> Any:
+    """Return transformers' class `<kind>Pil`, or `<kind>` if `fast`. Raises CheckpointError if there is none."""
+    import transformers
+
+    wanted = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
+    known = [name.removesuffix("Pil") for name in dir(transformers) if name.endswith("ImageProcessorPil")]
+    if wanted not in known:
+        found = nearest(wanted, known)
+        choices = "correct the name" if found else f"one of {', '.join(known)}"
+        raise CheckpointError(
+            f"image_processor_type: transformers has no PIL-backed image processor {kind!r}.{found} "
+            f"Try: {choices} in the checkpoint's preprocessor_config.json"
+        )
+    base: Any = getattr(transformers, wanted if fast else f"{wanted}Pil")
+    if fast and base.resize is not transformers.image_processing_backends.TorchvisionBackend.resize:
+        raise CheckpointError(
+            f"tower.preprocess: 'fast' does not support {wanted}, which has its own way to resize. "
+            "Try: `tower.preprocess: exact`"
+        )
+    return base
 
 
 def _padded(image: Tensor, spare: list[int]) -> Tensor:

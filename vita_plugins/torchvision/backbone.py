@@ -49,7 +49,7 @@ def head(model: nn.Module) -> nn.Linear:
     layers = [layer for layer in found.modules() if not isinstance(layer, nn.Sequential | nn.Dropout)]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
         raise VitaError(
-            "tower.options.class_scores: the classifier of this architecture has other layers beside one linear layer. "
+            "tower.options.class_scores: the classifier of this architecture has more layers than one linear layer. "
             "Try: leave class_scores out, or another architecture such as mobilenet_v2"
         )
     return layers[0]
