@@ -45,8 +45,9 @@ def merge_adapter(model: Any, directory: Path) -> Any:
     except (TypeError, ValueError, KeyError) as error:
         if isinstance(error, VitaError):
             raise
+        reason = " ".join(str(error).split()).rstrip(".")
         raise CheckpointError(
-            f"{where} does not fit this language model: {error}. "
+            f"{where} does not fit this language model: {reason}. "
             "Try: the base model that the adapter's adapter_config.json names"
         ) from error
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)

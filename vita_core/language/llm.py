@@ -137,8 +137,9 @@ class LanguageModel(nn.Module):
             text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
             without = "leave out prompt.system (--system), or set " if system is not None else ""
+            reason = " ".join(str(error).split()).rstrip(".")
             raise ConfigError(
-                f"prompt.template: the tokenizer's chat template does not accept the prompt: {error}. "
+                f"prompt.template: the tokenizer's chat template does not accept the prompt: {reason}. "
                 f"Try: {without}`prompt.template: plain`"
             ) from error
         return text

@@ -49,8 +49,9 @@ def image_processor(config: Mapping[str, Any], *, fast: bool = False) -> Any:
     except (TypeError, ValueError, KeyError) as error:
         if isinstance(error, CheckpointError):
             raise
+        reason = " ".join(str(error).split()).rstrip(".")
         raise CheckpointError(
-            f"preprocessor config: {kind} does not accept it: {error}. "
+            f"preprocessor config: {kind} does not accept it: {reason}. "
             "Try: correct that key in the checkpoint's preprocessor_config.json"
         ) from error
     if fast and getattr(made, "do_resize", False) and made.resample not in FAST_FILTERS:

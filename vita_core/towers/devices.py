@@ -169,13 +169,23 @@ def compile_errors(tower: str, expected: bool) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first accelerator, else the CPU. Raises ConfigError for a device that is not there."""
+    """Return the device called `name`; ``auto`` is the first accelerator, or the CPU if there is none.
+
+    Raises ConfigError for a device that this machine does not have.
+    """
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).cpu()  # on `meta`, which holds nothing, this fails too
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # torch raises each, by device
+        torch.zeros(1, device=device).cpu()  # this also fails on `meta`, which holds no values
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+        ImportError,
+    ) as error:  # torch raises one or the other, depending on the device
         first = str(error).strip().partition("\n")[0].partition(". ")[0]
-        raise ConfigError(f"device: {name!r} cannot be used here ({first}); use auto or cpu") from error
+        raise ConfigError(
+            f"device: {name!r} cannot be used here: {first.rstrip('.')}. Try: `device: auto` or `device: cpu`"
+        ) from error
     return device
