@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # a shell that runs the tests in the background has them ignore Ctrl-C, which the processes they start would inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported: here, and before a command is forked
 
 pytest_plugins = ["messages"]
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
@@ -193,18 +195,15 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def vita(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own."""
-    import os
-
+    """Run the real command in a process of its own; a new interpreter where `environment` is Python's own."""
+    from forked import run_command
     from messages import record_stderr
 
-    done = subprocess.run(
-        [sys.executable, "-m", "vita_core", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-        timeout=300,
-    )
+    words, whole = [*map(str, arguments)], {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+    if any(name.startswith("PYTHON") for name in environment):
+        line = [sys.executable, "-m", "vita_core", *words]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, env=whole, timeout=300)
+    else:
+        done = run_command(words, whole, timeout=300)
     record_stderr(done.stderr)
     return done

@@ -11,9 +11,10 @@ import pytest
 from conftest import vita
 from PIL import Image
 
-from vita_core import build_model, load_config
+from vita_core import build_model
 from vita_core.cli.answers import answer_folder
 from vita_core.errors import ConfigError
+from vita_core.planning.resolution import resolve
 
 QUESTION = "what is this ?"
 DEFAULTS = {"batch": 16, "system": None, "max_new_tokens": None}
@@ -92,7 +93,7 @@ def test_a_picture_that_overflows_the_context_spoils_no_other(tiny_config: Path,
     folder.mkdir()
     Image.new("RGB", (12 * 56, 56)).save(folder / "long.png")
     Image.new("RGB", (56, 56)).save(folder / "small.png")
-    settings = load_config(tiny_config, ["images.tiles={max: 12}", "generation.max_new_tokens=60"])
+    settings = resolve(tiny_config, ["images.tiles={max: 12}", "generation.max_new_tokens=60"])
     counts = answer_folder(settings, folder, out, QUESTION, **DEFAULTS)
     assert counts == {"answered": 1, "skipped": 0, "errors": 1}
     long, small = rows(out)
@@ -101,7 +102,7 @@ def test_a_picture_that_overflows_the_context_spoils_no_other(tiny_config: Path,
 
 
 def test_what_is_refused(tiny_config: Path, tmp_path: Path, folder: Path) -> None:
-    settings, wrong = load_config(tiny_config), tmp_path / "wrong.jsonl"
+    settings, wrong = resolve(tiny_config), tmp_path / "wrong.jsonl"
     wrong.write_text('{"caption": "a"}\n')
     with pytest.raises(ConfigError, match=r"wrong\.jsonl:1:1"):
         answer_folder(settings, folder, wrong, QUESTION, **DEFAULTS)
