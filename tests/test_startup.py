@@ -10,27 +10,35 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, vita
 
-from vita_core.plugins.installed import _named
+from vita_core.plugins.installed import installed
 
 sys.path.append(str(REPOSITORY / "benchmarks"))
 from startup import COMMANDS, PLUGINS, check, install
 
 
-def test_the_name_is_that_of_the_header(tmp_path: Path) -> None:
+def owner(info: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """The distribution and version that a metadata folder gives to an entry point."""
+    (info / "entry_points.txt").write_text("[vita.sample]\nsome = module\n")
+    monkeypatch.syspath_prepend(str(info.parent))
+    [point] = installed("vita.sample")[0]
+    return point.owner.distribution, point.owner.version
+
+
+def test_the_name_is_that_of_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "some_tower-1.5.dist-info"
     info.mkdir()
     head = "Metadata-Version: 2.4\nName: some-tower\nSummary: two\n  lines\nVersion: 1.5\n"
     (info / "METADATA").write_text(head + "\nName: another\nVersion: 9\n\n" + "# README\n" * 100)
     distribution = PathDistribution(info)
-    assert _named(distribution) == ("some-tower", "1.5")
+    assert owner(info, monkeypatch) == ("some-tower", "1.5")
     assert (distribution.metadata["Name"], distribution.metadata["Version"]) == ("some-tower", "1.5")
 
 
-def test_an_old_layout_has_its_headers_elsewhere(tmp_path: Path) -> None:
+def test_an_old_layout_has_its_headers_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "old_tower.egg-info"
     info.mkdir()
     (info / "PKG-INFO").write_text("Metadata-Version: 1.2\nName: old-tower\nVersion: 0.1\n")
-    assert _named(PathDistribution(info)) == ("old-tower", "0.1")
+    assert owner(info, monkeypatch) == ("old-tower", "0.1")
 
 
 @pytest.fixture(scope="module")

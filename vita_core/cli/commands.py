@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vita_core.errors import PluginError
-from vita_core.plugins.installed import installed, owner_of
+from vita_core.plugins.installed import EntryPoint, installed
 
 __all__ = ["COMMANDS_GROUP", "CommandGroup"]
 
@@ -79,7 +78,7 @@ def _builtin(name: str) -> _Unopened:
 
 def _plugins(name: str, points: list[EntryPoint]) -> _Unopened:
     """A plugin's command, imported when it is typed."""
-    owners = " and ".join(str(owner_of(point)) for point in points)
+    owners = " and ".join(str(point.owner) for point in points)
     return _Unopened(name, functools.partial(_opened, name, points), line=f"From {owners}.")
 
 
@@ -89,14 +88,14 @@ def _opened(name: str, points: list[EntryPoint]) -> Any:
     from vita_core.plugins.registry import selection
 
     chosen = selection()
-    allowed = [point for point in points if not chosen.blocked(owner_of(point))]
+    allowed = [point for point in points if not chosen.blocked(point.owner)]
     if len(allowed) != 1:
-        owners = [owner_of(point) for point in allowed or points]
+        owners = [point.owner for point in allowed or points]
         who = " and ".join(f"plugin {owner.plugin} of {owner}" for owner in owners)
         if not allowed:
             raise PluginError(f"command {name!r} of {who} is {chosen.blocked(owners[0])}")
         raise PluginError(f"command {name!r} is brought by {who}; block one with --no-plugin {owners[0].selector}")
-    point, owner = allowed[0], owner_of(allowed[0])
+    point, owner = allowed[0], allowed[0].owner
     try:
         app = point.load()
         if not isinstance(app, typer.Typer):

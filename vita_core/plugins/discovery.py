@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import EntryPoint
 from typing import Any, Literal
 
 import pluggy
@@ -22,7 +21,7 @@ import pluggy
 from vita_core.errors import PluginError, nearest, split_advice
 from vita_core.plugins import hookspecs
 from vita_core.plugins.hookspecs import PROJECT, VITA_API
-from vita_core.plugins.installed import Owner, Unreadable, installed, owner_of
+from vita_core.plugins.installed import EntryPoint, Owner, Unreadable, installed
 from vita_core.plugins.specs import LLMSpec, ProjectorSpec, TowerSpec
 
 __all__ = [
@@ -96,7 +95,7 @@ def _names(variable: str) -> list[str]:
 def discover(selection: Selection) -> list[Plugin]:
     """Load every installed plugin, then the named modules. The order is stable: by distribution, then by name."""
     points, unreadable = installed(GROUP)
-    points.sort(key=lambda point: (owner_of(point).distribution, point.name))
+    points.sort(key=lambda point: (point.owner.distribution, point.name))
     plugins = [_from_entry_point(point, selection) for point in points]
     plugins += [_unreadable(broken, selection) for broken in unreadable]
     for module in selection.modules:
@@ -106,10 +105,9 @@ def discover(selection: Selection) -> list[Plugin]:
 
 
 def _from_entry_point(point: EntryPoint, selection: Selection) -> Plugin:
-    owner = owner_of(point)
-    if reason := selection.blocked(owner):
-        return Plugin(owner, point.value, "blocked", reason)
-    return load_plugin(owner, point.value, point.load)
+    if reason := selection.blocked(point.owner):
+        return Plugin(point.owner, point.value, "blocked", reason)
+    return load_plugin(point.owner, point.value, point.load)
 
 
 def _unreadable(broken: Unreadable, selection: Selection) -> Plugin:
