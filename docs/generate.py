@@ -43,10 +43,12 @@ def commands() -> list[str]:
     context = typer.Context(group)
     built_in = {name: group.get_command(context, name) for name in BUILTIN}
     for name, command in built_in.items():
-        lines.append(f"| `vita {name}` | {' '.join((command.help or '').split())} |")
-    for name, command in built_in.items():
-        lines += ["", f"### vita {name}", "", "| parameter | meaning |", "| --- | --- |"]
-        for parameter in command.opened().params:
+        lines.append(f"| `vita {name}` | {command.short_help} |")
+    for name, listed in built_in.items():
+        command = listed.opened()
+        lines += ["", f"### vita {name}", "", inspect.cleandoc(command.help), ""]
+        lines += ["| parameter | meaning |", "| --- | --- |"]
+        for parameter in command.params:
             flags = (
                 ", ".join(parameter.opts)
                 if parameter.param_type_name == "option"

@@ -17,21 +17,21 @@ __all__ = ["COMMANDS_GROUP", "CommandGroup"]
 
 COMMANDS_GROUP = "vita.commands"
 BUILTIN = {
-    "towers": "towers:towers",
-    "plugins": "plugins:plugins",
-    "plan": "plan:plan",
-    "encode": "encode:encode",
-    "run": "run:run",
-    "demo": "demo:demo",
-    "migrate": "migrate:migrate",
-    "export": "export:export",
-    "train": "train:train",
-    "eval": "evaluate:evaluate",
-    "check": "check:check",
-    "new-tower": "new_tower:new_tower",
-    "assets": "assets:assets",
+    "towers": ("towers:towers", "List the vision towers and the packages they come from."),
+    "plugins": ("plugins:plugins", "List the plugins, with the error of each that failed."),
+    "plan": ("plan:plan", "Show shapes, tokens, parameters and cost. Reads no weights."),
+    "encode": ("encode:encode", "Write the tower's features of pictures to a file."),
+    "run": ("run:run", "Answer a question about pictures or a video."),
+    "demo": ("demo:demo", "Answer a question with the flags of VITA's demo script."),
+    "migrate": ("migrate:migrate", "Write a YAML config for a VITA or LLaVA checkpoint."),
+    "export": ("export:export", "Write a model in the layout of its VITA checkpoint."),
+    "train": ("train:train", "Train the projector on pictures with captions."),
+    "eval": ("evaluate:evaluate", "Count how many pictures the model names correctly."),
+    "check": ("check:check", "Run the conformance tests on a tower."),
+    "new-tower": ("new_tower:new_tower", "Write a plugin package with a small working tower."),
+    "assets": ("assets:assets", "Download and convert the weights of the quickstart."),
 }
-"""Name -> ``"module:function"`` in this package."""
+"""Name -> ``"module:function"`` in this package, and the line in ``vita --help``, which imports none of the modules."""
 
 
 class CommandGroup(TyperGroup):
@@ -51,12 +51,10 @@ class CommandGroup(TyperGroup):
 
 
 class _Unopened(TyperCommand):
-    """A command of which ``vita --help`` needs a line alone: typer would read the signature of each, typed or not."""
+    """A command's name and summary, which ``vita --help`` shows. `opened` imports the command."""
 
-    def __init__(
-        self, name: str, opened: Callable[[], Any], *, text: str | None = None, line: str | None = None
-    ) -> None:
-        super().__init__(name, help=text, short_help=line)
+    def __init__(self, name: str, opened: Callable[[], Any], summary: str) -> None:
+        super().__init__(name, short_help=summary)
         self.opened = opened
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -65,21 +63,21 @@ class _Unopened(TyperCommand):
 
 
 def _builtin(name: str) -> _Unopened:
-    module, _, attribute = BUILTIN[name].partition(":")
-    function = getattr(importlib.import_module(f"vita_core.cli.{module}"), attribute)
+    place, summary = BUILTIN[name]
 
     def opened() -> Any:
+        module, _, attribute = place.partition(":")
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
-        app.command(name)(function)
+        app.command(name)(getattr(importlib.import_module(f"vita_core.cli.{module}"), attribute))
         return typer.main.get_command(app)
 
-    return _Unopened(name, opened, text=function.__doc__)
+    return _Unopened(name, opened, summary)
 
 
 def _plugins(name: str, points: list[EntryPoint]) -> _Unopened:
     """A plugin's command, imported when it is typed."""
     owners = " and ".join(str(point.owner) for point in points)
-    return _Unopened(name, functools.partial(_opened, name, points), line=f"From {owners}.")
+    return _Unopened(name, functools.partial(_opened, name, points), f"From {owners}.")
 
 
 def _opened(name: str, points: list[EntryPoint]) -> Any:
