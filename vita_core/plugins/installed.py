@@ -137,7 +137,7 @@ def _named(metadata: str) -> tuple[str, str]:
         key, _, value = line.partition(":")
         headers.setdefault(key.lower(), value.strip())
     if not headers.get("name"):
-        raise ValueError("it names no distribution")
+        raise ValueError("its metadata has no name")
     return headers["name"], headers.get("version") or "?"
 
 
