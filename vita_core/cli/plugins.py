@@ -6,7 +6,7 @@ from vita_core.cli.common import JsonOption, print_json, print_table
 
 
 def plugins(json: JsonOption = False) -> None:
-    """What was loaded, what failed or clashes and why (with how to mend it), what is blocked."""
+    """List all plugins: what they register, and why one failed, is blocked, or has a name that another uses too."""
     from vita_core.plugins.registry import registry
 
     found = registry()

@@ -6,7 +6,7 @@ from vita_core.cli.common import JsonOption, print_json, print_table
 
 
 def towers(json: JsonOption = False) -> None:
-    """All registered towers, with the distribution that brought each."""
+    """List all registered towers: name, summary, model types, and the distribution that each one comes from."""
     from vita_core.plugins.registry import registry
     from vita_core.plugins.specs import TowerSpec
 
