@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import vita
 from distributions import REPOSITORY
 
 import vita_core
@@ -41,3 +45,16 @@ def test_every_public_name_is_there_and_described(name: str) -> None:
     value = getattr(vita_core, name)
     assert name in dir(vita_core)
     assert name == "hookimpl" or value.__doc__
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        version = tomllib.load(file)["project"]["version"]
+    assert vita_core.__version__ == version
+    assert "__version__" in dir(vita_core)
+    assert vita("--version").stdout == f"vita-core {version}\n"
+
+
+def test_the_version_is_read_on_first_use() -> None:
+    code = "import sys, vita_core; assert 'importlib.metadata' not in sys.modules; vita_core.__version__"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

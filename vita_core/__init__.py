@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from vita_core.config.schema import load_config as load_config
     from vita_core.errors import VitaError as VitaError
     from vita_core.language.llm import LanguageModel as LanguageModel
@@ -48,10 +49,14 @@ __all__ = [*_HOME]  # noqa: PLE0604  # one table, not two
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # imported here because it is slow to import
+
+        return version("vita-core")
     if name not in _HOME:
         raise AttributeError(f"module 'vita_core' has no attribute {name!r}")
     return getattr(importlib.import_module(f"vita_core.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOME)
+    return sorted([*_HOME, "__version__"])

@@ -29,9 +29,9 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from vita_core import __version__
 
-        typer.echo(f"vita-core {version('vita-core')}")
+        typer.echo(f"vita-core {__version__}")
         raise typer.Exit
 
 
