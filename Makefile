@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up: Python 3.11+, make and a package index are enough.
+# `make demo` and `make test` install everything they need: Python 3.11+, make and a package index are enough.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,10 +7,10 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 
 .PHONY: demo test lint docs site bench clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt .ci/install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vita-core needs Python 3.11 or newer; run: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	.ci/install $(VENV) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed

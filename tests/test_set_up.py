@@ -1,0 +1,69 @@
+"""`.ci/install`, which `make` calls: uv with the user's settings of pip, or pip where uv cannot be used."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+INSTEAD = "Installing with pip instead of uv"
+PIP = """#!/bin/sh
+case "$1 $2" in
+  "config get") case "$3" in global.constraint) echo caps.txt;; global.index-url) echo https://mirror/simple;; esac;;
+  *) echo "pip $*" >> "$LOG"; case "$*" in *" uv") exit {rc};; esac;;
+esac
+"""
+UV = """#!/bin/sh
+echo "uv $* from $UV_DEFAULT_INDEX" >> "$LOG"
+exit {rc}
+"""
+
+
+def install(folder: Path, *, pip: int = 0, uv: int = 0, **environment: str) -> tuple[list[str], str]:
+    """Run the script with stand-ins that exit with these codes; return their calls and what was printed."""
+    folder.joinpath("bin").mkdir()
+    for name, text in (("pip", PIP.format(rc=pip)), ("uv", UV.format(rc=uv))):
+        program = folder / "bin" / name
+        program.write_text(text)
+        program.chmod(0o755)
+    log = folder / "log"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "UV_"))}
+    done = subprocess.run(
+        [REPOSITORY / ".ci" / "install", folder, "--editable", "."],
+        env={**kept, "LOG": str(log), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return log.read_text().splitlines(), done.stdout
+
+
+def test_uv_installs_with_the_constraints_and_the_index_of_pip(tmp_path: Path) -> None:
+    calls, told = install(tmp_path)
+    python = tmp_path / "bin" / "python"
+    assert calls == [
+        "pip install --quiet --constraint constraints.txt uv",
+        f"uv pip install --quiet --compile-bytecode --python {python} --editable . --constraint caps.txt from "
+        "https://mirror/simple",
+    ]
+    assert told == ""
+
+
+def test_variables_go_before_the_files(tmp_path: Path) -> None:
+    settings = {"PIP_CONSTRAINT": "a.txt b.txt", "UV_CONSTRAINT": "c.txt", "UV_DEFAULT_INDEX": "https://mine/simple"}
+    calls, _ = install(tmp_path, **settings)
+    assert calls[1].endswith(
+        "--editable . --constraint c.txt --constraint a.txt --constraint b.txt from https://mine/simple"
+    )
+
+
+@pytest.mark.parametrize("failing", ["pip", "uv"])
+def test_pip_where_uv_cannot_be_installed_or_fails(failing: str, tmp_path: Path) -> None:
+    calls, told = install(tmp_path, pip=int(failing == "pip"), uv=int(failing == "uv"))
+    assert calls[-1] == "pip install --quiet --editable . --constraint caps.txt"
+    assert len(calls) == (2 if failing == "pip" else 3)
+    assert INSTEAD in told
+    assert len(told.splitlines()) == 1
