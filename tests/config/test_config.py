@@ -233,3 +233,19 @@ def test_plan_says_which_rule_chose_the_tower(tiny_config: Path) -> None:
 def test_a_misspelled_tower_is_told_with_the_nearest(tiny_config: Path) -> None:
     with pytest.raises(VitaError, match=r"unknown tower: 'clp'. Did you mean 'clip'\? Try: one of clip, eva_clip"):
         make_plan(load_config(tiny_config, ["tower.type=clp"]))
+
+
+@pytest.mark.parametrize("section", ["tower", "llm"])
+def test_a_models_own_config_cannot_allow_its_code(section: str, tmp_path: Path) -> None:
+    """Whoever made a downloaded model wrote its config.yaml; only the user may allow its code to run."""
+    sections = {"tower": {"weights": "./tower"}, "llm": {"weights": "./llm"}}
+    sections[section]["trust_remote_code"] = True
+    (tmp_path / "config.yaml").write_text(json.dumps(sections))
+    with pytest.raises(
+        VitaError, match=rf"config\.yaml:1:\d+: {section}\.trust_remote_code: .*cannot allow the model's code"
+    ):
+        load_config(tmp_path)
+    with pytest.raises(VitaError, match="cannot allow the model's code"):
+        load_config(tmp_path, [f"{section}.dtype=float32"])
+    assert getattr(load_config(tmp_path, [f"{section}.trust_remote_code=true"]), section).trust_remote_code
+    assert getattr(load_config(tmp_path / "config.yaml"), section).trust_remote_code  # a file that the user names

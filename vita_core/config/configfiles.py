@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,22 @@ def config_file(name: str | os.PathLike[str]) -> Path:
 
 def read_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Document:
     """Read the config at `path` (see `config_file`), merge it over what it extends, and apply the overrides."""
-    return overridden(_read(config_file(path), ()), overrides)
+    document = _read(config_file(path), ())
+    result = overridden(document, overrides)
+    if Path(path).expanduser().is_dir():
+        _refuse_code(result, document.marks)
+    return result
+
+
+def _refuse_code(document: Document, own: Mapping[Key, Mark]) -> None:
+    """Raise ConfigError where a model's `own` config allows code to run: whoever made the model wrote it, not the user."""
+    for section in ("tower", "llm"):
+        values, key = document.data.get(section), (section, "trust_remote_code")
+        if isinstance(values, dict) and values.get("trust_remote_code") and document.marks[key] == own.get(key):
+            raise ConfigError(
+                f"{own[key]}: {section}.trust_remote_code: the config inside a model's directory cannot allow the model's "
+                f"code. Try: read that code, then `--set {section}.trust_remote_code=true`"
+            )
 
 
 def overridden(document: Document, overrides: Sequence[str]) -> Document:
