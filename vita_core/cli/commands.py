@@ -1,4 +1,7 @@
-"""The commands by name, each imported when it is typed: the built-in ones, and plugins' (entry-point group ``vita.commands``)."""
+"""The table of commands: the built-in ones, and those of plugins (entry-point group ``vita.commands``).
+
+A command's module is imported when the command is run, not before.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +38,15 @@ BUILTIN = {
 
 
 class CommandGroup(TyperGroup):
-    """The built-in commands, then those of plugins. A built-in name is never given away."""
+    """The built-in commands, then those of plugins. A plugin cannot replace a built-in command."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Every command's name; reads metadata only."""
+        """Return the names of all commands. Imports no command and no plugin."""
         names = {point.name for point in installed(COMMANDS_GROUP)[0]}
         return [*BUILTIN, *sorted(names - {*BUILTIN})]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A built-in command, or a stand-in for a plugin's."""
+        """Return the command called `cmd_name`, not imported yet, or None if there is none."""
         if cmd_name in BUILTIN:
             return _builtin(cmd_name)
         points = [point for point in installed(COMMANDS_GROUP)[0] if point.name == cmd_name]
@@ -58,7 +61,7 @@ class _Unopened(TyperCommand):
         self.opened = opened
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """The real command's context, so that its own options are parsed. Raises PluginError."""
+        """Import the command and parse its own options. Raises PluginError."""
         return self.opened().make_context(info_name, args, parent=parent, **extra)
 
 
@@ -75,32 +78,40 @@ def _builtin(name: str) -> _Unopened:
 
 
 def _plugins(name: str, points: list[EntryPoint]) -> _Unopened:
-    """A plugin's command, imported when it is typed."""
+    """Return a plugin's command, not imported yet."""
     owners = " and ".join(str(point.owner) for point in points)
     return _Unopened(name, functools.partial(_opened, name, points), f"From {owners}.")
 
 
 def _opened(name: str, points: list[EntryPoint]) -> Any:
-    """The one command called `name` among those not blocked, imported. Raises PluginError naming its plugin."""
+    """Import the plugins' command called `name`. Raises PluginError if it is blocked, not unique, or fails to load."""
     from vita_core.plugins.discovery import describe, remedy
     from vita_core.plugins.registry import selection
 
     chosen = selection()
     allowed = [point for point in points if not chosen.blocked(point.owner)]
-    if len(allowed) != 1:
-        owners = [point.owner for point in allowed or points]
-        who = " and ".join(f"plugin {owner.plugin} of {owner}" for owner in owners)
-        if not allowed:
-            raise PluginError(f"command {name!r} of {who} is {chosen.blocked(owners[0])}")
-        raise PluginError(f"command {name!r} is brought by {who}; block one with --no-plugin {owners[0].selector}")
-    point, owner = allowed[0], allowed[0].owner
+    owners = [point.owner for point in allowed or points]
+    who = " and ".join(f"plugin {owner.plugin} of {owner}" for owner in owners)
+    if not allowed:
+        raise PluginError(
+            f"command {name!r} is blocked: {who} is {chosen.blocked(owners[0])}. Try: change that variable or option"
+        )
+    if len(allowed) > 1:
+        raise PluginError(
+            f"command {name!r} comes from more than one plugin: {who}. Try: block one with `--no-plugin {owners[0].selector}`"
+        )
+    (point,), (owner,) = allowed, owners
     try:
         app = point.load()
         if not isinstance(app, typer.Typer):
-            raise PluginError(f"{point.value} is a {type(app).__name__}; a command is a typer.Typer app")
+            raise PluginError(
+                f"{point.value} is a {type(app).__name__}, but a command is a typer.Typer app. "
+                "Try: correct the entry point in the plugin"
+            )
         return typer.main.get_command(app)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # as in plugins.load_plugin: sys.exit() at import is no Exception
-        told = f"{describe(error)}; {remedy(error, owner, point.value)}"
-        raise PluginError(f"command {name!r}, plugin {owner.plugin} of {owner}: {told}") from error
+    except BaseException as error:  # sys.exit() and the like at import are not Exceptions
+        raise PluginError(
+            f"command {name!r}, {who}: {describe(error)}. Try: {remedy(error, owner, point.value)}"
+        ) from error
