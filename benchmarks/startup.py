@@ -1,4 +1,4 @@
-"""Start-up of the light commands beside importing the four libraries they stand on, and what each plugin adds to it."""
+"""Start-up of the light commands, compared with importing the four libraries they use; and the time that a plugin adds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMANDS = {
     "vita plan": ["plan", "clip-vicuna-7b"],
 }
 HELD = ("vita --help", "vita towers", "vita plugins")  # plan also imports pydantic, which validates the config
-GOAL, PLUGINS, MILLISECONDS = 1.5, 60, 2.0
+GOAL, PLUGINS, MILLISECONDS = 1.45, 60, 2.0
 HEAVY = ("torch", "transformers", "timm", "torchvision")
 PLUGIN = '''"""A tower, as a third party publishes one."""
 from vita_core import Shape, TowerSpec, hookimpl
@@ -57,13 +57,14 @@ def install(folder: Path, count: int) -> None:
 
 
 def python(*arguments: str, plugins: Path | None = None) -> str:
-    environment = {**os.environ, **({"PYTHONPATH": str(plugins)} if plugins else {})}
+    """Run Python, which may write bytecode: both sides are compiled, as pip leaves them."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", **({"PYTHONPATH": str(plugins)} if plugins else {})}
     done = subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True, env=environment)
     return done.stdout
 
 
 def check(folder: Path) -> None:
-    """Both sides do the work: the plugins are all there, and no command imports what is heavy."""
+    """Check that all plugins are found, and that no command imports a heavy library."""
     python("-c", f"import compileall; compileall.compile_dir({str(folder)!r}, quiet=1)")  # as pip does
     assert python("-m", "vita_core", "towers", plugins=folder).count("vita-bench-") == PLUGINS
     assert "vita-bench-" not in python("-m", "vita_core", "towers")
