@@ -143,7 +143,7 @@ def test_plan_refuses_what_run_refuses(tiny_config: Path) -> None:
         make_plan(load_config(tiny_config, ["projector.options.hiden_size=8"]))
     with pytest.raises(ConfigError, match=r"projector.options: hidden_size: wrong value: 'wide'"):
         make_plan(load_config(tiny_config, ["projector.options.hidden_size=wide"]))
-    with pytest.raises(ConfigError, match=r"projector 'identity' takes no options, not \['x'\]"):
+    with pytest.raises(ConfigError, match=r"projector 'identity' takes no options: x"):
         make_plan(load_config(tiny_config, ["projector.type=identity", "projector.options.x=1"]))
 
 
@@ -184,7 +184,7 @@ def test_plan_tells_a_language_model_it_cannot_size(tiny_config: Path, tmp_path:
     settings = load_config(tiny_config, [f"llm.weights={tmp_path}"])
     assert make_plan(settings).stages[3].shape[-1] == 24
     (tmp_path / "config.json").write_text(json.dumps(config | wrong))
-    with pytest.raises(VitaError, match=r"llm.weights: .*a config.json that `vita plan` cannot read"):
+    with pytest.raises(VitaError, match=r"llm.weights: .*a config.json that the plan cannot read"):
         make_plan(settings)
 
 

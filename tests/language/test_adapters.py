@@ -171,7 +171,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         "does not fit this language model: .*query",
     ),
     "another method": (lambda d: _settings(d, peft_type="IA3"), "peft_type 'IA3' is not supported, only 'LORA'"),
-    "no projector": (lambda d: (d / NON_LORA).unlink(), "holds no projector.*no non_lora_trainables.bin in it"),
+    "no projector": (lambda d: (d / NON_LORA).unlink(), "contains no projector.*there is no non_lora_trainables.bin"),
     "half a projector": (lambda d: _state(d, _without(".2."), NON_LORA), r"2 missing \(2\.weight, 2\.bias\)"),
     "unknown key": (
         lambda d: _state(d, lambda s: {**s, "base_model.model.model.resampler.w": torch.ones(1)}, NON_LORA),
@@ -204,10 +204,10 @@ def test_the_base_must_be_named_and_a_model(lora: tuple[Path, Path, Any], golden
     _settings(place, base_model_name_or_path="lmsys/vicuna-7b-v1.5")
     done = vita("run", place, "--image", golden / "pictures" / "wide.png", "--question", "what ?")
     assert done.returncode == 2
-    assert "holds a LoRA adapter, which needs the model" in done.stderr
+    assert "contains a LoRA adapter, which needs the model" in done.stderr
     assert "--model-base DIR" in done.stderr
     assert "'lmsys/vicuna-7b-v1.5'" in done.stderr
-    with pytest.raises(CheckpointError, match="is a LoRA adapter itself"):
+    with pytest.raises(CheckpointError, match="--model-base: a LoRA adapter itself"):
         build_model(checkpoint=place, model_base=str(place))
     with pytest.raises(CheckpointError, match="is not a directory"):
         build_model(checkpoint=place, model_base=str(base / "none"))
@@ -227,7 +227,7 @@ def test_without_peft_the_error_says_what_to_install(
 
 def test_migrate_says_to_merge_first(lora: tuple[Path, Path, Any]) -> None:
     with pytest.raises(
-        CheckpointError, match=r"merge it first: build_model\(checkpoint=\.\.\., model_base=\.\.\.\)\.save"
+        CheckpointError, match=r"merge and save it with build_model\(checkpoint=\.\.\., model_base=\.\.\.\)\.save"
     ):
         migrate(lora[0])
 
@@ -238,7 +238,7 @@ def test_a_merged_adapter_is_exported_with_its_bases_keys(vita15: Path, tmp_path
     adapted = adapt(plain.llm.model, place)
     shutil.copy(vita15 / "config.json", place)
     model = build_model(checkpoint=place, model_base=str(vita15), overrides=["device=cpu"])
-    with pytest.raises(CheckpointError, match="is no whole checkpoint: it was opened on"):
+    with pytest.raises(CheckpointError, match="is not a whole checkpoint: it was opened on"):
         model.export(tmp_path / "out")
     told = model.export(tmp_path / "out", source=vita15)
     assert told.changed == 3 * len(EVERY)

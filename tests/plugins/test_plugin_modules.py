@@ -109,11 +109,15 @@ def test_what_a_plugin_prints_does_not_stand_in_our_output(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("my_key", "processor, defaults={'selct_layer': -2}", "the defaults of its tower 'mine': .*selct_layer"),
+        (
+            "my_key",
+            "processor, defaults={'selct_layer': -2}",
+            "the defaults of its tower 'mine' are not valid: .*selct_layer",
+        ),
         (
             "my_value",
             "processor, defaults={'select_layer': 'last'}",
-            "the defaults of its tower 'mine': .*wrong value: 'last'",
+            "the defaults of its tower 'mine' are not valid: .*wrong value: 'last'",
         ),
         ("my_good_one", "processor, defaults={'pool': 2, 'select_layer': -2}", ""),
     ],

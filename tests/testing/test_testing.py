@@ -128,7 +128,7 @@ def test_a_tower_that_cannot_be_built_fails_once(clean_registry: None) -> None:
 
 def test_without_an_example_it_says_what_to_give(clean_registry: None) -> None:
     register(broken_towers.spec("NoGrad", example=None))
-    with pytest.raises(PluginError, match=r"Set TowerSpec\(example="), open_subject("NoGrad"):
+    with pytest.raises(PluginError, match=r"set TowerSpec\(example="), open_subject("NoGrad"):
         pass
 
 
@@ -180,7 +180,7 @@ def test_vita_check_of_a_broken_tower_exits_with_1(broken_plugin: dict[str, str]
     ("arguments", "message"),
     [
         (["clpi"], "Did you mean 'clip'"),
-        (["nowhere.yaml"], "neither a file nor a directory"),
+        (["nowhere.yaml"], "no such config: 'nowhere.yaml'"),
         (["clip", "--set", "tower.slect_layer=1"], "Did you mean 'select_layer'"),
     ],
 )

@@ -172,7 +172,7 @@ def test_sizes_of_no_whole_patches_are_refused_with_those_allowed(tower_examples
 
 def test_a_grid_that_does_not_divide_is_told(tower_examples: Examples) -> None:
     tower = build_tower(tower_examples["internvit"])  # shuffles by 2
-    with pytest.raises(VitaError, match=r"0\.5 needs a grid divisible by 2, not 5 x 4"):
+    with pytest.raises(VitaError, match=r"0\.5 needs a grid that is divisible by 2, not 5 x 4"):
         tower(torch.rand(1, 3, 70, 56))
 
 

@@ -119,8 +119,8 @@ def test_eager_attention_is_the_one_that_runs(
 @pytest.mark.parametrize(
     ("name", "attention", "message"),
     [
-        ("torchvision", "eager", r"tower 'torchvision' cannot be built with 'eager'; leave it out"),
-        ("timm", "flex_attention", r"tower 'timm' cannot be built with 'flex_attention'; use auto, sdpa, eager"),
+        ("torchvision", "eager", r"tower 'torchvision' does not support 'eager'. Try: `tower.attention: auto`"),
+        ("timm", "flex_attention", r"tower 'timm' does not support 'flex_attention'. Try: one of auto, sdpa, eager"),
         ("clip", "flash_attention_2", r"flash_attention_2 needs a CUDA device .*Try: `tower.attention: auto`"),
     ],
 )

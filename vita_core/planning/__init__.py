@@ -1,4 +1,5 @@
-"""Everything known about a model before a weight is read.
+"""Resolve a model without reading a weight, and plan its sizes and costs.
 
-In: a config or a checkpoint directory. Out: each stage's spec, source and sizes, and from them the plan.
+In: a config or the directory of a checkpoint. Out: a `Resolved` with the spec, source and sizes of each stage, and the
+`Plan` of shapes, parameters, memory and FLOPs.
 """

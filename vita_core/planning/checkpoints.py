@@ -1,4 +1,4 @@
-"""A checkpoint of another project: which layout it has, which files, and whose each tensor is. No weight is read."""
+"""Open a checkpoint of another project: find its layout, its files, and the stage of each tensor. No weight is read."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was recognised.
+    """A checkpoint of a known layout.
 
-    `files` are the weight files at `source`; of an adapter, those of the `base` that it is merged into. `counts` is how
-    many tensors each stage has in them, `notes` say what was taken from where and what is skipped.
+    `files` are the weight files at `source`; for a LoRA adapter, those of the `base` that it is merged into. `counts` is
+    the number of tensors of each stage in them. `notes` tell the user where each part comes from and what is skipped.
     """
 
     source: Source
@@ -52,11 +52,11 @@ class Checkpoint:
         return self.source.config
 
     def part(self, stage: Stage) -> Part:
-        """Where the tensors of a stage are."""
+        """Return the files and keys that hold the tensors of a stage."""
         return Part(self.files, stage, self.layout, _trained(self.adapter))
 
     def language(self) -> LanguagePart:
-        """The decoder: its config, and its tensors here or in the base model."""
+        """Return the decoder: its config, and its tensors in this checkpoint or in the base model."""
         own, base = self.source, self.base
         part = self.part("llm")
         if base is not None and self.adapter is None:  # the base is a plain language model
@@ -64,33 +64,34 @@ class Checkpoint:
         return LanguagePart(self.layout.decoder(own.config), Path((base or own).weights), part, self.adapter)
 
     def find_tower(self, given: str | None) -> FoundTower:
-        """Where the tower's config and preprocessing are, and how they were found. Raises CheckpointError."""
+        """Find the config and the preprocessor config of the tower. Raises CheckpointError if there are none."""
         inside = self.counts["tower"] > 0
         found = find_tower(self.layout, self.source, given, whole=inside)
         if not inside and found.source.path is None and found.source.hub_id is None:
             raise CheckpointError(
-                f"{self.source.weights} holds no tensor of its tower. Try: `--tower-weights DIR` with the base tower"
+                f"{self.source.weights} contains no tensor of its tower. Try: `--tower-weights DIR` with the tower that it "
+                "was trained with"
             )
         return found
 
 
 def is_checkpoint(place: str | Path) -> bool:
-    """Whether `place` is a directory that holds a model's ``config.json`` and no config of ours."""
+    """Return whether `place` is a directory with a ``config.json`` and no ``config.yaml``."""
     path = Path(place).expanduser()
     return (path / "config.json").is_file() and not (path / "config.yaml").is_file()
 
 
 def is_known(place: str) -> bool:
-    """Whether `place` is the directory of a checkpoint that one of the layouts recognises."""
+    """Return whether `place` is the directory of a checkpoint of a known layout."""
     return is_checkpoint(place) and any(layout.recognises(read_config(place)) for layout in LAYOUTS)
 
 
 def open_checkpoint(directory: str | Path, model_base: str | None = None) -> Checkpoint:
-    """Recognise the checkpoint in `directory` and sort its tensors, by their keys alone.
+    """Recognise the layout of the checkpoint in `directory`, and assign its tensors to stages by their keys.
 
-    `model_base`: the directory of the language model, where the checkpoint holds only what was trained on top of it; of a
-    LoRA adapter, what it was trained on (a language model, or a whole checkpoint of the same layout).
-    Raises CheckpointError for what is missing, damaged or of an unknown layout.
+    `model_base` is the directory of the language model, for a checkpoint that contains only what was trained on top of
+    it. For a LoRA adapter, it is the model that the adapter was trained on: a language model, or a whole checkpoint of the
+    same layout. Raises CheckpointError if a part is missing or damaged, or if the layout is unknown.
     """
     own = _directory(directory)
     layout = recognise(own.config, own.weights)
@@ -106,37 +107,37 @@ def open_checkpoint(directory: str | Path, model_base: str | None = None) -> Che
 
 
 def check_stages(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError unless the checkpoint and its base together hold a projector and one language model."""
+    """Raise CheckpointError unless the checkpoint and its base together contain a projector and one language model."""
     counts, where, base, adapter = checkpoint.counts, checkpoint.source.weights, checkpoint.base, checkpoint.adapter
     if not counts["projector"]:
-        beside = "" if adapter is None or _trained(adapter) else f", and there is no {NON_LORA} in it either"
+        beside = "" if adapter is None or _trained(adapter) else f", and there is no {NON_LORA}"
         raise CheckpointError(
-            f"{where} holds no projector: 0 of its {counts.total()} tensors are one's{beside}. Try: the directory that "
-            "the training wrote"
+            f"{where} contains no projector: 0 of its {counts.total()} tensors belong to one{beside}. Try: the directory "
+            "that the training wrote"
         )
     if not counts["llm"] and base is None:
         raise CheckpointError(
-            f"{where} holds no language model. Try: `--model-base DIR` with the one it was trained on"
+            f"{where} contains no language model. Try: `--model-base DIR` with the language model that it was trained on"
         )
     if counts["llm"] and base is not None and adapter is None:
         raise CheckpointError(
-            f"{where} holds a language model of its own: {counts['llm']} tensors. Try: leave --model-base out"
+            f"--model-base: {where} already contains a language model: {counts['llm']} tensors. Try: leave --model-base out"
         )
 
 
 def check_width(checkpoint: Checkpoint, tower: ResolvedTower) -> None:
-    """Raise CheckpointError where the tower's width is not the one that the checkpoint's config states."""
+    """Raise CheckpointError if the width of the tower differs from the width in the checkpoint's config."""
     own, width = checkpoint.source, tower.geometry.hidden_size
     stated = own.config.get("mm_hidden_size")
     if stated is not None and stated != width:
         raise CheckpointError(
-            f"{own.weights}: its projector takes {stated} channels (mm_hidden_size), but the tower {tower.spec.name!r} gives "
+            f"{own.weights}: the projector takes {stated} channels (mm_hidden_size), but the tower {tower.spec.name!r} gives "
             f"{width}. Try: `--tower-weights DIR` with the tower that it was trained with"
         )
 
 
 def checkpoint_config(layout: Layout, own: Source, tower: FoundTower, overrides: Sequence[str]) -> Config:
-    """The config of a checkpoint in our sections. Raises VitaError for one that no section can say."""
+    """Return the config of a checkpoint as a `Config`. Raises VitaError for settings that a `Config` cannot express."""
     family = resolve_tower({"weights": tower.source.weights}, source=tower.source)
     data = layout.sections(own.config, family.shape.image_size[0])
     data["tower"]["weights"] = tower.source.weights
@@ -145,7 +146,7 @@ def checkpoint_config(layout: Layout, own: Source, tower: FoundTower, overrides:
 
 
 def _keys(files: Sequence[Path], trained: Path | None) -> Iterable[str]:
-    """Every key of the files, and of what was trained beside an adapter, once each."""
+    """Return every key of the files, and of the tensors that were trained beside an adapter, without duplicates."""
     keys = dict.fromkeys(tensor_keys(files))
     return keys if trained is None else keys | dict.fromkeys(map(unwrapped, tensor_keys([trained])))
 
@@ -160,11 +161,11 @@ def _directory(directory: str | Path) -> Source:
 
 
 def _files(own: Source, layout: Layout) -> list[Path]:
-    """The weight files, and the projector's own where that is needed; it may be all there is (the rest is a `model_base`)."""
+    """Return the weight files, with the projector's own file if the others contain no projector, or if it is the only one."""
     assert own.path is not None
     if is_adapter(own.path):
         raise CheckpointError(
-            f"--model-base {own.path} is a LoRA adapter itself. Try: the model that the adapter was trained on"
+            f"--model-base: a LoRA adapter itself: {own.path}. Try: the directory of the model that the adapter was trained on"
         )
     beside = [own.path / layout.projector_file] if layout.projector_file else []
     beside = [file for file in beside if file.is_file()]
@@ -177,15 +178,15 @@ def _files(own: Source, layout: Layout) -> list[Path]:
 
 
 def _adapter(own: Source, base: Source | None) -> Path | None:
-    """The directory of the LoRA adapter that `own` is, or None. Raises CheckpointError where it has no `base`."""
+    """Return the directory of the LoRA adapter, or None if `own` is not one. Raises CheckpointError without a `base`."""
     assert own.path is not None
     if not is_adapter(own.path):
         return None
     if base is None:
         stated = read_json(own.path / "adapter_config.json").get("base_model_name_or_path")
-        trained = f" (its adapter_config.json says {stated!r})" if stated else ""
+        named = f"; its adapter_config.json names {stated!r}" if stated else ""
         raise CheckpointError(
-            f"{own.weights} holds a LoRA adapter, which needs the model that it was trained on{trained}. Try: "
-            "`--model-base DIR` (in Python `model_base=DIR`)"
+            f"{own.weights} contains a LoRA adapter, which needs the model that it was trained on{named}. Try: "
+            "`--model-base DIR` (model_base=DIR in Python)"
         )
     return own.path

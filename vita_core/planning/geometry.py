@@ -1,4 +1,4 @@
-"""Integers of a tower: which layers, how many tokens, how wide. No torch; `tower.py` and `planning.py` both read it."""
+"""Compute the sizes of a tower from its config: layers, grid, tokens and width. Planning and towers share this module."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a configured tower makes of one picture of its configured size.
+    """The sizes of a tower for one picture of its configured size.
 
     layers: the selected layers, counted as Hugging Face's ``hidden_states`` (0 = embeddings), never negative.
-    blocks: how many blocks are built. patch_grid: the encoder's own grid; grid, num_tokens, hidden_size: of the output.
-    input_size: (height, width) in pixels that the tower takes; crops: pictures the encoder sees for one (S2).
+    blocks: the number of blocks that are built.
+    patch_grid: the grid (rows, cols) of the encoder.
+    grid, num_tokens, hidden_size: the grid, number of tokens and width of the output.
+    input_size: (height, width) in pixels of the tower's input.
+    crops: how many pictures the encoder sees for one picture (more than 1 with S2).
     """
 
     layers: tuple[int, ...]
@@ -35,29 +38,34 @@ class Geometry:
 
 
 def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
-    """Check a config (its defaults filled in) against an encoder's shape and work the sizes out.
+    """Check a config, with its defaults, against the shape of an encoder, and compute the sizes.
 
-    Raises ConfigError for a layer out of range, layers of different grids, a norm the encoder lacks, prefix tokens it
-    lacks, a spatial step together with a kept CLS token, and a grid that does not divide.
+    Raises ConfigError for a layer out of range, layers with different grids, a final norm or CLS token that the encoder
+    does not have, a spatial step together with a kept CLS token, and a grid that is not divisible.
     """
     layers = _layers(config, shape)
     grids = {shape.stages[layer].grid for layer in layers}
     if len(grids) > 1:
         raise ConfigError(
-            f"tower.select_layer: layers {list(layers)} have different grids ({grids}); pick layers of one"
+            f"tower.select_layer: layers {list(layers)} have different grids: {sorted(grids)}. Try: layers with equal grids, "
+            f"or one layer, such as `tower.select_layer: {layers[-1]}`"
         )
     if config.norm and shape.norm_parameters is None:
-        raise ConfigError("tower.norm: this encoder has no final norm to apply; leave `norm` out")
+        raise ConfigError("tower.norm: this encoder has no final norm. Try: `tower.norm: false`")
     grid = patch_grid = grids.pop()
     channels = sum(shape.stages[layer].channels for layer in layers)
     feature = config.select_feature or "patch"
     spatial = [key for key in ("s2", "pixel_shuffle", "pool") if getattr(config, key)]
     if feature != "patch" and shape.prefix_tokens == 0:
         raise ConfigError(
-            f"tower.select_feature: {feature!r} needs a CLS token, which this encoder has not; use 'patch'"
+            f"tower.select_feature: {feature!r} needs a CLS token, but this encoder has none. "
+            "Try: `tower.select_feature: patch`"
         )
     if feature != "patch" and spatial:
-        raise ConfigError(f"tower.{spatial[0]}: needs `select_feature: patch`; {feature!r} keeps a token with no place")
+        raise ConfigError(
+            f"tower.{spatial[0]}: it cannot be used with select_feature {feature!r}, because the CLS token has no place in "
+            "the grid. Try: `tower.select_feature: patch`"
+        )
     input_size, crops = shape.image_size, 1
     if config.s2:
         input_size, crops = _s2(config.s2.scales, shape)
@@ -69,19 +77,26 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
     except VitaError as error:
         raise ConfigError(f"tower.pixel_shuffle: {error}") from None
     if config.pool:
-        size = (config.pool, config.pool) if isinstance(config.pool, int) else (config.pool[0], config.pool[1])
-        if size[0] > grid[0] or size[1] > grid[1]:
-            raise ConfigError(f"tower.pool: {size[0]} x {size[1]} is larger than the grid of {grid[0]} x {grid[1]}")
-        grid = size
+        grid = _pooled(config.pool, grid)
     tokens = 1 if feature == "cls" else grid[0] * grid[1] + (feature == "cls_patch")
     blocks = max(layers) if config.layers == "needed" else shape.layers
     if isinstance(config.freeze, FreezeConfig) and config.freeze.from_layer > max(layers):
-        choices = f"1..{max(layers)} or " if max(layers) else ""
+        choices = f"1..{max(layers)}, or " if max(layers) else ""
         raise ConfigError(
-            f"tower.freeze.from_layer: {config.freeze.from_layer} is behind layer {max(layers)}, the last one selected, "
-            f"so nothing would be trained; give {choices}`freeze: false`"
+            f"tower.freeze.from_layer: {config.freeze.from_layer} is after the last selected layer, {max(layers)}, "
+            f"so nothing would be trained. Try: {choices}`tower.freeze: false`"
         )
     return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops)
+
+
+def _pooled(pool: int | Sequence[int], grid: Grid) -> Grid:
+    size = (pool, pool) if isinstance(pool, int) else (pool[0], pool[1])
+    if size[0] > grid[0] or size[1] > grid[1]:
+        raise ConfigError(
+            f"tower.pool: {size[0]} x {size[1]} is larger than the grid of {grid[0]} x {grid[1]}. "
+            f"Try: `tower.pool: [{min(size[0], grid[0])}, {min(size[1], grid[1])}]`"
+        )
+    return size
 
 
 def _layers(config: TowerConfig, shape: Shape) -> tuple[int, ...]:
@@ -92,7 +107,7 @@ def _layers(config: TowerConfig, shape: Shape) -> tuple[int, ...]:
         first = shape.first_layer
         if not -count - 1 <= layer <= count or layer % (count + 1) < first:
             raise ConfigError(
-                f"tower.select_layer: {layer} is out of range; this encoder has {count} layers, so "
+                f"tower.select_layer: {layer} is out of range: this encoder has {count} layers. Try: a layer in "
                 f"{first - count - 1}..-1 or {first}..{count} (0 = embeddings, -1 = last)"
             )
         resolved.append(layer % (count + 1))
@@ -102,11 +117,13 @@ def _layers(config: TowerConfig, shape: Shape) -> tuple[int, ...]:
 def _s2(scales: Sequence[int], shape: Shape) -> tuple[tuple[int, int], int]:
     if shape.image_size[0] != shape.image_size[1]:
         raise ConfigError(
-            f"tower.s2: needs an encoder of square pictures, not {shape.image_size[0]} x {shape.image_size[1]}"
+            f"tower.s2: this encoder takes pictures of {shape.image_size[0]} x {shape.image_size[1]} pixels, but S2 needs "
+            "square ones. Try: `tower.s2: null`"
         )
     if scales[0] != shape.image_size[0]:
         raise ConfigError(
-            f"tower.s2.scales: the first must be the encoder's own size {shape.image_size[0]}, not {scales[0]}"
+            f"tower.s2.scales: the first scale is not the encoder's own size: {scales[0]}. "
+            f"Try: {shape.image_size[0]} as the first scale"
         )
     try:
         sides = s2_sides(scales)
@@ -116,18 +133,21 @@ def _s2(scales: Sequence[int], shape: Shape) -> tuple[tuple[int, int], int]:
 
 
 def s2_sides(scales: Sequence[int]) -> list[int]:
-    """Crops per side at each scale. Raises VitaError where a scale is no multiple of the first."""
+    """Return the number of crops per side for each scale. Raises VitaError for a scale that the first does not divide."""
     wrong = [scale for scale in scales if scale % scales[0]]
     if wrong:
-        raise VitaError(f"every scale must be a multiple of the first ({scales[0]}); {wrong[0]} is not")
+        raise VitaError(f"not a multiple of the first scale: {wrong[0]}. Try: multiples of {scales[0]}")
     return [scale // scales[0] for scale in scales]
 
 
 def shuffled_grid(grid: Grid, scale_factor: float) -> Grid:
-    """Grid after a pixel shuffle. Raises VitaError where a side does not divide."""
+    """Return the grid after a pixel shuffle. Raises VitaError if a side of `grid` is not divisible."""
     step = round(1 / scale_factor)
     if not math.isclose(step * scale_factor, 1, rel_tol=1e-6):
-        raise VitaError(f"{scale_factor} is not 1/n for an integer n (0.5, 0.25, ...)")
+        raise VitaError(f"{scale_factor} is not 1/n for an integer n. Try: 0.5 or 0.25")
     if grid[0] % step or grid[1] % step:
-        raise VitaError(f"{scale_factor} needs a grid divisible by {step}, not {grid[0]} x {grid[1]}")
+        raise VitaError(
+            f"{scale_factor} needs a grid that is divisible by {step}, not {grid[0]} x {grid[1]}. Try: a scale factor 1/n "
+            "for an n that divides both sides"
+        )
     return grid[0] // step, grid[1] // step

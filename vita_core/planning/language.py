@@ -1,4 +1,4 @@
-"""From a language model's config to everything known of it before its weights are read."""
+"""Resolve a language model: its spec, its config and its sizes. No weight is read."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ __all__ = ["LanguagePart", "ResolvedLLM", "resolve_llm"]
 
 @dataclass(frozen=True)
 class LanguagePart:
-    """A decoder inside a larger checkpoint.
+    """A language model inside a larger checkpoint.
 
-    config: its config in transformers' keys, ``model_type`` among them. directory: where its tokenizer is. part: its
-    tensors. adapter: the directory of a LoRA adapter to merge into it.
+    config: its config with transformers' keys, including ``model_type``.
+    directory: the directory of its tokenizer.
+    part: its tensors.
+    adapter: the directory of a LoRA adapter to merge into it, or None.
     """
 
     config: Mapping[str, Any]
@@ -34,7 +36,7 @@ class LanguagePart:
 
 @dataclass(frozen=True)
 class ResolvedLLM:
-    """A language model's spec and owner, its config, and where its weights are: `source`, or `part` of a checkpoint."""
+    """A language model's spec, owner and config. Its weights are the files of `source`, or `part` of a checkpoint."""
 
     spec: LLMSpec
     owner: Owner
@@ -44,17 +46,17 @@ class ResolvedLLM:
 
     @property
     def checkpoint_config(self) -> Mapping[str, Any]:
-        """The decoder's own ``config.json``."""
+        """The language model's own ``config.json``."""
         return self.source.config if self.part is None else self.part.config
 
     @property
     def hidden_size(self) -> int | None:
-        """Width of its embeddings, or None where its config does not say it."""
+        """The width of its embeddings, or None if its config does not state it."""
         stated = self.checkpoint_config.get("hidden_size")
         return stated if isinstance(stated, int) else None
 
     def shape(self) -> LLMShape:
-        """Its sizes, from its own config or the published one. Raises CheckpointError for a config without them."""
+        """Return the sizes from its own or published config. Raises CheckpointError if the config does not state them."""
         stated, where = self.spec.geometry, f"llm.weights: {self.settings.weights}"
         geometry: Callable[[Mapping[str, Any]], LLMShape] = (
             import_object(stated, requires=self.spec.requires, owner=self.owner) if isinstance(stated, str) else stated
@@ -63,18 +65,18 @@ class ResolvedLLM:
             return geometry(self.checkpoint_config)
         except KeyError as error:
             raise CheckpointError(
-                f"{where} has no {error} in its config.json, so `vita plan` cannot size it. Try: a causal language model "
-                "of transformers"
+                f"{where} has no {error} in its config.json, so the plan cannot compute its sizes. "
+                "Try: a causal language model of transformers"
             ) from error
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise CheckpointError(
-                f"{where} has a config.json that `vita plan` cannot read: {error}. Try: the config.json that the model "
-                "was published with"
+                f"{where} has a config.json that the plan cannot read: {error}. "
+                "Try: the config.json that the model was published with"
             ) from error
 
 
 def resolve_llm(config: LLMConfig, *, offline: bool = False, part: LanguagePart | None = None) -> ResolvedLLM:
-    """Find the language model's spec and read its ``config.json``; with `offline` a known hub id's published one.
+    """Find the spec of a language model and read its ``config.json``. With `offline`, use the published config of a hub id.
 
     Raises PluginError or CheckpointError.
     """

@@ -1,4 +1,4 @@
-"""An old config as a YAML file of ours, and a report of what became of each of its keys. No torch; no weight is read."""
+"""Convert the config of a VITA or LLaVA checkpoint to our YAML, and report what each of its keys became."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from vita_core.weights.sources import locate
 
 __all__ = ["Migration", "migrate", "path_accident"]
 
-# what the old builder looks for in the lower-cased path, in its order -> the family it then builds
+# the old builder searches the lower-cased path for these words, in this order, and builds the tower beside the first
 OLD_BUILDER = (("sig", "siglip"), ("eva", "eva_clip"), ("clip", "clip"), ("internvit", "internvit"))
-# old key -> our key, whose value the report shows
+# old key -> our key; the report shows its value
 BECAME = {
     "mm_vision_tower": "tower.weights",
     "vision_tower": "tower.weights",
@@ -46,27 +46,28 @@ BECAME = {
     "mm_patch_merge_type": "images.anyres.merge",
     "model_type": "prompt.template",
 }
-# expression on an old key -> why it has no counterpart; the first that matches
+# expression on an old key -> why our config has no such key; the first expression that matches counts
 IGNORED = (
-    (r"audio", "audio: this is the vision half"),
+    (r"audio", "audio is not supported"),
     (
         r"^(tune_|freeze_|unfreeze_|pretrain_)|_lr$|continuous_training",
-        "how the original was trained; see `vita train`",
+        "a setting of the original training; here it is the config's section 'training'",
     ),
-    (r"^mm_hidden_size$", "the tower's own width, which is compared with it when the checkpoint is opened"),
-    (r"^(use_mm_proj|mm_use_)", "always so"),
-    (r"^tokenizer_", "read by model.prepare_inputs_labels_for_multimodal"),
-    (r"^(architectures|auto_map|transformers_version|_name_or_path|use_cache)$", "names the old code's own classes"),
-    (r"^mm_", "unknown here, and not read"),
-    (r"", "the language model's own (or the tower's), read from the checkpoint"),
+    (r"^mm_hidden_size$", "known from the tower; the two are compared when the checkpoint is opened"),
+    (r"^(use_mm_proj|mm_use_)", "always the case here"),
+    (r"^tokenizer_", "read from the checkpoint by model.prepare_inputs_labels_for_multimodal"),
+    (r"^(architectures|auto_map|transformers_version|_name_or_path|use_cache)$", "only used by the original code"),
+    (r"^mm_", "unknown key, not read"),
+    (r"", "a key of the language model or the tower, read from the checkpoint"),
 )
 
 
 @dataclass(frozen=True)
 class Migration:
-    """The YAML text, and (old key, old value, what became of it) for every key of the old config.
+    """A converted config: the YAML text, and a row for each key of the old config.
 
-    `accident` says what the old builder would have made of the tower's path, where that is not this tower.
+    The rows are (old key, old value, new key and value) in `became`, and (old key, old value, reason) in `ignored`.
+    `accident` says which other tower the old builder would have built for the tower's path, or is None.
     """
 
     text: str
@@ -75,17 +76,20 @@ class Migration:
     accident: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``vita migrate --json`` prints it."""
+        """Return plain data, as ``vita migrate --json`` prints it."""
         return asdict(self)
 
 
 def migrate(directory: str | Path, *, tower_weights: str | None = None, overrides: Sequence[str] = ()) -> Migration:
-    """The config of a VITA or LLaVA checkpoint as ours. Raises VitaError where it is unknown or its tower is nowhere."""
+    """Convert the config of the VITA or LLaVA checkpoint in `directory`.
+
+    Raises VitaError if the layout is unknown or the tower is not found.
+    """
     old = read_config(directory)
     own = locate(str(Path(directory).expanduser().absolute()))
     if own.path is not None and is_adapter(own.path):
         raise CheckpointError(
-            f"{directory} holds a LoRA adapter, whose base a config cannot name; merge it first: "
+            f"{directory} contains a LoRA adapter, which a config cannot describe. Try: merge and save it with "
             "build_model(checkpoint=..., model_base=...).save(DIR)"
         )
     layout = recognise(old, str(directory))
@@ -101,13 +105,14 @@ def migrate(directory: str | Path, *, tower_weights: str | None = None, override
 
 
 def path_accident(name: str, family: str) -> str | None:
-    """What the old builder, which looks for pieces of the path, would have built instead of `family`; None if the same."""
+    """Say which tower the old builder, which searches the path for words, builds instead of `family`; None if the same."""
     piece, built = next(((p, b) for p, b in OLD_BUILDER if p in name.lower()), (None, None))
     if built == family:
         return None
     if piece is None:
-        return f"the old builder would have refused {name!r}: no {', '.join(p for p, _ in OLD_BUILDER)} stands in it"
-    return f"the old builder would have built {built!r} for {name!r}, because {piece!r} stands in that path"
+        words = ", ".join(word for word, _ in OLD_BUILDER)
+        return f"the old builder would have refused {name!r}: this path contains none of {words}"
+    return f"the old builder would have built {built!r} for {name!r}, because that path contains {piece!r}"
 
 
 def _report(old: OldConfig, config: Config) -> tuple[list[tuple[str, Any, str]], list[tuple[str, Any, str]]]:
@@ -117,8 +122,10 @@ def _report(old: OldConfig, config: Config) -> tuple[list[tuple[str, Any, str]],
         if ours is not None:
             became.append((key, value, f"{BECAME[key]}: {ours}"))
         else:
-            reason = "the default" if key in BECAME else next(why for rule, why in IGNORED if re.search(rule, key))
-            ignored.append((key, value, reason))
+            reasons = (
+                ["same as the default"] if key in BECAME else [why for rule, why in IGNORED if re.search(rule, key)]
+            )
+            ignored.append((key, value, reasons[0]))
     return became, ignored
 
 

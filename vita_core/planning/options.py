@@ -1,4 +1,4 @@
-"""``tower.options`` and ``projector.options``, validated by the model that their plugin names."""
+"""Validate ``tower.options`` and ``projector.options`` with the pydantic model that the plugin's spec names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ __all__ = ["validated_options"]
 def validated_options(
     section: str, spec: TowerSpec | ProjectorSpec, owner: Owner, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options of a ``tower:`` or ``projector:`` section with their defaults. Raises ConfigError or PluginError."""
+    """Return the validated options of a `section` (``tower`` or ``projector``), with their defaults.
+
+    Raises ConfigError for options that are not valid, and PluginError if the pydantic model cannot be imported.
+    """
     if spec.options is not None:
         model = import_object(spec.options, requires=spec.requires, owner=owner)
         return validate(model, options, section=f"{section}.options").model_dump()  # type: ignore[no-any-return]  # imported by name
     if options:
-        raise ConfigError(f"{section}.options: {section} {spec.name!r} takes no options, not {sorted(options)}")
+        raise ConfigError(
+            f"{section}.options: {section} {spec.name!r} takes no options: {', '.join(sorted(options))}. "
+            f"Try: leave {section}.options out"
+        )
     return {}

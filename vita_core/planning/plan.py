@@ -1,4 +1,4 @@
-"""The same path as the model's, on integers: shapes, tokens, parameters, memory and cost of a config. No torch of its own."""
+"""Plan a model: the shapes, tokens, parameters, memory and FLOPs of each stage, computed without weights or torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from vita_core.plugins.specs import LLMShape
 __all__ = ["Plan", "PlannedStage", "make_plan", "tower_stage"]
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
-"""Of one value; ``auto`` at the most it can come to, for the device is not asked here."""
+"""Bytes of one value. ``auto`` counts as float32, the largest that it can be, because the plan does not check the device."""
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage for one picture: output shape, parameters, bytes of weights, FLOPs (two per multiply-accumulate)."""
+    """One stage of a plan, for one picture: output shape, parameters, bytes of its weights, and FLOPs.
+
+    A multiply-accumulate counts as two FLOPs.
+    """
 
     stage: str
     what: str
@@ -31,8 +34,11 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a config comes to. `rule` says why its tower was chosen; `crops` pictures go through the encoder per tile
-    (S2), and up to `tiles` tiles are cut from one picture. `cache_bytes` is the key-value cache of the visual tokens."""
+    """The sizes and costs of a config, for one picture.
+
+    `rule` says why the tower was chosen. A picture is cut into at most `tiles` tiles, and the encoder runs on `crops`
+    pictures per tile (S2). `cache_bytes` is the size of the key-value cache of the visual tokens.
+    """
 
     rule: str
     tower: str
@@ -50,15 +56,16 @@ class Plan:
     flops: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``vita plan --json`` prints it."""
+        """Return plain data, as ``vita plan --json`` prints it."""
         return asdict(self)
 
 
 def make_plan(config: Resolved | Place) -> Plan:
-    """Plan a config, or anything else that `resolve` takes, without reading a weight; known hub ids need no network.
+    """Plan a config, or anything else that `resolve` takes. No weight is read; known hub ids need no network.
 
-    Costs are for one picture cut into the most tiles the config allows, and the prompt's visual tokens alone. A tower
-    alone has neither a projector's stage nor a language model's. Raises ConfigError, PluginError or CheckpointError.
+    The costs are those of one picture that is cut into as many tiles as the config allows; of the prompt, only the visual
+    tokens count. A tower alone has no stages for a projector and a language model. Raises ConfigError, PluginError or
+    CheckpointError.
     """
     resolved = config if isinstance(config, Resolved) else resolve(config, offline=True)
     tower, tiles = resolved.tower, resolved.config.images.most_tiles
@@ -89,9 +96,9 @@ def make_plan(config: Resolved | Place) -> Plan:
 
 
 def tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
-    """The tower's stage of a plan: its output's shape, parameters and cost for one picture of so many tiles."""
+    """Return the tower's stage of a plan: output shape, parameters and cost for one picture cut into `tiles` tiles."""
     geometry, shape, settings = resolved.geometry, resolved.shape, resolved.settings
-    run = shape.stages[: max(geometry.layers) + 1]  # with `layers: all` the blocks behind are built but not run
+    run = shape.stages[: max(geometry.layers) + 1]  # with `layers: all`, the blocks after these are built but not run
     flops = 2 * tiles * geometry.crops * sum(stage.macs for stage in run)
     output = (tiles, geometry.num_tokens, geometry.hidden_size)
     size = resolved.parameters * BYTES[settings.dtype]
@@ -99,7 +106,7 @@ def tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
 
 
 def _projector_stage(projector: ResolvedProjector, out: int, tokens: tuple[int, int], value: int) -> PlannedStage:
-    """`tokens`: tiles and tokens of each; `value`: bytes of one parameter."""
+    """Return the projector's stage. `tokens` is (tiles, tokens per tile), `value` the bytes of one parameter."""
     parameters = projector.parameters(out)
     flops = 2 * parameters * tokens[0] * tokens[1]
     return PlannedStage("projector", projector.settings.type, (*tokens, out), parameters, parameters * value, flops)

@@ -1,4 +1,4 @@
-"""From a projector's config to everything known of it before its weights are read."""
+"""Resolve a projector: its spec, its options and its widths. Of saved weights, only the header is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.config.schema import ProjectorConfig
-from vita_core.errors import CheckpointError
+from vita_core.errors import CheckpointError, nearest
 from vita_core.layouts.parts import Part
 from vita_core.planning.options import validated_options
 from vita_core.plugins.installed import Owner
@@ -21,10 +21,11 @@ __all__ = ["ResolvedProjector", "resolve_projector"]
 
 @dataclass(frozen=True)
 class ResolvedProjector:
-    """A projector's spec and owner, its config, and the widths that it joins.
+    """A projector's spec, owner, config and widths.
 
-    `name` is its type without the distribution, `options` are validated. `out_features` is None where the language model's
-    config does not say its width. The weights are ``settings.weights``, or `part` of a larger checkpoint, or none yet.
+    `name` is its type without the distribution. `options` are validated. `out_features` is None if the config of the
+    language model does not state its width. Its weights are ``settings.weights``, or `part` of a larger checkpoint; a
+    projector with neither is untrained.
     """
 
     spec: ProjectorSpec
@@ -37,17 +38,17 @@ class ResolvedProjector:
     part: Part | None = None
 
     def parameters(self, out_features: int) -> int:
-        """How many parameters it has. Raises ConfigError for widths that it cannot join."""
+        """Return the number of its parameters. Raises ConfigError for widths that it does not support."""
         return self.spec.parameters(self.name, self.in_features, out_features, self.options)
 
 
 def resolve_projector(
     config: ProjectorConfig, in_features: int, out_features: int | None, part: Part | None = None
 ) -> ResolvedProjector:
-    """Find the projector and check that it fits both widths, its saved weights by their header alone.
+    """Find the spec of a projector, and check that the projector and its saved weights fit both widths.
 
-    Weights that the config names go before the checkpoint's own `part`: they were trained later. Raises PluginError,
-    ConfigError, or CheckpointError with both widths.
+    Weights in the config are used instead of the checkpoint's own `part`, because they were trained later. Raises
+    PluginError, ConfigError, or CheckpointError with both widths.
     """
     found = registry().find(ProjectorSpec, config.type)
     options = validated_options("projector", found.spec, found.owner, config.options)
@@ -60,14 +61,18 @@ def resolve_projector(
 
 
 def _check_weights(config: ProjectorConfig, in_features: int, out_features: int) -> None:
-    """Whether the saved projector was trained for these widths, by its header alone. Raises CheckpointError with both."""
+    """Raise CheckpointError if the header of the saved weights states other widths."""
     if config.weights is None:
         return
     from safetensors import safe_open
 
     path = Path(config.weights)
     if not path.is_file():
-        raise CheckpointError(f"projector.weights: no such file: {path}")
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise CheckpointError(
+            f"projector.weights: no such file: {path}.{nearest(path.name, siblings)} Try: the projector.safetensors that "
+            "vita train wrote, or leave `projector.weights` out"
+        )
     with reading(path), safe_open(path, framework="np") as handle:
         saved = handle.metadata() or {}
     for key, now, what in (
@@ -76,6 +81,6 @@ def _check_weights(config: ProjectorConfig, in_features: int, out_features: int)
     ):
         if saved.get(key, str(now)) != str(now):
             raise CheckpointError(
-                f"projector.weights: {path} was trained for {key} {saved[key]}, but the {what} {now}; choose the tower "
-                "settings it was trained with, or train a new one with `vita train`"
+                f"projector.weights: {path} was trained for {key} {saved[key]}, but the {what} {now}. Try: the settings that "
+                "it was trained with, or train a new projector with `vita train CONFIG --data DATA --out DIR`"
             )

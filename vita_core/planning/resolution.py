@@ -1,8 +1,9 @@
-"""The one way in: what the user named, resolved stage by stage. Every check that needs no weight happens here."""
+"""Resolve a config or a checkpoint, stage by stage. All checks that need no weights happen here."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,15 +28,15 @@ from vita_core.planning.towers import ResolvedTower, resolve_tower
 __all__ = ["Place", "Resolved", "resolve"]
 
 Place = Config | Mapping[str, Any] | str | os.PathLike[str]
-"""What a user names a model by: a config, its sections as a mapping, a YAML file, a shipped config's name, a directory."""
+"""Where a model is described: a config, a mapping of its sections, a YAML file, the name of a shipped config, a directory."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """Everything known of a model before a weight is read, stage by stage.
+    """Everything that is known about a model before a weight is read: its config and its resolved stages.
 
-    `name` is what messages call it. A tower alone has neither `projector` nor `llm`. `checkpoint` is the checkpoint of
-    another project whose files the stages are parts of; without one, each stage has files of its own.
+    `name` is how error messages call the model. A tower alone has no `projector` and no `llm`. `checkpoint` is a checkpoint
+    of another project, whose files contain the stages. If it is None, each stage has its own files.
     """
 
     name: str
@@ -47,15 +48,18 @@ class Resolved:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was taken from where and what is skipped, for the user to read."""
+        """Lines that tell the user where each part of a checkpoint comes from and what is skipped."""
         return () if self.checkpoint is None else self.checkpoint.notes
 
     def language(self, purpose: str) -> tuple[ResolvedProjector, ResolvedLLM]:
-        """The projector and the language model. Raises ConfigError, naming what `purpose` needs them, for a tower alone."""
+        """Return the projector and the language model.
+
+        Raises ConfigError for a tower alone. `purpose` is what needs them, for the error message.
+        """
         if self.projector is None or self.llm is None:
             raise ConfigError(
-                f"{self.name}: the section 'llm' is missing: {purpose} needs a language model. Try: add `llm.weights`, "
-                "or use the tower alone by `vita encode CONFIG PICTURE --out OUT.safetensors`"
+                f"{self.name}: the section 'llm' is missing: {purpose} needs a language model. Try: add `llm.weights: DIR`, "
+                "or use the tower alone with `vita encode CONFIG PICTURE --out OUT.safetensors`"
             )
         return self.projector, self.llm
 
@@ -70,17 +74,17 @@ def resolve(
     offline: bool = False,
     tower_only: bool = False,
 ) -> Resolved:
-    """Resolve a config, or the directory of another project's checkpoint, without reading a weight.
+    """Resolve a config, or the directory of a checkpoint of another project, without reading a weight.
 
     overrides: ``"key.key=value"`` strings, as in `load_config`.
-    tower_weights: the tower of a checkpoint that holds none, or whose config names one that is not here.
-    model_base: the language model that a checkpoint (or LoRA adapter) without one was trained on.
-    max_tiles: the most tiles that a picture is cut into.
-    offline: take published configs of known hub ids instead of asking the hub.
-    tower_only: leave the projector and the language model out.
+    tower_weights: the tower of a checkpoint that contains none, or whose config names a path that does not exist.
+    model_base: the language model that a checkpoint without one (or a LoRA adapter) was trained on.
+    max_tiles: the largest number of tiles that a picture is cut into.
+    offline: use the published configs of known hub ids without a request to the hub.
+    tower_only: do not resolve the projector and the language model.
 
-    A config whose ``llm.weights`` is such a checkpoint (``vita migrate`` writes one) opens it with the config's settings.
-    Raises VitaError for everything that does not fit together.
+    If ``llm.weights`` of a config is such a checkpoint (as in configs that ``vita migrate`` writes), it is opened with the
+    settings of the config. Raises VitaError if the parts do not fit together.
     """
     if isinstance(place, str | os.PathLike) and is_checkpoint(os.fspath(place)):
         checkpoint = open_checkpoint(os.fspath(place), model_base)
@@ -89,7 +93,10 @@ def resolve(
         resolved = _of_checkpoint(os.fspath(place), checkpoint, found, _at_most(config, max_tiles))
     else:
         name, config = _config(place, overrides)
-        _refuse_flags(name, {"--tower-weights": tower_weights, "--model-base": model_base})
+        _refuse_flags(
+            name,
+            {("--tower-weights", "tower.weights"): tower_weights, ("--model-base", "llm.weights"): model_base},
+        )
         config = _at_most(config, max_tiles)
         if config.llm is not None and is_known(config.llm.weights):
             checkpoint = open_checkpoint(config.llm.weights)
@@ -102,12 +109,12 @@ def resolve(
 
 
 def _of_checkpoint(name: str, checkpoint: Checkpoint, found: FoundTower, config: Config) -> Resolved:
-    """A checkpoint's tower as `config` sets it, its tensors the checkpoint's own where it has any."""
+    """Resolve the tower of a checkpoint with the settings of `config`. Its tensors are the checkpoint's own if it has any."""
     inside = checkpoint.counts["tower"]
     tower = resolve_tower(config.tower, source=found.source, part=checkpoint.part("tower") if inside else None)
     check_width(checkpoint, tower)
     kind, *others = checkpoint.notes
-    notes = [f"{kind}; tower {tower.spec.name!r}, its {'config' if inside else 'weights'} from {found.how}", *others]
+    notes = [f"{kind}; tower {tower.spec.name!r}, {'config' if inside else 'weights'} from {found.how}", *others]
     if inside:
         notes.append(f"tower weights: {inside} tensors of the checkpoint itself")
         tower = replace(tower, source=replace(tower.source, weights=checkpoint.source.weights))
@@ -115,7 +122,7 @@ def _of_checkpoint(name: str, checkpoint: Checkpoint, found: FoundTower, config:
 
 
 def _with_language(resolved: Resolved, llm_config: LLMConfig, *, offline: bool) -> Resolved:
-    """The same with its projector and language model."""
+    """Return `resolved` with its projector and its language model."""
     checkpoint, width = resolved.checkpoint, resolved.tower.geometry.hidden_size
     if checkpoint is None:
         llm, part = resolve_llm(llm_config, offline=offline), None
@@ -130,18 +137,18 @@ def _at_most(config: Config, tiles: int | None) -> Config:
     return config if tiles is None else config.model_copy(update={"images": config.images.at_most(tiles)})
 
 
-def _refuse_flags(name: str, flags: Mapping[str, str | None]) -> None:
-    """Raise ConfigError for an option that only the directory of another project's checkpoint takes."""
-    for flag, value in flags.items():
+def _refuse_flags(name: str, flags: Mapping[tuple[str, str], str | None]) -> None:
+    """Raise ConfigError for options that only apply to the directory of a checkpoint of another project."""
+    for (flag, key), value in flags.items():
         if value is not None:
             raise ConfigError(
-                f"{flag} goes with the directory of a VITA or LLaVA checkpoint, which {name} is not. Try: leave it out, or set "
-                "`tower.weights` or `llm.weights`"
+                f"{flag} only applies to the directory of a VITA or LLaVA checkpoint: {name} is not one. Try: leave it out, or "
+                f"`--set {key}={shlex.quote(value)}`"
             )
 
 
 def _config(place: Place, overrides: Sequence[str]) -> tuple[str, Config]:
-    """The config, and what messages call it."""
+    """Return the name for error messages, and the config."""
     if isinstance(place, str | os.PathLike):
         return os.fspath(place), load_config(place, overrides)
     if isinstance(place, Mapping) and not overrides:

@@ -1,4 +1,4 @@
-"""From a tower's config to everything known of it before its weights are read."""
+"""Resolve a tower: choose its spec, read the checkpoint's config, and compute its sizes. No weight is read."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ResolvedTower:
-    """A tower's spec and owner, the rule that chose it, its config with the family's defaults, and its sizes.
+    """A tower's spec, owner, config and sizes.
 
-    Its weights are the files of `source`, or `part` of a larger checkpoint.
+    `rule` says why this tower was chosen. `settings` is its config with the defaults of its type. Its weights are the files
+    of `source`, or `part` of a larger checkpoint. `processor` is the preprocessor config.
     """
 
     spec: TowerSpec
@@ -46,7 +47,7 @@ class ResolvedTower:
 
     @property
     def parameters(self) -> int:
-        """Parameters of what is built: the blocks up to the last selected one, and the final norm."""
+        """The number of parameters that are built: the blocks up to the last selected layer, and the final norm."""
         built = self.shape.stages[: self.geometry.blocks + 1]
         return sum(stage.parameters for stage in built) + (self.shape.norm_parameters or 0)
 
@@ -58,14 +59,14 @@ def resolve_tower(
     source: Source | None = None,
     part: Part | None = None,
 ) -> ResolvedTower:
-    """Choose the tower and check the config against the checkpoint's own geometry.
+    """Choose the tower, and check its config against the geometry of the checkpoint.
 
-    With `offline`, published geometry of known hub ids stands in for asking the hub (``vita plan``). A caller that has found
-    the checkpoint passes it as `source`, and as `part` where the weights lie inside a larger one. Raises ConfigError,
-    PluginError or CheckpointError before any weight is read.
+    With `offline`, the published geometry of known hub ids is used without a request to the hub (``vita plan``). A caller
+    that has already found the checkpoint passes it as `source`, and `part` if the weights are inside a larger checkpoint.
+    Raises ConfigError, PluginError or CheckpointError before any weight is read.
     """
     settings = config if isinstance(config, TowerConfig) else validate(TowerConfig, config)
-    if settings.type is not None:  # a misspelled type is told before the network is asked for anything
+    if settings.type is not None:  # report a misspelled type before the first request to the hub
         registry().find(TowerSpec, settings.type)
     source = source or locate(settings.weights, settings.revision, known_towers(), offline=offline)
     choice = registry().choose(settings.type, source.config, source.hub_id, settings.weights)
@@ -73,13 +74,13 @@ def resolve_tower(
     rule = f"known hub id {source.hub_id}" if source.published and settings.type is None else choice.rule
     if settings.trust_remote_code and not spec.remote_code:
         raise ConfigError(
-            f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository, so there is "
-            "nothing to trust; leave it out"
+            f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository. "
+            "Try: `tower.trust_remote_code: false`"
         )
     if settings.attention not in ("auto", *spec.attentions):
-        choices = f"use auto, {', '.join(spec.attentions)}" if spec.attentions else "leave it out"
+        choices = f"one of auto, {', '.join(spec.attentions)}" if spec.attentions else "`tower.attention: auto`"
         raise ConfigError(
-            f"tower.attention: tower {spec.name!r} cannot be built with {settings.attention!r}; {choices}"
+            f"tower.attention: tower {spec.name!r} does not support {settings.attention!r}. Try: {choices}"
         )
     settings = _with_defaults(settings, spec, owner)
     options = validated_options("tower", spec, owner, settings.options)
@@ -87,19 +88,20 @@ def resolve_tower(
     shape = _asked(spec.shape, spec, owner, source, options)
     if not isinstance(shape, Shape):
         raise PluginError(
-            f"plugin {owner.plugin} of {owner}: the shape of its tower {spec.name!r} is {shape!r}, not a Shape"
+            f"plugin {owner.plugin} of {owner}: the shape of its tower {spec.name!r} is {shape!r}, not a Shape. "
+            "Try: return a vita_core.Shape from the shape function, or report this to the author of the plugin"
         )
     geometry = tower_geometry(settings, shape)
     processor = source.preprocessor or _asked(spec.processor, spec, owner, source, shape)
-    if settings.s2 is not None:  # the largest scale is cut from real pixels, not from an upsized small picture
+    if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail
         processor = _resized(processor, geometry.input_size[0])
     return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor, part)
 
 
 def named_tower(name: str) -> Registered[TowerSpec] | None:
-    """The registered tower of that name, or None where `name` means a config.
+    """Return the registered tower called `name`, or None if `name` is a config.
 
-    Raises PluginError for a name that is neither, and for a tower without the example that random weights need.
+    Raises PluginError for a name that is neither, and for a tower without an `example` to make random weights from.
     """
     if name.endswith((".yaml", ".yml")) or name in shipped_configs():
         return None
@@ -109,12 +111,12 @@ def named_tower(name: str) -> Registered[TowerSpec] | None:
         if Path(name).expanduser().exists():
             return None
         raise PluginError(
-            f"{error} A config is named by its file or directory, or one of {[*shipped_configs()]}"
+            f"{error}, or a config: a YAML file, a directory, or one of {', '.join(shipped_configs())}"
         ) from None
     if found.spec.example is None:
         raise PluginError(
-            f"tower {name!r} of {found.owner} has no example to make random weights from. Set TowerSpec(example={{...}}), a "
-            f"small checkpoint config as its shape function takes it, or check a config with weights: vita check my.yaml"
+            f"tower {name!r} of {found.owner} has no example to make random weights from. Try: `vita check CONFIG` with a "
+            "config that has weights, or set TowerSpec(example=...) to a small checkpoint config"
         )
     return found
 
@@ -127,19 +129,19 @@ def _resized(processor: Mapping[str, Any], side: int) -> dict[str, Any]:
 
 
 def _with_defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner) -> TowerConfig:
-    """`settings` with the family's defaults where a key was left out. Raises PluginError for a default that cannot be."""
+    """Return `settings` with the spec's defaults for keys that are not set. Raises PluginError for a wrong default."""
     defaults = {key: value for key, value in spec.defaults.items() if getattr(settings, key, None) is None}
     try:
         validate(TowerConfig, {"weights": settings.weights, **defaults})
     except ConfigError as error:
         raise PluginError(
-            f"plugin {owner.plugin} of {owner}: the defaults of its tower {spec.name!r}: {error}"
+            f"plugin {owner.plugin} of {owner}: the defaults of its tower {spec.name!r} are not valid: {error}"
         ) from error
     return settings.model_copy(update=defaults)
 
 
 def _asked(function: Callable[..., Any] | str, spec: TowerSpec, owner: Owner, source: Source, *more: Any) -> Any:
-    """What a spec's function makes of a checkpoint's config. Raises CheckpointError for one it makes nothing of."""
+    """Call a function of a spec with a checkpoint's config. Raises CheckpointError if the function cannot read the config."""
     called: Callable[..., Any] = (
         import_object(function, requires=spec.requires, owner=owner) if isinstance(function, str) else function
     )
@@ -147,13 +149,18 @@ def _asked(function: Callable[..., Any] | str, spec: TowerSpec, owner: Owner, so
         return called(source.config, *more)
     except KeyError as error:
         raise CheckpointError(
-            f"{source.weights}: tower {spec.name!r} needs {error} of the checkpoint's config.json, which has "
-            f"{', '.join(source.config) or 'nothing, or is not there'}; put the config it was published with beside it"
+            f"{source.weights}: tower {spec.name!r} needs {error} in the checkpoint's config.json, but {_keys(source)}. Try: "
+            "copy the config.json that it was published with into its directory"
         ) from error
     except VitaError:
         raise
-    except Exception as error:  # a patch size of 0, a width that is a text: whatever the plugin's code meets there
+    except Exception as error:  # any error of the plugin's code, for example because the patch size is 0
         raise CheckpointError(
-            f"{source.weights}: tower {spec.name!r} makes nothing of its config.json ({describe(error)}); mend it, or where "
-            f"it is as published, tell the author of {owner}"
+            f"{source.weights}: tower {spec.name!r} cannot read its config.json: {describe(error)}. Try: correct the file, or "
+            f"report this to the author of {owner} if the file is as published"
         ) from error
+
+
+def _keys(source: Source) -> str:
+    """Return which keys the config of a checkpoint has, for an error message."""
+    return f"it has only {', '.join(source.config)}" if source.config else "it is empty or does not exist"
