@@ -48,7 +48,7 @@ def _shorter(directory: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "LoRA": (lambda d: (d / "adapter_config.json").write_text("{}"), "holds a LoRA adapter, .*--model-base DIR"),
+    "LoRA": (lambda d: (d / "adapter_config.json").write_text("{}"), "contains a LoRA adapter, .*--model-base DIR"),
     "no config.json": (lambda d: (d / "config.json").unlink(), "has no config.json"),
     "unknown model_type": (
         lambda d: edit_config(d, model_type="vota-Qwen2"),

@@ -61,9 +61,9 @@ def test_the_old_merge_returns_what_vitas_does(golden: Path, vita15: Path, side:
     assert torch.equal(positions, saved[f"{side}.{length}.position_ids"])
     bare = model.prepare_inputs_labels_for_multimodal(saved["input_ids"], None, None, None, None, None)
     assert bare[0] is saved["input_ids"]
-    with pytest.raises(VitaError, match="vision half"):
+    with pytest.raises(VitaError, match="audio is not supported"):
         model.generate(saved["input_ids"], images=saved["pixel_values"], audios={})
-    with pytest.raises(VitaError, match="4 in all, but 3 are given"):
+    with pytest.raises(VitaError, match="3 pictures are given, but the prompts need 4"):
         model.generate(saved["input_ids"], images=saved["pixel_values"][:3], attention_mask=saved["attention_mask"])
 
 
@@ -82,7 +82,7 @@ def test_old_generate_answers_as_the_original(golden: Path) -> None:
     assert as_the_demo.sequences.tolist() == made.tolist()
     with pytest.raises(VitaError, match="slow-fast"):
         model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, pixels, None, torch.ones(7))
-    with pytest.raises(VitaError, match="shared_v_pid_stride 8"):
+    with pytest.raises(VitaError, match=r"shared_v_pid_stride: .* not supported: 8"):
         model.generate(ids, images=pixels, shared_v_pid_stride=8)
 
 
@@ -140,7 +140,7 @@ def test_questions_that_do_not_fit(golden: Path) -> None:
         model.ask([], QUESTION)
     with pytest.raises(VitaError, match=r"<image> 1 times, but the number of pictures is 2"):
         model.ask([picture, picture], "<image> what is it?")
-    with pytest.raises(VitaError, match=r"the prompt has \d+ tokens .* context of 4096.*--max-tiles"):
+    with pytest.raises(VitaError, match=r"the prompt has \d+ tokens, .* context of 4096.*--max-tiles"):
         model.ask(picture, QUESTION, max_new_tokens=4090)
 
 
@@ -169,14 +169,14 @@ def test_directories_that_are_no_config(vita15: Path) -> None:
 
 
 def test_tower_weights_go_with_a_checkpoint(tiny_config: Path) -> None:
-    with pytest.raises(ConfigError, match="--tower-weights goes with the directory"):
+    with pytest.raises(ConfigError, match=r"--tower-weights only applies to the directory.*`--set tower.weights=x`"):
         resolve(tiny_config, tower_weights="x")
 
 
 def test_either_a_config_or_a_checkpoint(golden: Path) -> None:
-    with pytest.raises(ConfigError, match="either"):
+    with pytest.raises(ConfigError, match="both config and checkpoint are given"):
         build_model({}, checkpoint=golden / "vita15")
-    with pytest.raises(ConfigError, match="either"):
+    with pytest.raises(ConfigError, match="neither config nor checkpoint is given"):
         build_model()
 
 

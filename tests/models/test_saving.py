@@ -155,7 +155,7 @@ def test_only_a_saved_model_is_replaced(tiny_config: Path, golden: Path, tmp_pat
     (other / "thesis.txt").write_text("years of work")
     model.save(empty)
     model.save(saved)
-    with pytest.raises(VitaError, match=r"no saved model to replace \(it holds thesis\.txt\)"):
+    with pytest.raises(VitaError, match=r"not a saved model that could be replaced: it contains thesis\.txt"):
         model.save(other)
     assert (other / "thesis.txt").read_text() == "years of work"
     (saved / "notes.txt").write_text("mine")

@@ -1,4 +1,4 @@
-"""The composed model: the only room that joins tower, projector and language model.
+"""The whole model: a tower, a projector and a language model together. No other package joins them.
 
-In: a resolved config or checkpoint. Out: a model that answers, is saved and is exported.
+In: a `Resolved`. Out: a `VisionLanguageModel`, which answers questions and can be saved and exported.
 """

@@ -1,4 +1,4 @@
-"""Resolved configs and checkpoints made into models."""
+"""Build models from configs and checkpoints."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def build_model(
     model_base: str | None = None,
     overrides: Sequence[str] = (),
 ) -> VisionLanguageModel:
-    """The model of a config, or of another project's checkpoint, with its weights.
+    """Build the model of a config, or of a checkpoint of another project, and load its weights.
 
-    `config` is a config object, its sections as a mapping, or anything `load_config` takes; the directory of a VITA or
-    LLaVA checkpoint too, which may also be given as `checkpoint`. The other arguments are those of
-    `vita_core.planning.resolution.resolve`, which checks what does not fit together before any weight is read. Raises
-    VitaError.
+    `config` is a `Config`, a mapping of its sections, anything that `load_config` accepts, or the directory of a VITA or
+    LLaVA checkpoint. The directory can also be passed as `checkpoint`. The other arguments are those of
+    `vita_core.planning.resolution.resolve`. Raises VitaError, before any weight is read if the parts do not fit together.
     """
     place = checkpoint if config is None else config
     if place is None or (config is not None and checkpoint is not None):
-        raise ConfigError("build_model takes either a config or a checkpoint. Try: build_model(checkpoint=DIR)")
+        given = "neither config nor checkpoint is given" if place is None else "both config and checkpoint are given"
+        raise ConfigError(f"build_model: {given}. Try: either build_model(CONFIG) or build_model(checkpoint=DIR)")
     if checkpoint is not None:
-        read_config(os.fspath(checkpoint))  # raises for a directory that holds none
+        read_config(os.fspath(checkpoint))  # raises an error for a directory without a config.json
     if isinstance(place, Resolved):
         return build(place)
     return build(resolve(place, overrides, tower_weights=tower_weights, model_base=model_base))
 
 
 def build(resolved: Resolved) -> VisionLanguageModel:
-    """The model that was resolved: each stage with its own files, or with its part of one checkpoint. Raises VitaError."""
+    """Build a resolved model. Each stage is read from its own files, or from its part of a checkpoint. Raises VitaError."""
     projector_plan, llm_plan = resolved.language("the model")
     check_buildable(projector_plan)
     device = pick_device(resolved.config.device)
@@ -71,7 +71,7 @@ def _build_llm(resolved: ResolvedLLM, device: torch.device) -> LanguageModel:
 
 
 def _newline(resolved: Resolved, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """LLaVA-1.6's ``image_newline`` (D): the checkpoint's, or that of the file which the config names."""
+    """Return LLaVA-1.6's ``image_newline`` (D) from the checkpoint or from the file in the config, or None."""
     if resolved.checkpoint is None:
         return read_newline(resolved.config.images.anyres, dtype=dtype, device=device)
     tensors = part_tensors(resolved.checkpoint.part("newline"))

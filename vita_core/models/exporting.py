@@ -1,4 +1,4 @@
-"""A model written back as a checkpoint of the project it came from: its source's keys and files, its own values."""
+"""Export a model to the checkpoint layout that it was opened from: the keys and files of the source, the model's values."""
 
 from __future__ import annotations
 
@@ -35,15 +35,18 @@ TEXT_FILES = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer*",
     "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken", "chat_template*",
 )  # fmt: skip
-"""What is copied beside the weights: the files that transformers reads."""
+"""The files that are copied besides the weights: those that transformers reads."""
 STATED = ("select_layer", "select_feature", "norm", "feature_scale", "s2", "pixel_shuffle", "pool", "options")
-"""Settings of a tower that a checkpoint's values depend on."""
+"""Tower keys that must be the same in the model and in the source, because the layout's config has no place for others."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. Of the source's tensors, `unchanged` have its value, `changed` the model's; `copied` (blocks that
-    were not loaded) and `audio` are the source's, or `audio_skipped` left out. `notes` are for the user to read."""
+    """The files of an export, the numbers of their tensors, and `notes` for the user.
+
+    `unchanged` tensors are equal in source and model, `changed` ones have the model's value. `copied` ones (blocks that the
+    model did not load) and `audio` ones have the source's value. `audio_skipped` ones are left out.
+    """
 
     out: str
     source: str
@@ -58,7 +61,7 @@ class Exported:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``vita export --json`` prints it."""
+        """Return plain data, as ``vita export --json`` prints it."""
         return asdict(self)
 
 
@@ -72,16 +75,16 @@ def export_model(
     *,
     audio: bool = False,
 ) -> Exported:
-    """Write the model into `directory`, which must not exist, in the layout of the checkpoint `source` that it came from.
+    """Write the model to the new directory `directory`, in the layout of the checkpoint `source` that it came from.
 
-    Every key of the source is written, in the source's dtype: with the model's value where the model holds it and it
-    differs, else with the source's. Audio tensors are left out unless `audio`. It appears whole or not at all. Raises
-    VitaError when something stands at `directory` or the disk refuses; CheckpointError when the source holds no whole
-    model, or the model is not one that its ``config.json`` describes.
+    Every key of the source is written in its dtype, with the model's value if the model has the tensor and its value
+    differs, else with the source's. Audio tensors are left out unless `audio` is true. The directory appears only when it
+    is complete. Raises VitaError if `directory` exists or cannot be written, and CheckpointError if the source has no
+    complete model, or if its ``config.json`` describes another model.
     """
     directory = directory.expanduser().absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise VitaError(f"{directory} is there already; move it away or choose another name")
+        raise VitaError(f"already exists: {directory}. Try: another directory, or move this one away")
     _check_settings(resolved, tower, source)
     assert source.checkpoint is not None
     values = ModelValues(tower, projector, llm, source.checkpoint.source.weights)
@@ -95,63 +98,61 @@ def export_model(
             exported = writer.write(made, directory)
             made.rename(directory)
     except OSError as error:
-        raise VitaError(f"cannot write {directory}: {error}") from error
+        raise VitaError(
+            f"cannot write {directory}: {error}. Try: another directory, or check the free space"
+        ) from error
     return exported
 
 
 def source_of(resolved: Resolved, given: str | None) -> Resolved:
-    """The whole VITA checkpoint that a model came from, as its own config.json describes it: `given`, or what the model
-    was `resolved` from.
-
-    Raises CheckpointError where there is none.
-    """
+    """Resolve the VITA checkpoint that a model came from: `given`, or that of `resolved`. Raises CheckpointError."""
     checkpoint = resolved.checkpoint
     if given is None and checkpoint is None:
         raise CheckpointError(
-            "this model was not opened from a VITA checkpoint, whose keys and audio half an export needs. Try: "
-            "`vita export DIR --source DIR` (in Python `source=DIR`) with that checkpoint"
+            "this model was not opened from a VITA checkpoint, and an export copies the keys and audio tensors of one. Try: "
+            "`vita export DIR --source DIR` (source=DIR in Python) with that checkpoint"
         )
     if given is None and checkpoint is not None:
         given = checkpoint.source.weights
         if checkpoint.base is not None:
             raise CheckpointError(
-                f"{given} is no whole checkpoint: it was opened on {checkpoint.base.weights}. Try: `vita export DIR --source "
-                "DIR` (in Python `source=DIR`) with the whole VITA checkpoint whose layout is wanted"
+                f"{given} is not a whole checkpoint: it was opened on the base {checkpoint.base.weights}. Try: "
+                "`vita export DIR --source DIR` (source=DIR in Python) with a whole VITA checkpoint"
             )
     source = resolve(str(given), tower_weights=resolved.config.tower.weights)
     assert source.checkpoint is not None
     if source.checkpoint.layout.name != "VITA":
         raise CheckpointError(
-            f"{given} is in {source.checkpoint.layout.name}'s layout, and only VITA's can be written. Try: model.save(DIR)"
+            f"{given} has the layout {source.checkpoint.layout.name}, and only VITA's can be written. Try: model.save(DIR)"
         )
     return source
 
 
 def _check_settings(resolved: Resolved, tower: BaseVisionTower, source: Resolved) -> None:
-    """The layout's config has no place for other settings, so the model must be what the source's config describes."""
+    """Raise CheckpointError unless the source's config describes the model: the layout has no place for other settings."""
     theirs, settings, stated = source.tower.settings, resolved.config.projector, source.config.projector
     pairs = {f"tower.{key}": (getattr(tower.settings, key), getattr(theirs, key)) for key in STATED}
     pairs["tower.type"] = (tower.resolved.spec.name, source.tower.spec.name)
     pairs["projector.type"] = (settings.type, stated.type)
     pairs["projector.options"] = (settings.options, stated.options)
-    wrong = [f"{key} is {ours!r}, there {other!r}" for key, (ours, other) in pairs.items() if ours != other]
+    wrong = [f"{key} is {ours!r} instead of {other!r}" for key, (ours, other) in pairs.items() if ours != other]
     if wrong:
         raise CheckpointError(
-            f"this model differs from what the config.json of {source.name} describes, so that layout cannot hold it: "
+            f"the layout of {source.name} cannot describe this model, whose settings differ from its config.json: "
             f"{'; '.join(wrong)}. Try: model.save(DIR)"
         )
 
 
 def _check_tower_outside(values: ModelValues, source: Resolved) -> None:
-    """A checkpoint that leaves its tower outside has no place for one that was trained on."""
+    """Raise CheckpointError if the tower was trained, but the source does not contain its tower."""
     if source.tower.part is not None:
         return
     files = source.tower.source.files(source.tower.spec.weight_files)
     changed = sum(values.compared("tower", key, read())[0] is False for key, read in read_tensors(files))
     if changed:
         raise CheckpointError(
-            f"{source.name} leaves its tower outside, in {source.tower.source.weights}, so that layout has no place for the "
-            f"{changed} tensors of the tower that were changed. Try: model.save(DIR)"
+            f"{source.name} does not contain its tower, which is in {source.tower.source.weights}, so its layout has no place "
+            f"for the changed tensors of the tower: {changed}. Try: model.save(DIR)"
         )
 
 
@@ -161,18 +162,18 @@ class _Writer:
         self.counts: Counter[str] = Counter()
 
     def write(self, made: Path, final: Path) -> Exported:
-        """All files into `made`, which will be `final`."""
+        """Write all files to the directory `made`, which is later renamed to `final`."""
         index: dict[str, str] = {}
         files, place = self.source.files, self.source.source.weights
         with tqdm(total=sum(1 for _ in read_tensors(files)), desc="export", unit="tensor", disable=None) as bar:
             for file in files:
                 state = dict(self._tensors(file, bar))
-                if state:  # else it is a shard of audio alone
+                if state:  # a shard that only has audio tensors is left out
                     index |= dict.fromkeys(state, _write_tensors(made, file, state))
         if left := list(self.values.left()):
             raise CheckpointError(
-                f"{place} has no place for {len(left)} of the model's tensors ({', '.join(left[:3])}), so it cannot be "
-                "written in that layout; save it with model.save(DIR) instead"
+                f"the layout of {place} has no place for {len(left)} of the model's tensors: {', '.join(left[:3])}. "
+                "Try: model.save(DIR)"
             )
         weights = list(dict.fromkeys(index.values()))
         if "model.safetensors" not in weights:
@@ -185,7 +186,7 @@ class _Writer:
         for key, read in read_tensors([file]):
             bar.update()
             rule = rule_of(self.source.layout, key)
-            assert rule is not None  # opening it refused unknown keys
+            assert rule is not None  # unknown keys raised an error when the checkpoint was opened
             if rule.audio and not self.audio:
                 self.counts["audio_skipped"] += 1
                 continue
@@ -197,7 +198,7 @@ class _Writer:
             yield key, tensor
 
     def _copy(self, made: Path, final: Path) -> tuple[list[str], list[str]]:
-        """Config and tokenizer. A tower beside the source is named by its absolute path where it is not beside the copy."""
+        """Copy config and tokenizer. Make a relative path to the tower absolute if it is wrong in the new directory."""
         place = self.source.source.path
         assert place is not None
         names = sorted(
@@ -217,12 +218,14 @@ class _Writer:
         key = "mm_vision_tower" if config.get("mm_vision_tower") else "vision_tower"
         config[key] = str(found)
         (made / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        return names, [f"config.json: {key} {stated!r} was relative to the source and is now {str(found)!r}"]
+        return names, [f"config.json: {key} {stated!r} was relative to the source, and is now {str(found)!r}"]
 
 
 def _write_tensors(made: Path, file: Path, state: dict[str, Tensor]) -> str:
-    """Write what stands in the place of the source's `file`; returns its name. Pickles become safetensors, under the name
-    that transformers looks for, but for the projector's own, which LLaVA's code reads."""
+    """Write the file that replaces the source's `file`, and return its name. Pickles become safetensors files.
+
+    Only the projector's own file stays a pickle, because the code of LLaVA reads it as one.
+    """
     name = file.name
     if not name.startswith("pytorch_model"):
         save = partial(torch.save, state) if name.endswith(".bin") else partial(_save, state)
@@ -230,7 +233,7 @@ def _write_tensors(made: Path, file: Path, state: dict[str, Tensor]) -> str:
         return name
     name = f"model{name.removeprefix('pytorch_model').removesuffix('.bin')}.safetensors"
     unshared: dict[int, Tensor] = {}
-    for key, tensor in state.items():  # a pickle may hold one tensor under two keys, safetensors may not
+    for key, tensor in state.items():  # two keys of a pickle can share one tensor, but not in safetensors
         state[key] = tensor.clone() if tensor.data_ptr() in unshared else tensor
         unshared[tensor.data_ptr()] = tensor
     write_whole(made / name, partial(_save, state))

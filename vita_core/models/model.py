@@ -1,4 +1,4 @@
-"""The whole model: pictures and a question in, an answer out. The only file that composes the stages."""
+"""The whole model: it takes pictures and a question, and returns an answer. Only this module composes the stages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ __all__ = ["Answer", "VisionLanguageModel"]
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer and how it came about. `timings` are seconds: pictures, tower, generate, first_token, total."""
+    """An answer with its sizes and times.
+
+    `tiles` is the number of tiles of each picture. `timings` are seconds: pictures, tower, generate, first_token, total.
+    """
 
     text: str
     token_ids: list[int]
@@ -42,14 +45,14 @@ class Answer:
     timings: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``vita run --json`` prints it."""
+        """Return plain data, as ``vita run --json`` prints it."""
         return asdict(self)
 
 
 class VisionLanguageModel(OldNames):
-    """Tower, projector and language model of one config.
+    """A tower, a projector and a language model, built from `resolved`.
 
-    `resolved` says what it was built from. `newline` (D) ends the rows of LLaVA-1.6's unpadded maps.
+    `newline` (D) is the token at the end of each row of LLaVA-1.6's unpadded maps, or None.
     """
 
     def __init__(
@@ -64,7 +67,8 @@ class VisionLanguageModel(OldNames):
         anyres = resolved.config.images.anyres
         if newline is None and anyres is not None and anyres.merge == "spatial_unpad":
             raise CheckpointError(
-                "images.anyres.merge: spatial_unpad needs the image_newline of a LLaVA-1.6 checkpoint (images.anyres.newline)"
+                "images.anyres.merge: 'spatial_unpad' needs the image_newline of a LLaVA-1.6 checkpoint. "
+                "Try: `images.anyres.newline: FILE` with the safetensors file that contains it, or `images.anyres.merge: spatial`"
             )
         super().__init__({} if resolved.checkpoint is None else resolved.checkpoint.old_config)
         self.resolved = resolved
@@ -76,11 +80,11 @@ class VisionLanguageModel(OldNames):
         self.register_buffer("newline", newline)
 
     def prepare(self, picture: Picture) -> Prepared:
-        """One picture, opened and arranged as configured; `ask` takes it in the picture's place. Raises PictureError."""
+        """Open a picture and cut it into tiles as configured. `ask` accepts the result as a picture. Raises PictureError."""
         return prepare(self.tower, self.settings.images, picture)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Pixels (tiles, 3, H, W) -> projected tokens (tiles, N, D)."""
+        """Return the projected tokens (tiles, N, D) of pixels (tiles, 3, H, W)."""
         tokens: Tensor = self.projector(self.tower(pixels).to(self.llm.dtype))
         return tokens
 
@@ -93,9 +97,9 @@ class VisionLanguageModel(OldNames):
         max_new_tokens: int | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> Answer:
-        """Answer a question about one picture or several; `on_text` receives the answer piece by piece.
+        """Answer a question about one or more pictures. `on_text` is called with each piece of the answer.
 
-        Raises PictureError for a picture that cannot be opened, VitaError for a prompt longer than the context.
+        Raises PictureError for a picture that cannot be opened, and VitaError if the prompt is longer than the context.
         """
         images = [pictures] if isinstance(pictures, str | os.PathLike | Image.Image | Prepared) else list(pictures)
         return self._answer([images], question, system, max_new_tokens, on_text)[0]
@@ -108,11 +112,11 @@ class VisionLanguageModel(OldNames):
         system: str | None = None,
         max_new_tokens: int | None = None,
     ) -> list[Answer]:
-        """The same question about each of `pictures`, as one padded batch."""
+        """Answer the same question about each of `pictures` in one padded batch."""
         return self._answer([[picture] for picture in pictures], question, system, max_new_tokens, None)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write a directory that `build_model` and ``vita run`` open again; see `vita_core.models.saving.save_model`."""
+        """Save the model to a directory for `build_model` and ``vita run``; see `vita_core.models.saving.save_model`."""
         save_model(Path(directory), self.resolved, self.tower, self.projector, self.llm, self.newline)
 
     def export(
@@ -123,10 +127,13 @@ class VisionLanguageModel(OldNames):
         source: str | os.PathLike[str] | None = None,
         audio: bool = False,
     ) -> Exported:
-        """Write the layout of the checkpoint this model came from (`source`, by default the one that was opened), with its
-        audio half if `audio`; see `vita_core.models.exporting.export_model`. Raises VitaError."""
+        """Export the model to the layout of the VITA checkpoint that it came from.
+
+        `source` is that checkpoint, by default the one that the model was opened from. With `audio`, its audio tensors are
+        copied. See `vita_core.models.exporting.export_model`. Raises VitaError.
+        """
         if layout != "vita":
-            raise VitaError(f"layout {layout!r} cannot be written; there is only 'vita'")
+            raise VitaError(f"layout cannot be written: {layout!r}. Try: layout='vita', the only one")
         origin = source_of(self.resolved, None if source is None else os.fspath(source))
         return export_model(Path(directory), self.resolved, self.tower, self.projector, self.llm, origin, audio=audio)
 
@@ -141,7 +148,7 @@ class VisionLanguageModel(OldNames):
     ) -> list[Answer]:
         start = time.perf_counter()
         if not all(rows):
-            raise VitaError("a question needs at least one picture")
+            raise VitaError("a question without a picture. Try: pass at least one picture")
         prompt = self.settings.prompt if system is None else self.settings.prompt.model_copy(update={"system": system})
         pictures = [[self.prepare(picture) for picture in row] for row in rows]
         by_tile = self.llm.marks_tiles(prompt) and self.settings.images.anyres is None
@@ -151,7 +158,7 @@ class VisionLanguageModel(OldNames):
         prepared = time.perf_counter()
         visual = self._visual_tokens(pictures, by_tile)
         if self.tower.device.type != "cpu":
-            torch.accelerator.synchronize(self.tower.device)  # else the tower's time is told as the language model's
+            torch.accelerator.synchronize(self.tower.device)  # else its time would count as the language model's
         encoded = time.perf_counter()
         parts, shared = [[part for picture in row for part in picture] for row in visual], shared_prefix(self.llm, ids)
         embeds, mask = merge(ids, parts, self.llm.embed, shared=shared)
@@ -180,16 +187,19 @@ class VisionLanguageModel(OldNames):
         return [self._finished(*answer, timings) for answer in answers]
 
     def _visual_tokens(self, pictures: Sequence[Sequence[Prepared]], by_tile: bool) -> list[list[list[Tensor]]]:
-        """Projected tokens (N, D) of each picture of each row, one tensor a place in the prompt.
+        """Return the projected tokens (N, D) of each picture of each row, one tensor for each place in the prompt.
 
-        All tiles of all rows go through the tower together.
+        All tiles of all rows go through the tower in one batch.
         """
         flat = [picture.pixels for row in pictures for picture in row]
         found = iter(self.encode_images(torch.cat(flat)).split([len(pixels) for pixels in flat]))
         return [[self.pack(next(found), picture.size, by_tile) for picture in row] for row in pictures]
 
     def pack(self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False) -> list[Tensor]:
-        """Tokens (tiles, N, D) of a picture of `size` (width, height) as what stands in its place(s), each (M, D)."""
+        """Join the tokens (tiles, N, D) of a picture of `size` (width, height) to a tensor (M, D) for each of its places.
+
+        With `by_tile`, each tile has its own place in the prompt.
+        """
         anyres = self.settings.images.anyres
         if anyres is not None:
             tile = self.tower.resolved.geometry.input_size[0]
@@ -200,8 +210,9 @@ class VisionLanguageModel(OldNames):
         context = self.llm.context
         if context is not None and prompt_tokens + limit > context:
             raise VitaError(
-                f"the prompt has {prompt_tokens} tokens and {limit} more may be generated, over the language model's "
-                f"context of {context}; use fewer pictures or tiles (--max-tiles, images.tiles.max), or a lower --max-new-tokens"
+                f"the prompt has {prompt_tokens} tokens, and with up to {limit} new tokens it exceeds the language model's "
+                f"context of {context}. Try: fewer pictures, fewer tiles (--max-tiles, images.tiles.max), or a lower "
+                "--max-new-tokens"
             )
 
     def _finished(

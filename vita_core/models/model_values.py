@@ -1,4 +1,4 @@
-"""What a model holds in the place of each tensor of the checkpoint it came from: the key rules, read backwards."""
+"""Find the model's value for each tensor of the checkpoint that it came from, by applying the key rules in reverse."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from vita_core.towers.tower import BaseVisionTower
 
 __all__ = ["ModelValues"]
 
+OTHER_SOURCE = "`vita export DIR --source DIR` (source=DIR in Python) with the checkpoint that it came from"
+
 
 class ModelValues:
-    """A model's tensors, by stage and the stage's own (checkpoint) key, beside those of the checkpoint `where`.
+    """A model's tensors, found by their stage and their key in the checkpoint `where`.
 
-    What was asked for is remembered.
+    It records which tensors were compared, so that `left` can return the others.
     """
 
     def __init__(self, tower: BaseVisionTower, projector: nn.Module, llm: LanguageModel, where: str) -> None:
         if tower.encoder is None:
             raise VitaError(
-                "the tower is not loaded, so there is nothing to export: call model.tower.load_model() first"
+                "the tower is not loaded, so it cannot be exported. Try: call model.tower.load_model() first"
             )
         self.where = where
         self.states: Mapping[Stage, Mapping[str, Tensor]] = {
@@ -37,10 +39,11 @@ class ModelValues:
         self.used: dict[Stage, set[str]] = {stage: set() for stage in self.states}
 
     def compared(self, stage: Stage, key: str, theirs: Tensor) -> tuple[bool | None, Tensor]:
-        """Whether the model's value of a checkpoint's tensor `theirs` is the same, and what to write; None and `theirs` where
-        the model does not hold it. Raises CheckpointError where the two do not belong together.
+        """Compare the checkpoint's tensor `theirs` with the model's value. Return whether they are equal, and what to write.
 
-        Compared in the model's dtype: a model opened in another one than it was saved in has not changed by that.
+        Returns None and `theirs` for a tensor that the model did not load. The comparison uses the model's dtype, because
+        opening a model in another dtype does not count as a change. Raises CheckpointError if the model did not come from
+        this checkpoint.
         """
         rules = self.rules.get(stage, KeyRules())
         name = rules.renamed(key)
@@ -49,19 +52,23 @@ class ModelValues:
         targets = rules.targets(name)
         state = self.states[stage]
         if any(target not in state for target in targets):
-            raise CheckpointError(f"{self.where} is not what this model came from: the model has no {stage} {key}")
+            raise CheckpointError(
+                f"this model did not come from {self.where}: it has no {stage} {key}. Try: {OTHER_SOURCE}"
+            )
         self.used[stage].update(targets)
         parts = [state[target].detach().cpu() for target in targets]
         ours = parts[0] if len(parts) == 1 else torch.cat(parts)
         if ours.shape != theirs.shape:
-            shapes = f"{tuple(theirs.shape)} for {tuple(ours.shape)}"
-            raise CheckpointError(f"{self.where} is not what this model came from: {stage} {key} has shape {shapes}")
+            shapes = f"{tuple(theirs.shape)} instead of {tuple(ours.shape)}"
+            raise CheckpointError(
+                f"this model did not come from {self.where}: {stage} {key} has shape {shapes}. Try: {OTHER_SOURCE}"
+            )
         if torch.equal(theirs.to(ours.dtype), ours):
             return True, theirs
         return False, ours.to(theirs.dtype).contiguous()
 
     def left(self) -> Iterator[str]:
-        """Keys of parameters that no tensor of the source was written from, but for those tied to one that was."""
+        """Yield the keys of the model's tensors that were not compared, except those that are tied to a compared one."""
         for stage, state in self.states.items():
             written = {state[key].data_ptr() for key in self.used[stage]}
             yield from (f"{stage} {key}" for key, tensor in state.items() if tensor.data_ptr() not in written)

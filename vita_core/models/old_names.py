@@ -1,4 +1,4 @@
-"""The names that code written for VITA or LLaVA calls a model by: the same calls, the same returns."""
+"""The methods and attributes that code written for VITA or LLaVA expects of a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["OldNames"]
 
 
 class OldNames(nn.Module, abc.ABC):
-    """What `VITAMetaForCausalLM` and `LlavaMetaForCausalLM` offer. `config` holds the checkpoint's own keys."""
+    """The interface of `VITAMetaForCausalLM` and `LlavaMetaForCausalLM`. `config` has the checkpoint's own keys."""
 
     tower: BaseVisionTower
     projector: nn.Module
@@ -31,18 +31,18 @@ class OldNames(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Pixels (tiles, 3, H, W) -> projected tokens (tiles, N, D)."""
+        """Return the projected tokens (tiles, N, D) of pixels (tiles, 3, H, W)."""
 
     @abc.abstractmethod
     def pack(self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False) -> list[Tensor]:
-        """Tokens (tiles, N, D) of one picture as what stands in its place in the prompt."""
+        """Join the tokens (tiles, N, D) of one picture to a tensor (M, D) for each of its places in the prompt."""
 
     def get_vision_tower(self) -> BaseVisionTower:
-        """The tower."""
+        """Return the tower."""
         return self.tower
 
     def get_model(self) -> OldNames:
-        """The object that has `get_vision_tower`, `mm_projector` and `embed_tokens`: there is only one here."""
+        """Return this model itself: it has `get_vision_tower`, `mm_projector` and `embed_tokens`."""
         return self
 
     @property
@@ -58,7 +58,7 @@ class OldNames(nn.Module, abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the language model is."""
+        """The device of the language model."""
         return self.llm.device
 
     def prepare_inputs_labels_for_multimodal(
@@ -74,14 +74,16 @@ class OldNames(nn.Module, abc.ABC):
         shared_v_pid_stride: int | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Any, Tensor | None, Tensor | None]:
-        """(None, positions, mask, cache, embeddings (B, T, D), labels) of ids (B, T) with -200 where pictures stand.
+        """Replace the places of pictures (-200) in ids (B, T) by picture tokens.
 
-        `images`: (P, 3, H, W), a place for each; or a list (or 5 dimensions) of (tiles, 3, H, W), one place for each. A row
-        without a picture has a blank one in `images` all the same. Positions, mask and labels come back None where they
-        were None. Without `images`, or for a single next token, everything comes back as it was. Rows are padded at the
-        config's `tokenizer_padding_side` and cut at its `tokenizer_model_max_length`. `image_sizes` (LLaVA-1.6's; width,
-        height) has tiles packed as configured. Raises VitaError; also for VITA's `audios`, and for `sf_masks` and
-        `shared_v_pid_stride` that ask for anything.
+        Returns (None, positions, mask, cache, embeddings (B, T, D), labels). Positions, mask and labels are None if they
+        were None. Without `images`, or for a single next token, all arguments are returned unchanged.
+
+        `images` is (P, 3, H, W) with one place for each picture, or a list or 5-dimensional tensor of (tiles, 3, H, W) with
+        one place for each element. A row without a picture needs a blank one in `images`. Rows are padded on the side
+        `config.tokenizer_padding_side` and cut at `config.tokenizer_model_max_length`. With `image_sizes` (width, height),
+        as in LLaVA-1.6, tiles are joined as configured. Raises VitaError if the numbers of pictures differ, for `audios`,
+        and for `sf_masks` and `shared_v_pid_stride` that are not None or zero.
         """
         _refuse(audios, sf_masks, shared_v_pid_stride)
         if images is None or input_ids.shape[1] == 1:
@@ -109,7 +111,7 @@ class OldNames(nn.Module, abc.ABC):
         image_sizes: Sequence[tuple[int, int]] | None = None,
         **options: Any,
     ) -> Any:
-        """transformers' ``generate`` on ids (B, T) with -200 where pictures stand; only the new tokens come back."""
+        """Call transformers' ``generate`` with ids (B, T) in which -200 marks pictures. Only the new tokens are returned."""
         mask, positions = options.pop("attention_mask", None), options.pop("position_ids", None)
         _, positions, mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
             inputs, positions, mask, None, None, images, audios, sf_masks, shared_v_pid_stride, image_sizes
@@ -121,7 +123,7 @@ class OldNames(nn.Module, abc.ABC):
     def _features(
         self, images: Tensor | Sequence[Tensor], image_sizes: Sequence[tuple[int, int]] | None
     ) -> list[Tensor]:
-        """Projected tokens (M, D) of each place."""
+        """Return the projected tokens (M, D) for each place."""
         if isinstance(images, Tensor) and images.ndim == 4:
             return list(self.encode_images(images))
         pictures = [picture if picture.ndim == 4 else picture[None] for picture in images]
@@ -132,25 +134,29 @@ class OldNames(nn.Module, abc.ABC):
 
 
 def _refuse(audios: Any, sf_masks: Tensor | None, shared_v_pid_stride: int | None) -> None:
-    """What VITA's calls may pass that has no counterpart here; zero and None mean that it was not asked for."""
+    """Raise VitaError for arguments of VITA's calls that are not supported. None and zero have no effect there."""
     if audios is not None:
-        raise VitaError("audios are given, but this is the vision half; leave them out")
+        raise VitaError("audios: audio is not supported. Try: leave the argument out")
     if sf_masks is not None and bool((sf_masks > 0).any()):
-        raise VitaError("sf_masks asks for VITA's slow-fast pooling of frames, which is not there; leave it out")
+        raise VitaError("sf_masks: VITA's slow-fast pooling of frames is not supported. Try: leave the argument out")
     if shared_v_pid_stride:
         raise VitaError(
-            f"shared_v_pid_stride {shared_v_pid_stride} asks for pictures that share positions, which is not there; leave it out"
+            f"shared_v_pid_stride: pictures that share positions are not supported: {shared_v_pid_stride}. "
+            "Try: leave the argument out"
         )
 
 
 def _dealt(features: Sequence[Tensor], ids: Sequence[Tensor]) -> list[list[Tensor]]:
-    """`features` row by row; one is left out for each row without a place. Raises VitaError unless they come out even."""
+    """Return the `features` of each row's pictures. A row without a place uses up one, its blank picture, and gets none.
+
+    Raises VitaError if the number of features is wrong.
+    """
     counts = [int((row == PICTURE_ID).sum()) for row in ids]
     wanted = sum(max(count, 1) for count in counts)
     if wanted != len(features):
         raise VitaError(
-            f"the prompts have places for {sum(counts)} pictures and {counts.count(0)} rows without any, which need a "
-            f"blank picture each: {wanted} in all, but {len(features)} are given"
+            f"images: {len(features)} pictures are given, but the prompts need {wanted}: {sum(counts)} for the places, and a "
+            f"blank one for each of the {counts.count(0)} rows without a place. Try: pass {wanted} pictures"
         )
     found = iter(features)
     rows = [[next(found) for _ in range(max(count, 1))] for count in counts]

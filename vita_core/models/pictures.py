@@ -1,4 +1,4 @@
-"""One picture made into what the tower takes, as the ``images:`` section says."""
+"""Prepare pictures for the tower, as the config's section ``images`` says."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["Picture", "Prepared", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture ready for the tower: pixels (tiles, 3, H, W), and the `size` (width, height) that it had."""
+    """A picture that is prepared for the tower: pixels (tiles, 3, H, W) and its original `size` (width, height)."""
 
     pixels: Tensor
     size: tuple[int, int]
 
     def copied(self, device: torch.device) -> Prepared:
-        """The same, its pixels where `vita_core.towers.devices.copied` puts them for `device`; for threads that read ahead."""
+        """Return it with its pixels copied by `vita_core.towers.devices.copied`. Threads that read ahead call this."""
         return Prepared(copied(self.pixels, device), self.size)
 
 
@@ -35,7 +35,7 @@ Picture = str | os.PathLike[str] | Image.Image | Prepared
 
 
 def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> Prepared:
-    """One picture, opened and arranged as `images` says, tiles cut from one resized picture. Raises PictureError."""
+    """Open a picture, pad it or cut it into tiles as `images` says, and return its pixels. Raises PictureError."""
     if isinstance(picture, Prepared):
         return picture
     processor, tiles = tower.image_processor, images.tiles

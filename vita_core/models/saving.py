@@ -1,4 +1,4 @@
-"""A model as one directory that opens again: weights, config and where all of it comes from."""
+"""Save a model to a directory with its weights, its config and a record of its sources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vita_core.weights.sources import read_json
 __all__ = ["is_saved", "save_model", "saved_from"]
 
 FORMAT = "vita-core model"
-"""What ``provenance.json`` of a saved model says under ``format``."""
+"""The value of ``format`` in the ``provenance.json`` of a saved model."""
 CONTENT = {"config.yaml", "provenance.json", "tower", "projector.safetensors", "newline.safetensors", "llm"}
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
 
@@ -45,12 +45,14 @@ def save_model(
     llm: LanguageModel,
     newline: Tensor | None = None,
 ) -> None:
-    """Write ``config.yaml``, ``provenance.json``, ``tower/``, ``projector.safetensors`` and ``llm/`` into `directory`, and
-    ``newline.safetensors`` for a model that has LLaVA-1.6's. The provenance names what the model was `resolved` from.
+    """Write ``config.yaml``, ``provenance.json``, ``tower/``, ``projector.safetensors`` and ``llm/`` to `directory`.
 
-    It appears whole or not at all, and replaces nothing but a model saved earlier. Raises VitaError when something else
-    stands there, the tower is not loaded, or the disk refuses; CheckpointError when the tower's key rules would not read
-    its own keys back.
+    A model with LLaVA-1.6's ``image_newline`` also gets ``newline.safetensors``. The provenance names the sources of the
+    model, which `resolved` has. The directory appears only when it is complete. It replaces a model that was saved
+    earlier, but nothing else.
+
+    Raises VitaError if `directory` contains something else or cannot be written, or if the tower is not loaded. Raises
+    CheckpointError if the tower's key rules would change its own keys when the model is opened again.
     """
     directory = directory.expanduser().absolute()
     _check_target(directory)
@@ -58,7 +60,7 @@ def save_model(
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
             made, old = Path(scratch) / "made", Path(scratch) / "old"
-            made.mkdir()  # inside, so that it has the usual permissions: a temporary directory is its owner's alone
+            made.mkdir()  # a directory inside it, because only its owner can read a temporary directory
             _write(made, resolved, tower, projector, llm, newline)
             if directory.exists():
                 directory.rename(old)
@@ -69,11 +71,13 @@ def save_model(
                     old.rename(directory)
                 raise
     except (OSError, SafetensorError) as error:
-        raise VitaError(f"cannot write {directory}: {error}") from error
+        raise VitaError(
+            f"cannot write {directory}: {error}. Try: another directory, or check the free space"
+        ) from error
 
 
 def is_saved(directory: Path) -> bool:
-    """Whether `directory` is a model that `save_model` wrote."""
+    """Return whether `save_model` wrote `directory`."""
     record = directory / "provenance.json"
     return record.is_file() and read_json(record).get("format") == FORMAT
 
@@ -86,7 +90,8 @@ def _check_target(directory: Path) -> None:
         return
     other = ", ".join(sorted(names - CONTENT)[:3])
     raise VitaError(
-        f"{directory} is no saved model to replace{f' (it holds {other})' if other else ''}; give another one"
+        f"{directory} is not a saved model that could be replaced{f': it contains {other}' if other else ''}. "
+        "Try: another directory"
     )
 
 
@@ -115,7 +120,7 @@ def _write(
     llm.tokenizer.save_pretrained(made / "llm")
     sections["llm"] |= {"weights": "./llm", "dtype": _name(llm.dtype)}
     sections["llm"].pop("revision", None)
-    validate(Config, sections)  # a dtype that no config may name is told before the directory appears
+    validate(Config, sections)  # report a dtype that the schema does not have before the directory appears
     (made / "config.yaml").write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
     record: dict[str, Any] = {
         "format": FORMAT,
@@ -128,9 +133,9 @@ def _write(
 
 
 def _write_tower(made: Path, tower: BaseVisionTower) -> dict[str, Any]:
-    """The encoder under its own keys beside the checkpoint's own configs; returns the ``tower:`` section that opens it."""
+    """Write the encoder with its own keys and the checkpoint's configs. Return the ``tower:`` section that opens it."""
     if tower.encoder is None:
-        raise VitaError("the tower is not loaded, so there is nothing to save: call model.tower.load_model() first")
+        raise VitaError("the tower is not loaded, so it cannot be saved. Try: call model.tower.load_model() first")
     state, source = _state(tower.encoder), tower.resolved.source
     rules = KeyRules(tower.renames, tower.splits, tower.skips)
     changed = [
@@ -141,7 +146,7 @@ def _write_tower(made: Path, tower: BaseVisionTower) -> dict[str, Any]:
     if changed:
         raise CheckpointError(
             f"tower {tower.resolved.spec.name!r} cannot be saved: its renames, splits or skips change {len(changed)} of its "
-            f"own keys, such as {changed[0]!r}; anchor those patterns so that they match the checkpoint's keys alone"
+            f"own keys, such as {changed[0]!r}. Try: let the plugin's patterns match checkpoint keys only"
         )
     write_whole(made / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
     for name, content in (("config.json", source.config), ("preprocessor_config.json", source.preprocessor)):
@@ -154,7 +159,7 @@ def _write_tower(made: Path, tower: BaseVisionTower) -> dict[str, Any]:
         if owner.distribution in (CORE.distribution, SESSION.distribution)
         else f"{owner.distribution}/{spec.name}"
     )
-    # the file is named, so that any plugin opens it, whatever file names it looks for in a directory
+    # name the file, because each plugin looks for other file names in a directory
     return {**section, "type": kind, "weights": "./tower/model.safetensors", "dtype": _name(tower.dtype)}
 
 
@@ -167,7 +172,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _made_by(resolved: Resolved) -> dict[str, Any]:
-    """The distribution and version of the core and of each plugin that brought a part."""
+    """Return the distribution and the version of vita-core and of the plugin of each part."""
     projector, llm = resolved.language("a saved model")
     owners = {"tower": resolved.tower.owner, "projector": projector.owner, "llm": llm.owner}
     plugins = {part: {"distribution": owner.distribution, "version": owner.version} for part, owner in owners.items()}
@@ -175,9 +180,9 @@ def _made_by(resolved: Resolved) -> dict[str, Any]:
 
 
 def _sources(resolved: Resolved) -> dict[str, Any]:
-    """Where each part's weights came from: name, revision, SHA-256 of local files; an asset's own record.
+    """Return the source of each part's weights: name, revision and SHA-256 of local files, or the record of an asset.
 
-    The files of a checkpoint of another project stand once, under ``checkpoint``.
+    The files of a checkpoint of another project are listed once, under ``checkpoint``.
     """
     tower, (projector, llm) = resolved.tower, resolved.language("a saved model")
     source, checkpoint, trained = tower.source, resolved.checkpoint, projector.settings.weights
@@ -204,25 +209,28 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def saved_from(directory: Path, moved: Path | None = None) -> Path:
-    """The checkpoint of another project that the model saved in `directory` was opened from (`moved`: where it is now).
+    """Return the checkpoint of another project from which the model in `directory` was opened.
 
-    Raises CheckpointError when there was none, it is not there any more, or its files have other contents now.
+    `moved` is its directory if it was moved. Raises CheckpointError if there was no such checkpoint, if its directory does
+    not exist, or if its files have changed.
     """
     record = read_json(directory / "provenance.json").get("sources", {}).get("checkpoint")
     if record is None:
         raise CheckpointError(
-            f"{directory} was not saved from a VITA or LLaVA checkpoint, so there is nothing to write back"
+            f"{directory} was not saved from a VITA or LLaVA checkpoint, so there is no layout to export it to. "
+            "Try: a model that was opened from a VITA checkpoint"
         )
     place = Path(record["weights"]) if moved is None else moved.expanduser()
     if not place.is_dir():
         raise CheckpointError(
-            f"{directory} was saved from {place}, which is not there; pass --source DIR with where that checkpoint is now"
+            f"{directory} was saved from a checkpoint that does not exist: {place}. "
+            "Try: `--source DIR` with its new directory"
         )
     for name, digest in record["files"].items():
         if not (place / name).is_file() or sha256(place / name) != digest:
             raise CheckpointError(
-                f"{directory} was saved from another checkpoint than {place}: its provenance.json says {name} has SHA-256 "
-                f"{digest}; pass --source DIR with that one"
+                f"{directory} was saved from another checkpoint than {place}: its provenance.json says that {name} has the "
+                f"SHA-256 {digest}. Try: `--source DIR` with the checkpoint that it was saved from"
             )
     return place
 
@@ -234,7 +242,7 @@ def _source(weights: str | None, revision: str | None, files: list[Path]) -> dic
 
 
 def _weight_files(weights: str | None) -> list[Path]:
-    """The local weight files that `weights` names; none for a hub id or an asset."""
+    """Return the local weight files of `weights`, or an empty list for a hub id or an asset."""
     path = Path(weights).expanduser() if weights is not None else None
     if path is None or not path.exists():
         return []
