@@ -1,4 +1,7 @@
-"""``build_vision_tower(config)``, as code forked from VITA or LLaVA calls it: the one import that changes."""
+"""``build_vision_tower(config)`` for code that was forked from VITA or LLaVA.
+
+Such code only has to change the import.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,23 @@ KEYS = (
     "mm_vision_tower", "vision_tower", "mm_vision_select_layer", "mm_vision_select_feature", "use_s2", "s2", "s2_scales",
     "unfreeze_mm_vision_tower", "unfreeze_vision_tower", "delay_load", "dtype", "torch_dtype",
 )  # fmt: skip
-"""What is read of a config."""
+"""The keys of a config that are read."""
 
 
 def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> BaseVisionTower:
-    """The tower that a config of VITA or LLaVA (any object or mapping) names.
+    """Build the tower of a VITA or LLaVA config, which can be any object or mapping.
 
-    Read are `mm_vision_tower` or `vision_tower` (a path or a hub id), `use_s2`, `s2_scales`, `mm_vision_select_layer`,
-    `mm_vision_select_feature`, `unfreeze_mm_vision_tower` and `delay_load`; `kwargs` go before the config. The family is
-    what the tower's own config says, never a part of its path. Every block is built, as the old towers did. Raises
-    VitaError, before any weight is read where the config is at fault.
+    These keys are read: `mm_vision_tower` or `vision_tower` (a path or a hub id), `use_s2`, `s2_scales`,
+    `mm_vision_select_layer`, `mm_vision_select_feature`, `unfreeze_mm_vision_tower` and `delay_load`. `kwargs` override the
+    config. The type of the tower comes from the tower's own config, never from its path. All blocks are built, as the old
+    towers do. Raises VitaError, before any weight is read if the config is wrong.
     """
     config = {**_read(vision_tower_cfg), **kwargs}
     name = tower_name(config)
     if name is None:
-        raise CheckpointError("the config has neither mm_vision_tower nor vision_tower; set one to a path or a hub id")
+        raise CheckpointError(
+            "the config has neither mm_vision_tower nor vision_tower. Try: set mm_vision_tower to a path or a hub id"
+        )
     source = locate(expand(name, Path.cwd()))
     side = resolve_tower({"weights": source.weights}, source=source).shape.image_size[0]
     section = {**tower_section(config, side), "weights": source.weights, "layers": "all"}
@@ -40,7 +45,7 @@ def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> BaseVisionTower:
 
 
 def _read(config: Any) -> dict[str, Any]:
-    """The keys of interest that a mapping or an object has; as attributes of its class, too."""
+    """Return the values of `KEYS` that a mapping has, or that are attributes of an object or its class."""
     if isinstance(config, Mapping):
         return {key: config[key] for key in KEYS if key in config}
     return {key: getattr(config, key) for key in KEYS if hasattr(config, key)}

@@ -40,10 +40,10 @@ def test_three_layouts(captioned: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"image": "x.png"}\n', r":1:1: needs a non-empty text 'caption'"),
+        ('{"image": "x.png"}\n', r":1:1: 'caption' is missing, empty or not a text: None"),
         ('{"image": "x.png", "caption": "a"\n', r":1:\d+: not valid JSON"),
         ('{"image": "x.png", "caption": "a"}\n', r"1 of 1 pictures are missing"),
-        ("\n", "holds no captioned picture"),
+        ("\n", "no picture with a caption in "),
     ],
 )
 def test_bad_data(tmp_path: Path, text: str, message: str) -> None:
@@ -56,20 +56,32 @@ def test_bad_data(tmp_path: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("d.jsonl", b'{"image": "a.png", "caption": "a", "names": "cat"}', r":1:1: 'names' must be a list of texts"),
-        ("d.jsonl", b'{"image": "a.png", "caption": "a", "names": [5]}', r":1:1: 'names' must be a list of texts"),
-        ("d.jsonl", b"[1]", r":1:1: needs a non-empty text 'image'"),
-        ("d.jsonl", b"\xff\xfe", "cannot be read: .*can't decode"),
-        ("d.json", b"5", r":1:1: a LLaVA JSON is a list of \{image, conversations\}, not int"),
-        ("d.json", b"[5]", r"entry 0: needs a non-empty text 'image'"),
-        ("d.json", b'[{"image": "a.png", "conversations": 5}]', r"its first gpt turn: needs a non-empty text 'value'"),
+        (
+            "d.jsonl",
+            b'{"image": "a.png", "caption": "a", "names": "cat"}',
+            r":1:1: 'names' is not a list of texts: 'cat'",
+        ),
+        (
+            "d.jsonl",
+            b'{"image": "a.png", "caption": "a", "names": [5]}',
+            r":1:1: 'names' is not a list of texts: \[5\]",
+        ),
+        ("d.jsonl", b"[1]", r":1:1: 'image' is missing, empty or not a text"),
+        ("d.jsonl", b"\xff\xfe", "cannot read .*can't decode"),
+        ("d.json", b"5", r":1:1: not a list: int\. Try: .* a list of \{image, conversations\}"),
+        ("d.json", b"[5]", r"entry 0: 'image' is missing, empty or not a text"),
+        (
+            "d.json",
+            b'[{"image": "a.png", "conversations": 5}]',
+            r"first gpt turn: 'value' is missing, empty or not a text",
+        ),
         (
             "d.json",
             b'[{"image": "a.png", "conversations": ["x"]}]',
-            r"its first gpt turn: needs a non-empty text 'value'",
+            r"first gpt turn: 'value' is missing, empty or not a text",
         ),
-        ("a.txt", b"\xff\xfe", r"a\.txt cannot be read: .*can't decode"),
-        ("a.txt", b" \n", r"a\.txt:1:1: needs a non-empty text 'caption'"),
+        ("a.txt", b"\xff\xfe", r"cannot read .*a\.txt: .*can't decode"),
+        ("a.txt", b" \n", r"a\.txt:1:1: 'caption' is missing, empty or not a text: ' \\n'"),
     ],
 )
 def test_rows_of_another_kind_are_told(tmp_path: Path, name: str, content: bytes, message: str) -> None:

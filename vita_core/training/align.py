@@ -1,4 +1,4 @@
-"""Projector alignment: the projector alone is trained, on the language model's loss; transformers' Trainer loops."""
+"""Alignment: train only the projector, on the loss of the frozen language model, with transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Rows:
-    """Which samples a phase sees, and the group (data set) each belongs to."""
+    """The samples of a phase, and the group (data set) of each."""
 
     indices: list[int]
     groups: list[int]
 
 
 class CachedSamples(Dataset[dict[str, Tensor]]):
-    """Features of a sample with the ids of its answer.
+    """A dataset of cached features with the token ids of their answers.
 
-    `draws` items are drawn, each data set equally often, each a random variant; an item depends on the seed and its number
-    alone, so that a resumed run sees what an unbroken one would. With `draws` None (held-out samples) every sample comes
-    once, as it is.
+    It has `draws` random items: each is a random variant of a random sample, and all data sets are drawn equally often. An
+    item depends only on the seed and its index, so a resumed run sees the same items as an uninterrupted one. If `draws`
+    is None (held-out samples), every sample appears once and unchanged.
     """
 
     def __init__(self, cache: FeatureCache, rows: Rows, answers: Sequence[Tensor], draws: int | None = None) -> None:
@@ -69,7 +69,7 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
         return {"features": features, "answer_ids": self.answers[index]}
 
     def _moved(self, features: Tensor, group: int, rng: random.Random) -> Tensor:
-        """Features (N, C) of a data set, on their way to the moments of a random one (its own, as often as any)."""
+        """Shift and scale features (N, C) of a data set towards the mean and deviation of a random one, maybe its own."""
         (mean, deviation), (other_mean, other_deviation) = self.moments[group], rng.choice(self.moments)
         way = rng.uniform(0, self.cache.config.training.moment_jitter)
         scale = (deviation + way * (other_deviation - deviation)) / deviation
@@ -80,20 +80,23 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
 
 
 def _moments(features: NDArray[np.float16]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (C) of a data set's features (copies, samples, N, C): of all copies, so that a channel which never
-    differs (a dead unit) stays at its mean however small its deviation."""
+    """Return the mean and deviation (C) of a data set's features (copies, samples, N, C).
+
+    They are computed over all copies, so that a constant channel (a dead unit) stays at its mean although its deviation is
+    tiny.
+    """
     values = torch.from_numpy(features.astype("float32")).flatten(0, 2)
     return values.mean(0), values.std(0, unbiased=False) + 1e-6
 
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Features (B, N, C) and answer ids (B, A), padded with -100."""
+    """Stack samples to features (B, N, C) and answer ids (B, A), padded with -100."""
     answers = nn.utils.rnn.pad_sequence([row["answer_ids"] for row in rows], batch_first=True, padding_value=IGNORE)
     return {"features": torch.stack([row["features"] for row in rows]), "answer_ids": answers}
 
 
 class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """A Trainer whose model is the projector alone: nothing else is saved, moved or optimised."""
+    """A Trainer whose model is only the projector. Nothing else is saved, moved or optimised."""
 
     def __init__(
         self, vlm: VisionLanguageModel, train: CachedSamples, held_out: CachedSamples | None, **arguments: Any
@@ -116,22 +119,27 @@ class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         super().__init__(vlm.projector, args, collate, train, held_out)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Those of transformers, less what the projector says."""
+        """Return transformers' choice without the parameters in the projector's `undecayed`."""
         kept = model.undecayed if isinstance(model, WordProjector) else ()
         return [name for name in super().get_decay_parameter_names(model) if name not in kept]
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        """In order: the items are random themselves."""
+        """Return the items in order, because they are already random."""
         return SequentialSampler(self.train_dataset)
 
 
 class Alignment(ProjectorTrainer):
-    """The frozen language model reads prompt, projected tokens and answer; the loss is on the answer's tokens alone."""
+    """Trains on the loss of the frozen language model, which reads prompt, projected tokens and answer.
+
+    Only the answer's tokens count in the loss.
+    """
 
     @functools.cached_property
     def prompt(self) -> tuple[Any, Tensor]:
-        """Keys and values of what stands before the picture (None for nothing), read once, and embeddings of what stands
-        behind it (T, D)."""
+        """The keys and values of the prompt before the picture, and the embeddings (T, D) of the prompt after it.
+
+        They are computed once. The former is None if the picture comes first.
+        """
         llm, settings = self.vlm.llm, self.vlm.settings.prompt
         ids = llm.prompt(settings, settings.question, 1)
         place = ids.index(PICTURE_ID)
@@ -143,7 +151,7 @@ class Alignment(ProjectorTrainer):
             return read and read.past_key_values, llm.embed(after)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        """Mean cross-entropy of the answer's tokens; the head runs on their positions only."""
+        """Return the mean cross-entropy of the answer's tokens. The head only runs on their positions."""
         llm, (prefix, after) = self.vlm.llm, self.prompt
         answers, size = inputs["answer_ids"], len(inputs["features"])
         tokens = model(inputs["features"]).to(llm.dtype)
@@ -151,7 +159,7 @@ class Alignment(ProjectorTrainer):
         cache = copy.deepcopy(prefix)
         if cache is not None:
             cache.batch_repeat_interleave(size)
-        # padding stands only behind the answers, where causal attention does not look: no mask is needed
+        # padding only comes after the answers, where causal attention does not look, so no mask is needed
         read = llm.model.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
         hidden = read.last_hidden_state
         counted = answers != IGNORE
@@ -167,7 +175,7 @@ def run_alignment(
     folder: Path,
     settings: TrainingConfig,
 ) -> dict[str, Any]:
-    """Train on the language model's loss, resuming from the last checkpoint in `folder`. Returns the losses."""
+    """Train on the language model's loss, starting from the last checkpoint in `folder`. Return the losses."""
     trainer = Alignment(
         vlm,
         train,

@@ -1,8 +1,9 @@
-"""Captioned pictures: a folder of `picture + .txt`, a JSONL of {image, caption}, or a LLaVA JSON."""
+"""Read captioned pictures: a folder of pictures with .txt files, a JSONL of {image, caption}, or a LLaVA JSON."""
 
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and what is to be said about it; `names` are further accepted names of the thing shown."""
+    """A picture with its caption. `names` are other accepted names of what the picture shows."""
 
     image: Path
     caption: str
@@ -25,9 +26,10 @@ class Sample:
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """All samples of one data set. Paths in a file are relative to it.
+    """Return all samples of a data set. Picture paths in a file are relative to the file.
 
-    Raises ConfigError (with file and line) for a row without image or caption, a picture that is missing, or no sample.
+    Raises ConfigError, with file and line, for a row without image or caption. Also raises ConfigError if a picture does
+    not exist, or if there are no samples.
     """
     if path.is_dir():
         rows = _folder(path)
@@ -37,14 +39,23 @@ def read_samples(path: Path) -> list[Sample]:
         rows = _llava(path)
     else:
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        what = "is neither a folder, a .jsonl nor a .json" if path.exists() else "does not exist"
-        raise ConfigError(f"--data {path} {what}.{nearest(path.name, siblings)}")
+        what = "neither a folder nor a .jsonl or .json file" if path.exists() else "no such file or directory"
+        raise ConfigError(
+            f"--data: {what}: {path}.{nearest(path.name, siblings)} Try: a folder of pictures with .txt files, a .jsonl of "
+            "{image, caption}, or a LLaVA .json"
+        )
     samples = list(rows)
     if not samples:
-        raise ConfigError(f"--data {path} holds no captioned picture (a folder needs a .txt beside each picture)")
+        raise ConfigError(
+            f"--data: no picture with a caption in {path}. Try: a folder with a .txt file next to each picture, or a .jsonl "
+            "or .json file with at least one row"
+        )
     missing = [sample.image for sample in samples if not sample.image.is_file()]
     if missing:
-        raise ConfigError(f"--data {path}: {len(missing)} of {len(samples)} pictures are missing, such as {missing[0]}")
+        raise ConfigError(
+            f"--data: {len(missing)} of {len(samples)} pictures are missing, such as {missing[0]}. "
+            f"Try: copy them there, or correct their paths in {path}"
+        )
     return samples
 
 
@@ -58,7 +69,9 @@ def _folder(path: Path) -> Iterator[Sample]:
 def _text(row: Any, key: str, where: str) -> str:
     value = row.get(key) if isinstance(row, dict) else None
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where}: needs a non-empty text {key!r}, found {value!r}")
+        raise ConfigError(
+            f"{where}: {key!r} is missing, empty or not a text: {reprlib.repr(value)}. Try: write a text, or remove this entry"
+        )
     return value.strip()
 
 
@@ -69,12 +82,16 @@ def _jsonl(path: Path) -> Iterator[Sample]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}:{number}:{error.colno}: not valid JSON: {error.msg}") from error
+            raise ConfigError(
+                f"{path}:{number}:{error.colno}: not valid JSON: {error.msg}. Try: correct this line"
+            ) from error
         where = f"{path}:{number}:1"
         image, caption = path.parent / _text(row, "image", where), _text(row, "caption", where)
         names = row.get("names", [])
         if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-            raise ConfigError(f"{where}: 'names' must be a list of texts, found {names!r}")
+            raise ConfigError(
+                f'{where}: \'names\' is not a list of texts: {reprlib.repr(names)}. Try: a list such as ["cat", "kitten"]'
+            )
         yield Sample(image, caption, tuple(names))
 
 
@@ -82,19 +99,25 @@ def _llava(path: Path) -> Iterator[Sample]:
     try:
         rows = json.loads(_read(path))
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from error
+        raise ConfigError(
+            f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}. Try: correct the file at this place"
+        ) from error
     if not isinstance(rows, list):
-        raise ConfigError(f"{path}:1:1: a LLaVA JSON is a list of {{image, conversations}}, not {type(rows).__name__}")
+        raise ConfigError(
+            f"{path}:1:1: not a list: {type(rows).__name__}. Try: a LLaVA JSON, a list of {{image, conversations}}"
+        )
     for index, row in enumerate(rows):
         where = f"{path}: entry {index}"
         turns = row.get("conversations") if isinstance(row, dict) else None
         said = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
         answer = next((turn for turn in said if turn.get("from") == "gpt"), None)
-        yield Sample(path.parent / _text(row, "image", where), _text(answer, "value", f"{where}: its first gpt turn"))
+        yield Sample(path.parent / _text(row, "image", where), _text(answer, "value", f"{where}: first gpt turn"))
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--data {path} cannot be read: {error}") from error
+        raise ConfigError(
+            f"--data: cannot read {path}: {error}. Try: check its permissions, or save it as UTF-8"
+        ) from error

@@ -1,4 +1,4 @@
-"""How many answers name the picture, beside the same answers held against other pictures' captions."""
+"""Score how many answers name what the picture shows, and how many would match the caption of a random other picture."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ WORDS = 8
 
 
 def names_it(answer: str, caption: str, names: Sequence[str] = ()) -> bool:
-    """Whether one of the answer's first eight words is the caption's last (or a further name is among them), whole words,
-    whatever their case."""
+    """Return whether the first eight words of the answer contain the last word of the caption, or one of `names`.
+
+    Only whole words count. Case is ignored.
+    """
     said = " ".join(_words(answer)[:WORDS])
     wanted = [_words(caption)[-1:], *(_words(name) for name in names)]
     return any(re.search(rf"(?<!\S){re.escape(' '.join(name))}(?!\S)", said) for name in wanted if name)
@@ -43,8 +45,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ask about every picture and score the answers.
 
-    Returns ``{"n", "named", "shuffled", "answers"}``: `named` and `shuffled` are shares from 0 to 1, the latter the score
-    of the same answers when the captions are shuffled among the pictures.
+    Returns ``{"n", "named", "shuffled", "answers"}``. `named` is the share (0 to 1) of answers that name what the picture
+    shows. `shuffled` is the same share with the captions shuffled among the pictures.
     """
     texts: list[str] = []
 

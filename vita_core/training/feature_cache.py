@@ -1,4 +1,4 @@
-"""The frozen tower's features of every training picture and its variants, on disk: encoded once, not once per epoch."""
+"""Cache the frozen tower's features of all training pictures and their variants on disk, so that each is encoded once."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ BATCH = 32
 
 
 class FeatureCache:
-    """Features as a memory-mapped float16 array (variants + 1, samples, N, C), filled in order and resumable.
+    """A memory-mapped float16 array of features (variants + 1, samples, N, C).
 
-    Row 0 holds the pictures themselves. `fill` does what is missing; another tower, data set or seed starts anew.
+    Index 0 of the first axis is the unchanged pictures. `fill` computes the features in order, and continues where an
+    interrupted run stopped. A cache of another tower, data set or seed is discarded.
     """
 
     def __init__(self, folder: Path, config: Config, tower: BaseVisionTower, samples: Sequence[Sample]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # alignment shows one picture as one tile: every sample then has the same number of tokens
+        # alignment uses one tile per picture, so that every sample has the same number of tokens
         self.config = config.model_copy(update={"images": config.images.model_copy(update={"tiles": None})})
         self.tower, self.samples = tower, samples
         self.copies = config.training.variants + 1
@@ -64,7 +65,7 @@ class FeatureCache:
 
     @torch.inference_mode()
     def fill(self) -> None:
-        """Encode what is not there yet, decoding the next pictures while the tower runs."""
+        """Encode the pictures that are not in the cache yet. The next pictures are read while the tower runs."""
         total, done = self.copies * len(self.samples), self._read_progress() or 0
         flat = self.array.reshape(total, *self.shape[2:])
         bar = tqdm(total=total, initial=done, unit="picture", desc="features", disable=None)
@@ -78,7 +79,7 @@ class FeatureCache:
                     self._progress.write_text(json.dumps({"key": self._key, "done": done}))
 
     def _pixels(self, item: int) -> Tensor:
-        """Pixels (1, 3, H, W) of one picture or variant; which variant depends on the seed and item alone."""
+        """Return the pixels (1, 3, H, W) of a picture or a variant. The variant only depends on the seed and `item`."""
         copy, index = divmod(item, len(self.samples))
         picture = open_picture(self.samples[index].image, max_pixels=self.config.images.max_pixels or MAX_PIXELS)
         if copy:

@@ -1,4 +1,4 @@
-"""``vita train``: features once, a warm start, the alignment, and a directory that ``vita run`` opens."""
+"""Train a projector: cache the features, warm start, align, and write a directory that ``vita run`` opens."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ __all__ = ["train"]
 
 
 def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: Sequence[str] = ()) -> dict[str, Any]:
-    """Align a projector on captioned pictures and write `out`: projector.safetensors, config.yaml, provenance.json.
+    """Train a projector on captioned pictures. Write projector.safetensors, config.yaml and provenance.json to `out`.
 
-    An interrupted run goes on where it stopped when called again with the same arguments; features and checkpoints live
-    in ``out/work``. `licences` are texts, one for each of `data`, for the provenance. Returns the scores. Raises VitaError.
+    Call it again with the same arguments to continue an interrupted run: features and checkpoints are in ``out/work``.
+    `licences` are texts for the provenance, one for each of `data`. Returns the scores. Raises VitaError.
     """
     resolved = config if isinstance(config, Resolved) else resolve(config)
-    resolved.language("`vita train`")
+    resolved.language("vita train")
     config = resolved.config
     sets = [read_samples(path) for path in data]
     samples = [sample for group in sets for sample in group]
@@ -50,7 +50,7 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     kept, held = _split(len(samples), settings.held_out, settings.seed)
     answers = [_answer_ids(vlm, sample.caption) for sample in samples]
     captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
-    captions.tell_projector()  # may refuse them, which is told before the pictures are encoded
+    captions.tell_projector()  # raises an error for unusable captions, before the pictures are encoded
     cache = FeatureCache(work, config, vlm.tower, samples)
     cache.fill()
     rows = Rows(kept, [groups[i] for i in kept])
@@ -71,12 +71,13 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
 
 
 def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: CaptionWords, work: Path) -> None:
-    """The warm start, or its result from an earlier, interrupted call."""
+    """Run the warm start, or load its result from an earlier, interrupted call."""
     settings, done = vlm.settings.training, work / "warm_start.safetensors"
     projector, _ = vlm.resolved.language("training")
     trained = projector.settings.weights is not None or projector.part is not None
     started = trained and not isinstance(vlm.projector, WordProjector)
-    if settings.warm_start_steps == 0 or started:  # a word_loss leaves the words as they are, other warm starts do not
+    # a warm start would undo the training of a projector, unless it is a WordProjector
+    if settings.warm_start_steps == 0 or started:
         return
     if not done.is_file():
         run_warm_start(vlm, training, captions, work, settings)
@@ -85,12 +86,13 @@ def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: Cap
 
 
 def _check_same(config: Config, samples: Sequence[Sample], work: Path) -> None:
-    """Refuse to go on with another config or data set than the run in `work` was started with."""
+    """Raise ConfigError if the run in `work` was started with another config or other data."""
     text = config.model_dump_json() + json.dumps([[str(s.image), s.caption] for s in samples])
     key, file = hashlib.sha256(text.encode()).hexdigest(), work / "run.json"
     if file.is_file() and json.loads(file.read_text())["key"] != key:
         raise ConfigError(
-            f"{work.parent} holds a run with another config or other data; give another --out, or delete {work} to start anew"
+            f"--out: {work.parent} contains a run with another config or other data. Try: another directory for --out, or "
+            f"delete {work} to start again"
         )
     write_text(file, json.dumps({"key": key}))
 
@@ -128,7 +130,7 @@ def _sources(
             }
         )
     weights = {}
-    projector, llm = resolved.language("`vita train`")
+    projector, llm = resolved.language("vita train")
     for part, name in (("tower", resolved.config.tower.weights), ("llm", llm.settings.weights)):
         weights[part] = (
             provenance(name.removeprefix(ASSET_PREFIX)) if name.startswith(ASSET_PREFIX) else {"weights": name}
@@ -139,7 +141,7 @@ def _sources(
 
 
 def _earlier(projector: Path) -> dict[str, Any]:
-    """The projector that a training goes on from: its hash, and the record of the run that made it, where it lies beside."""
+    """Return the hash of the projector that the training started from, and the provenance of its own run if it is there."""
     record = projector.with_name("provenance.json")
     made = {"made_by_run": json.loads(record.read_text(encoding="utf-8"))} if record.is_file() else {}
     return {"sha256": sha256(projector), **made}
@@ -148,7 +150,7 @@ def _earlier(projector: Path) -> dict[str, Any]:
 def _write(
     vlm: VisionLanguageModel, config: Config, out: Path, scores: dict[str, Any], sources: dict[str, Any]
 ) -> None:
-    """The three files, each by rename, the projector in float16."""
+    """Write the three files, each atomically. The projector is saved in float16."""
     state = {
         key: value.detach().to("cpu", torch.float16).contiguous() for key, value in vlm.projector.state_dict().items()
     }

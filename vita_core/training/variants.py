@@ -1,4 +1,4 @@
-"""Altered copies of a photo, so that a projector learns what is shown and not how sharp the picture is."""
+"""Make altered copies of a picture, so that a projector learns what it shows and not how sharp it is."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from PIL import Image, ImageFilter
 __all__ = ["varied"]
 
 SMALL = 64
-"""Pixels a side of the smallest thumbnails."""
+"""The side of the smallest thumbnails, in pixels."""
 
 
 def varied(picture: Image.Image, rng: random.Random, side: int) -> Image.Image:
-    """`picture` cropped, brought to `side` pixels, sometimes shrunk and re-compressed, rarely sharpened or blurred.
+    """Return a random crop of `picture`, resized to `side` pixels; some are also shrunk and compressed, sharpened or blurred.
 
-    Much of either hurts: what carries names over from small photos to sharp ones is `training.moment_jitter`.
+    Stronger changes give worse results. What makes names learned from small photos work on sharp ones is
+    `training.moment_jitter`.
     """
     width, height = picture.size
     scale, stretch = rng.uniform(0.5, 1.0) ** 0.5, rng.uniform(0.87, 1.15)
     crop_width, crop_height = min(width, width * scale * stretch), min(height, height * scale / stretch)
     left, top = rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height)
     box = (left, top, left + crop_width, top + crop_height)
-    if min(width, height) > SMALL and rng.random() < 0.3:  # what a thumbnail of it would show
+    if min(width, height) > SMALL and rng.random() < 0.3:  # imitate a thumbnail
         small = SMALL if rng.random() < 0.5 else rng.randint(SMALL, max(SMALL, min(176, width, height)))
         picture = _compressed(picture.resize((small, small), Image.Resampling.BILINEAR, box=box), rng.randint(40, 95))
         box = (0, 0, small, small)

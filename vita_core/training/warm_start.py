@@ -1,4 +1,4 @@
-"""The warm start: before the language model is run at all, the projector learns the words of the captions."""
+"""Warm start: train the projector to predict the words of the captions, without running the language model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["CaptionWords", "run_warm_start"]
 
 
 class WarmStart(ProjectorTrainer):
-    """Projected tokens, on average, become the mean embedding of the caption's words, and closest to it of all captions.
+    """Trains projected tokens to be, on average, the mean embedding of their caption's words, and closer to it than to others.
 
     A `WordProjector` is trained on its own loss instead.
     """
@@ -32,8 +32,11 @@ class WarmStart(ProjectorTrainer):
         self.centre, self.variance = self.targets.mean(0), self.targets.var()
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        """Squared error of every token over the targets' variance, plus a softmax over all captions' directions; or the
-        projector's own."""
+        """Return the loss: the projector's own for a `WordProjector`, else a sum of two terms.
+
+        These are the squared error of every token, divided by the variance of the targets, and the cross-entropy of the
+        cosine similarities to all captions.
+        """
         keys = [tuple(int(i) for i in row if i != IGNORE) for row in inputs["answer_ids"]]
         wanted = torch.tensor([self.number[key] for key in keys], device=self.targets.device)
         if isinstance(model, WordProjector):
@@ -48,12 +51,12 @@ class WarmStart(ProjectorTrainer):
 
 
 def words(caption: str) -> str:
-    """A caption without its article and full stop: the words whose embeddings a warm start aims at."""
+    """Return a caption without its article and full stop: the words whose embeddings are the target of the warm start."""
     return re.sub(r"^(an?|the)\s+", "", caption.rstrip(". "), flags=re.IGNORECASE)
 
 
 class CaptionWords:
-    """The distinct captions of a training, in order, their token ids, and the mean embeddings (captions, D) of their words."""
+    """The distinct captions of a training in order, with their token ids and the mean embeddings (captions, D) of their words."""
 
     def __init__(self, vlm: VisionLanguageModel, captions: Sequence[str], answers: Sequence[Tensor]) -> None:
         self.vlm = vlm
@@ -64,12 +67,12 @@ class CaptionWords:
 
     @torch.no_grad()
     def embed(self, text: str) -> Tensor:
-        """Mean embedding (D) of a text's tokens, as within a sentence."""
+        """Return the mean embedding (D) of the tokens of a text, tokenized as inside a sentence."""
         ids = self.vlm.llm.tokenizer(" " + text, add_special_tokens=False).input_ids
         return self.vlm.llm.embed(torch.tensor(ids)).mean(0).float()
 
     def tell_projector(self) -> None:
-        """Give the words to a projector that asks for them; one that has been trained before keeps its weights."""
+        """Initialise a `WordProjector` from the words. A projector that is already trained keeps its weights."""
         projector = self.vlm.projector
         if not isinstance(projector, WordProjector):
             return
@@ -82,7 +85,7 @@ class CaptionWords:
 def run_warm_start(
     vlm: VisionLanguageModel, train: CachedSamples, captions: CaptionWords, folder: Path, settings: TrainingConfig
 ) -> None:
-    """Regress the projector onto word embeddings; see `WarmStart`."""
+    """Train the projector to predict word embeddings; see `WarmStart`."""
     trainer = WarmStart(
         vlm,
         train,
