@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from conftest import vita
 from PIL import Image
 
 from vita_core import build_model
 from vita_core.cli.answers import answer_folder
+from vita_core.cli.run import run
 from vita_core.errors import ConfigError
 from vita_core.planning.resolution import resolve
 
@@ -59,14 +61,14 @@ def test_a_row_each_resumed_and_mended(tiny_config: Path, tmp_path: Path, folder
     out.write_bytes(whole[:-9])  # the last line torn, as when the machine went down
     again = vita(*command)
     assert again.returncode == 0, again.stderr
-    assert "1 answered, 2 already there, 0 with an error" in again.stdout
+    assert "1 answered, 2 skipped, 0 with an error" in again.stdout
     assert out.read_bytes() == whole
     third = vita(*command)
-    assert "0 answered, 3 already there" in third.stdout
+    assert "0 answered, 3 skipped" in third.stdout
     assert out.read_bytes() == whole
     longer = vita(*command, "--max-new-tokens", 7)
     assert longer.returncode == 2
-    assert "holds 3 answers to this question made with another config" in longer.stderr
+    assert "contains 3 answers to this question with another config" in longer.stderr
     assert out.read_bytes() == whole
 
 
@@ -77,7 +79,7 @@ def test_an_unreadable_picture_is_a_row_and_is_tried_again(tiny_config: Path, tm
     command = ("run", tiny_config, "--images", folder, "--jsonl", out, "-q", QUESTION)
     done = vita(*command)
     assert done.returncode == 1
-    assert "2 answered, 0 already there, 1 with an error" in done.stdout
+    assert "2 answered, 0 skipped, 1 with an error" in done.stdout
     assert [row["image"] for row in rows(out)] == ["more/square.PNG", "tall.png", "wide.png"]
     assert ["error" in row for row in rows(out)] == [False, True, False]
     assert "tall.png" in rows(out)[1]["error"]
@@ -108,12 +110,38 @@ def test_what_is_refused(tiny_config: Path, tmp_path: Path, folder: Path) -> Non
         answer_folder(settings, folder, wrong, QUESTION, **DEFAULTS)
     assert wrong.read_text() == '{"caption": "a"}\n'
     (tmp_path / "empty").mkdir()
-    for folder_, message in ((tmp_path / "empty", "holds no picture"), (tmp_path / "none", "no such directory")):
+    for folder_, message in (
+        (tmp_path / "empty", "no picture in this directory"),
+        (tmp_path / "none", "no such directory"),
+    ):
         with pytest.raises(ConfigError, match=message):
             answer_folder(settings, folder_, tmp_path / "o", QUESTION, **DEFAULTS)
     alone = vita("run", tiny_config, "--images", folder)
     assert alone.returncode == 2
-    assert "--images goes with --jsonl" in alone.stderr
+    assert "--images needs --jsonl" in alone.stderr
     nowhere = vita("run", tiny_config, "--images", folder, "--jsonl", tmp_path)
     assert nowhere.returncode == 2
     assert nowhere.stderr.startswith("error: cannot read")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no picture is given"),
+        ({"image": [Path("a.png")], "video": Path("a.mp4")}, "--image and --video exclude each other"),
+        ({"images": Path("a")}, "--images needs --jsonl"),
+        (
+            {"image": [Path("a.png")], "jsonl": Path("a.jsonl")},
+            "--jsonl: it only works with --images, not with --image",
+        ),
+    ],
+)
+def test_options_that_exclude_each_other(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"{message}\\. Try: `vita run CONFIG"):
+        run("a.yaml", **options)
+
+
+@pytest.mark.parametrize(("config", "given"), [(None, "neither of them is given"), ("a.yaml", "both are given")])
+def test_a_config_and_a_checkpoint_exclude_each_other(config: str | None, given: str) -> None:
+    with pytest.raises(typer.BadParameter, match=f"CONFIG or --checkpoint: {given}\\. Try: "):
+        run(config, image=[Path("a.png")], checkpoint=None if config is None else "dir")

@@ -70,7 +70,7 @@ def test_encode_says_where_the_time_went(tiny_config: Path, golden: Path, tmp_pa
     assert min(seconds.values()) >= 0
     assert 0.5 * took < sum(seconds.values()) <= took + 0.02  # all of the process but its end
     lines = vita("encode", tiny_config, *pictures, "--out", tmp_path / "o.safetensors", "--timings").stdout
-    assert re.search(r"\d s  first feature \(\d+\.\d{3} s since the process began\)", lines)
+    assert re.search(r"\d s  first feature \(\d+\.\d{3} s since the process started\)", lines)
 
 
 def test_encode_writes_features_and_a_map(tiny_config: Path, golden: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_new_tower_is_installed_and_passes_its_own_tests(environment: Environm
     assert tests.returncode == 0, tests.stdout + tests.stderr
     again = environment.vita("new-tower", "my_vit", "--at", tmp_path / "other")
     assert again.returncode == 2
-    assert "registered already, by vita-tower-my-vit 0.1.0" in again.stderr
+    assert "tower already registered: 'my_vit', by vita-tower-my-vit 0.1.0" in again.stderr
     environment.pip("uninstall", "--yes", "vita-tower-my-vit")
 
 
@@ -119,10 +119,10 @@ def test_a_new_tower_is_installed_and_passes_its_own_tests(environment: Environm
     [
         ("My-ViT", "Did you mean 'my_vit'"),
         ("9lives", "Did you mean 'lives'"),
-        ("a__b", "no tower name"),
-        ("été", "no tower name"),
+        ("a__b", "not a valid tower name: 'a__b'"),
+        ("été", "not a valid tower name: 'été'"),
         ("../up", "Did you mean 'up'"),
-        ("clip", "registered already, by vita-core"),
+        ("clip", "tower already registered: 'clip', by vita-core"),
     ],
 )
 def test_names_that_are_refused(name: str, message: str, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_place_that_is_taken_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "made" / "mine.txt").write_text("mine")
     done = vita("new-tower", "my_vit", "--at", tmp_path / "made")
     assert done.returncode == 2
-    assert "exists already" in done.stderr
+    assert "--at: already exists: " in done.stderr
     assert [file.name for file in (tmp_path / "made").iterdir()] == ["mine.txt"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["made"]
 

@@ -1,4 +1,4 @@
-"""``vita run --images``: the same question about every picture of a folder, one JSON line each, resumable."""
+"""``vita run --images``: ask the same question about every picture of a folder, and write one JSON line per picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vita_core.cli.common import open_model
-from vita_core.errors import ConfigError, PictureError, VitaError
+from vita_core.errors import ConfigError, PictureError, VitaError, nearest
 from vita_core.training.data import SUFFIXES
 from vita_core.weights.files import write_whole
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["answer_folder"]
 
 ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
-"""A file name that is no UTF-8 passes through unchanged."""
+"""Keeps file names that are not UTF-8 unchanged."""
 
 
 def answer_folder(
@@ -36,13 +36,13 @@ def answer_folder(
     system: str | None,
     max_new_tokens: int | None,
 ) -> dict[str, int]:
-    """Ask `question` about every picture below `folder`, `batch` at a time, in sorted order; append a row each to `out`.
+    """Ask `question` about every picture below `folder`, `batch` at a time, in sorted order. Append a row for each to `out`.
 
-    A row is ``{"image", "question", "settings", "answer"}``, with ``"error"`` in the place of the answer for a picture
-    that cannot be opened or asked about; `settings` is a hash of the config, `system` and `max_new_tokens`. Pictures that
-    `out` has an answer for are skipped, those with an error tried again. The model is opened only when something is left
-    to ask. Returns the counts of rows ``answered``, ``skipped``, ``errors``. Raises ConfigError for a folder without
-    pictures, and for an `out` that is damaged or was made with other settings.
+    A row is ``{"image", "question", "settings", "answer"}``. A picture that cannot be opened or asked about has ``"error"``
+    instead of ``"answer"``. `settings` is a hash of the config, `system` and `max_new_tokens`. Pictures with an answer in
+    `out` are skipped; pictures with an error are tried again. The model is only opened if a picture is left. Returns the
+    numbers of pictures ``answered``, ``skipped``, and with ``errors``. Raises ConfigError if the folder has no pictures,
+    or if `out` is damaged or has answers with other settings.
     """
     config, pictures = resolved.config, _pictures(folder)
     question = question or config.prompt.question
@@ -51,8 +51,8 @@ def answer_folder(
     there = [row for row in _kept_rows(out) if row["question"] == question]
     if other := sum(row.get("settings") != settings for row in there):
         raise ConfigError(
-            f"{out} holds {other} answers to this question made with another config, --system or --max-new-tokens; give "
-            "another --jsonl"
+            f"--jsonl: {out} contains {other} answers to this question with another config, --system or --max-new-tokens. "
+            "Try: another file"
         )
     done = {row["image"] for row in there}
     left = [name for name in pictures if name not in done]
@@ -75,7 +75,7 @@ def answer_folder(
 def _asked(
     model: VisionLanguageModel, folder: Path, names: Sequence[str], ask: Ask, batch: int
 ) -> Iterator[list[tuple[str, dict[str, str]]]]:
-    """Names of pictures, each with its answer or error, a batch at a time, under a progress bar."""
+    """Yield each batch as a list of picture names with their answer or error, and show a progress bar."""
     from tqdm import tqdm
 
     from vita_core.pixels.prefetching import prefetched
@@ -92,35 +92,43 @@ def _asked(
     ):
         for read_ahead in batches:
             found = _results([picture for _, picture in read_ahead], ask)
-            told = [{"error" if isinstance(result, VitaError) else "answer": str(result)} for result in found]
-            yield list(zip([name for name, _ in read_ahead], told, strict=True))
+            columns = [{"error" if isinstance(result, VitaError) else "answer": str(result)} for result in found]
+            yield list(zip([name for name, _ in read_ahead], columns, strict=True))
             progress.update(len(read_ahead))
 
 
 def _pictures(folder: Path) -> list[str]:
-    """Every picture file below `folder`, by its suffix, as sorted paths relative to it."""
+    """Return the sorted paths, relative to `folder`, of all files below it that have the suffix of a picture."""
     if not folder.is_dir():
-        raise ConfigError(f"--images {folder}: no such directory")
+        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise ConfigError(
+            f"--images: no such directory: {folder}.{nearest(folder.name, siblings)} Try: the path of a directory of pictures"
+        )
     found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not found:
-        raise ConfigError(f"--images {folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
+        suffixes = ", ".join(sorted(SUFFIXES))
+        raise ConfigError(
+            f"--images: no picture in this directory: {folder}. Try: a directory with files of {suffixes}"
+        )
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def _kept_rows(out: Path) -> list[dict[str, Any]]:
-    """The answers that `out` holds; what else stands there (errors, a line torn by an interruption) is removed from it."""
+    """Return the rows of `out` that have an answer. Remove all others: errors, and a line that an interruption cut short."""
     if not out.exists():
         _append(out, [])
         return []
     try:
         text = out.read_text(**ENCODING)
     except OSError as error:
-        raise VitaError(f"cannot read {out}: {error.strerror}") from error
+        raise VitaError(f"cannot read {out}: {error.strerror}. Try: a file that you may read and write") from error
     rows, kept = [], ""
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         row = _row(line)
         if row is None and line.endswith("\n"):
-            raise ConfigError(f"{out}:{number}:1: no row of `vita run --jsonl`; give another file, or mend that line")
+            raise ConfigError(
+                f"{out}:{number}:1: not a line that vita run wrote. Try: another --jsonl, or delete the line"
+            )
         if row is not None and "answer" in row:
             rows.append(row)
             kept += line if line.endswith("\n") else line + "\n"
@@ -130,13 +138,15 @@ def _kept_rows(out: Path) -> list[dict[str, Any]]:
 
 
 def _append(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Add whole lines to `out`. Raises VitaError when it cannot be written."""
+    """Append a line for each row to `out`. Raises VitaError if it cannot be written."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a", **ENCODING) as file:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     except OSError as error:
-        raise VitaError(f"cannot write {out}: {error.strerror}") from error
+        raise VitaError(
+            f"cannot write {out}: {error.strerror}. Try: another file, or check its permissions and the free space"
+        ) from error
 
 
 def _row(line: str) -> dict[str, Any] | None:
@@ -148,19 +158,19 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 def _results(pictures: Sequence[Prepared | PictureError], ask: Ask) -> Iterator[str | VitaError]:
-    """The answer about each picture, or what is wrong with it."""
+    """Yield the answer about each picture, or its error."""
     answers = iter(_each([picture for picture in pictures if not isinstance(picture, PictureError)], ask))
     for picture in pictures:
         yield picture if isinstance(picture, PictureError) else next(answers)
 
 
 def _each(pictures: Sequence[Prepared], ask: Ask) -> Sequence[str | VitaError]:
-    """All pictures as one batch; where that is refused (one has too many tiles, say), one by one."""
+    """Ask about all pictures in one batch. If that fails, for example because one has too many tiles, ask one by one."""
     if not pictures:
         return []
     try:
         return ask(pictures)
-    except ConfigError:  # nothing that another picture would mend
+    except ConfigError:  # a mistake in the config, the same for every picture
         raise
     except VitaError as error:
         return [error] if len(pictures) == 1 else [found for picture in pictures for found in _each([picture], ask)]

@@ -1,4 +1,4 @@
-"""What ``vita run`` and ``vita demo`` share: asking a resolved model about pictures or a video."""
+"""Ask a model about pictures or a video; shared by ``vita run`` and ``vita demo``."""
 
 from __future__ import annotations
 
@@ -25,20 +25,31 @@ __all__ = [
 ]
 
 UNTILED = ("images.tiles=null", "images.anyres=null")
-"""Overrides for a video: its frames are not cut into tiles, as in VITA."""
+"""Overrides for a video, whose frames are not cut into tiles, as in VITA."""
 
 TowerWeightsOption = Annotated[
-    str | None, typer.Option("--tower-weights", metavar="DIR", help="The tower of a VITA or LLaVA checkpoint.")
+    str | None,
+    typer.Option(
+        "--tower-weights",
+        metavar="DIR",
+        help="The tower of a VITA or LLaVA checkpoint, if the path in its config does not exist.",
+    ),
 ]
 MaxTilesOption = Annotated[
-    int | None, typer.Option("--max-tiles", min=1, help="Most tiles to cut a picture into, the thumbnail not counted.")
+    int | None,
+    typer.Option("--max-tiles", min=1, help="Cut a picture into at most this many tiles, not counting the thumbnail."),
 ]
 ModelBaseOption = Annotated[
-    str | None, typer.Option("--model-base", metavar="DIR", help="The base of a projector or LoRA adapter.")
+    str | None,
+    typer.Option(
+        "--model-base",
+        metavar="DIR",
+        help="The language model that DIR was trained on, if DIR has only a projector or adapter.",
+    ),
 ]
-SystemOption = Annotated[str | None, typer.Option(help="System text, as the checkpoint was trained with.")]
-MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="Most tokens to answer with.")]
-MaxFramesOption = Annotated[int, typer.Option(min=1, help="Most frames of a video, thinned evenly.")]
+SystemOption = Annotated[str | None, typer.Option(help="The system text that the checkpoint was trained with.")]
+MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="The largest number of tokens of an answer.")]
+MaxFramesOption = Annotated[int, typer.Option(min=1, help="Use at most this many frames of a video, evenly spaced.")]
 
 
 def ask(
@@ -52,12 +63,15 @@ def ask(
     max_new_tokens: int | None,
     json: bool,
 ) -> None:
-    """Build the model, ask it about pictures and at most `max_frames` frames of a video, and print the answer as it is
-    made, or all of it as JSON. Raises VitaError."""
+    """Build the model, ask it about `pictures` and at most `max_frames` frames of a video, and print the answer.
+
+    The answer is printed piece by piece, or as a whole as JSON. Raises VitaError.
+    """
     from vita_core.pixels.images import MAX_PIXELS, open_picture
 
     limit = resolved.config.images.max_pixels or MAX_PIXELS
-    opened = [open_picture(picture, max_pixels=limit) for picture in pictures]  # reported before a weight is read
+    # open the pictures before a weight is read, so that mistakes are reported early
+    opened = [open_picture(picture, max_pixels=limit) for picture in pictures]
     if video is not None:
         from vita_core.pixels.video import read_frames
 

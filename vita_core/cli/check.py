@@ -13,16 +13,19 @@ from vita_core.cli.common import JsonOption, SetOption, print_json, print_table
 def check(
     target: Annotated[
         str,
-        typer.Argument(metavar="NAME_OR_CONFIG", help="A registered tower (random weights), or a config (its own)."),
+        typer.Argument(metavar="NAME_OR_CONFIG", help="A registered tower, which gets random weights, or a config."),
     ],
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Hold a tower to every contract (the conformance kit); exit code 1 when it breaks one."""
+    """Run the conformance tests, which check that a tower keeps every contract.
+
+    The exit code is 1 if a test fails.
+    """
     from vita_core.planning.resolution import resolve
     from vita_core.planning.towers import named_tower
 
-    if named_tower(target) is None:  # a mistake is reported before torch is imported
+    if named_tower(target) is None:  # report a mistake in the config before torch is imported
         resolve(target, overrides or (), tower_only=True)
     from vita_core.testing import CHECKS, open_subject
 

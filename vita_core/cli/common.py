@@ -1,4 +1,4 @@
-"""What the subcommands share."""
+"""Arguments, options and functions that several commands share."""
 
 from __future__ import annotations
 
@@ -29,32 +29,35 @@ __all__ = [
     "quiet_transformers",
 ]
 
-CONFIG_HELP = "A YAML file, the name of a shipped config, or the directory of a trained model or of a checkpoint."
+CONFIG_HELP = "A YAML file, a shipped config (such as quickstart), or the directory of a trained model or a checkpoint."
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)]
 TowerOption = Annotated[
-    str | None, typer.Option("--tower", metavar="TYPE", help="A tower type in place of CONFIG; goes with --weights.")
+    str | None, typer.Option("--tower", metavar="TYPE", help="The type of a tower, with --weights, instead of CONFIG.")
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option("--weights", metavar="PLACE", help="The tower's directory, file or hub id, in place of CONFIG."),
+    typer.Option(
+        "--weights", metavar="PLACE", help="The directory, file or hub id of a tower's weights, instead of CONFIG."
+    ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="Where to run: auto, cpu, cuda, cuda:1, ... Overrides the config.")
+    str | None, typer.Option("--device", help="The device: auto, cpu, cuda, cuda:1, ... Overrides the config.")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as tower.select_layer=-1.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, such as tower.select_layer=-1."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_json(data: Any) -> None:
-    """Plain data as indented JSON on stdout; what of a file name is no UTF-8 stands as ``\\udcNN``."""
+    """Print plain data as indented JSON. Bytes of file names that are not UTF-8 are printed as ``\\udcNN``."""
     text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
     typer.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A rich table on a terminal; plain columns, two spaces apart, when piped."""
+    """Print a table: with rich on a terminal, else as plain columns that are two spaces apart."""
     if sys.stdout is None or not sys.stdout.isatty():
         lines = [columns, *[["; ".join(str(cell).splitlines()) for cell in row] for row in rows]]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -75,7 +78,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 def place_of(config: str | None, tower: str | None, weights: str | None) -> str | Mapping[str, Any]:
-    """What CONFIG names, or the config that ``--tower TYPE --weights PLACE`` stands for. Raises ConfigError."""
+    """Return CONFIG, or a config for ``--tower TYPE --weights PLACE``. Raises ConfigError if both or neither are given."""
     from vita_core.errors import ConfigError
     from vita_core.weights.sources import expand
 
@@ -90,12 +93,12 @@ def place_of(config: str | None, tower: str | None, weights: str | None) -> str 
 
 
 def overridden(overrides: Sequence[str] | None, device: str | None) -> list[str]:
-    """The overrides of ``--set`` and ``--device``."""
+    """Return the overrides of ``--set`` and ``--device`` in one list."""
     return [*(overrides or ()), *([] if device is None else [f"device={device}"])]
 
 
 def open_model(resolved: Resolved) -> VisionLanguageModel:
-    """The resolved model, opened without the libraries' progress bars; its notes are printed on stderr."""
+    """Build a resolved model without the libraries' progress bars, and print its notes on stderr."""
     quiet_transformers()
     from vita_core.models.building import build
 
@@ -105,7 +108,7 @@ def open_model(resolved: Resolved) -> VisionLanguageModel:
 
 
 def quiet_transformers() -> None:
-    """No progress bars and warnings of transformers between our own lines."""
+    """Turn off transformers' progress bars and warnings, which would mix with our own output."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

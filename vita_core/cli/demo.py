@@ -1,4 +1,4 @@
-"""``vita demo``: the command that VITA's own demo script is run by, with the same flags."""
+"""``vita demo``: ask a question with the flags of VITA's own demo script."""
 
 from __future__ import annotations
 
@@ -10,27 +10,34 @@ import typer
 from vita_core.cli.asking import UNTILED, MaxFramesOption, MaxTilesOption, SystemOption, TowerWeightsOption, ask
 from vita_core.cli.common import JsonOption
 
-ModelPathOption = Annotated[str, typer.Option("--model_path", metavar="DIR", help="The checkpoint's directory.")]
+EXAMPLE = "`vita demo --model_path DIR --image_path PICTURE --question TEXT`"
+ModelPathOption = Annotated[
+    str, typer.Option("--model_path", metavar="DIR", help="The directory of a VITA or LLaVA checkpoint.")
+]
 QuestionOption = Annotated[str, typer.Option("--question", help="The question.")]
 ImagePathOption = Annotated[
-    Path | None, typer.Option("--image_path", metavar="PICTURE", help="The picture asked about.")
+    Path | None, typer.Option("--image_path", metavar="PICTURE", help="The picture to ask about.")
 ]
-VideoPathOption = Annotated[
-    Path | None, typer.Option("--video_path", metavar="VIDEO", help="The video asked about, in frames.")
-]
+VideoPathOption = Annotated[Path | None, typer.Option("--video_path", metavar="VIDEO", help="The video to ask about.")]
 AudioPathOption = Annotated[
-    Path | None, typer.Option("--audio_path", metavar="AUDIO", help="Refused: this is the vision half.")
+    Path | None, typer.Option("--audio_path", metavar="AUDIO", help="Not supported: this project has no audio.")
 ]
 ModelBaseOption = Annotated[
-    str | None, typer.Option("--model_base", metavar="DIR", help="The base of a projector or LoRA adapter.")
+    str | None,
+    typer.Option(
+        "--model_base",
+        metavar="DIR",
+        help="The language model that DIR was trained on, if DIR has only a projector or adapter.",
+    ),
 ]
 ModelTypeOption = Annotated[
-    str | None, typer.Option("--model_type", help="Not needed: the checkpoint's config.json says it.")
+    str | None,
+    typer.Option("--model_type", help="Not needed: the checkpoint's config.json states it. A wrong type is an error."),
 ]
 ConvModeOption = Annotated[
-    str | None, typer.Option("--conv_mode", help="Prompt format. Default: the checkpoint's family's.")
+    str | None, typer.Option("--conv_mode", help="The prompt format. Default: that of the checkpoint.")
 ]
-MaxTokensOption = Annotated[int, typer.Option(min=1, help="Most tokens to answer with.")]
+MaxTokensOption = Annotated[int, typer.Option(min=1, help="The largest number of tokens of an answer.")]
 
 
 def demo(
@@ -49,20 +56,21 @@ def demo(
     max_tiles: MaxTilesOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Answer a question about a picture or a video as VITA's demo does, with its flags."""
+    """Answer a question about a picture or a video, with the flags of VITA's demo script."""
     from vita_core.errors import ConfigError
     from vita_core.layouts.known import read_config
     from vita_core.layouts.vita import check_demo_type
     from vita_core.planning.resolution import resolve
 
     if audio_path is not None:
-        raise ConfigError(f"--audio_path {audio_path}: this is the vision half of VITA. Try: ask with --question")
-    if not question:
         raise ConfigError(
-            "--question is missing. Try: `vita demo --model_path DIR --image_path PICTURE --question TEXT`"
+            f"--audio_path: audio is not supported: {audio_path}. Try: write the question with --question"
         )
+    if not question:
+        raise ConfigError(f"--question is missing. Try: {EXAMPLE}")
     if (image_path is None) == (video_path is None):
-        raise ConfigError("give one of --image_path PICTURE and --video_path VIDEO. Try: leave the other out")
+        wrong = "neither --image_path nor --video_path is given" if image_path is None else "both are given"
+        raise ConfigError(f"one of --image_path and --video_path is needed: {wrong}. Try: {EXAMPLE}")
     if model_type is not None:
         check_demo_type(model_type, read_config(model_path))
     given = [*([f"prompt.template={conv_mode}"] if conv_mode else []), *(UNTILED if video_path is not None else ())]

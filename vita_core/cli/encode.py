@@ -30,30 +30,36 @@ if TYPE_CHECKING:
     from vita_core.towers.tower import BaseVisionTower
 
 BATCH = 8
-"""Pictures that go through the tower together."""
+"""How many pictures the tower encodes at once."""
 SHOWN = 336
-"""Pixels a side of what is drawn."""
+"""The side of a drawn picture, in pixels."""
+ConfigAndPictures = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[CONFIG] PICTURE...",
+        help=f"{CONFIG_HELP} After it, one or more pictures. With --weights, only pictures.",
+    ),
+]
 
 
 def encode(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[CONFIG] PICTURE...", help=f"{CONFIG_HELP} Left out with --weights. Then the pictures."
-        ),
-    ],
+    arguments: ConfigAndPictures,
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     picture_map: Annotated[
-        Path | None, typer.Option(metavar="OUT.png", help="A PCA picture of the tokens beside the input.")
+        Path | None,
+        typer.Option(metavar="OUT.png", help="Also write a PNG with each picture and its tokens, coloured by PCA."),
     ] = None,
     tower: TowerOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,
     overrides: SetOption = None,
-    timings: Annotated[bool, typer.Option("--timings", help="Say where the time went, phase by phase.")] = False,
+    timings: Annotated[bool, typer.Option("--timings", help="Print the time of each phase.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """The tower's tokens (tiles, N, C) of each picture, keyed by its path as typed. Needs no language model."""
+    """Write the tower's tokens of each picture to a safetensors file. No language model is needed.
+
+    The keys are the paths of the pictures, as typed. Each tensor has the shape (tiles, N, C).
+    """
     from vita_core.errors import ConfigError
     from vita_core.planning.resolution import resolve
 
@@ -63,9 +69,8 @@ def encode(
     place, pictures = place_of(config, tower, weights), [Path(argument) for argument in arguments]
     if not pictures:
         raise ConfigError("no picture is given. Try: `vita encode CONFIG PICTURE --out OUT.safetensors`")
-    for option, path, suffix in (("--out", out, ".safetensors"), ("--picture-map", picture_map, ".png")):
-        if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
-            raise ConfigError(f"{option} {path}: must be a file that ends in {suffix}. Try: {path.stem}{suffix}")
+    _check_file("--out", out, ".safetensors")
+    _check_file("--picture-map", picture_map, ".png")
     resolved = resolve(place, overridden(overrides, device), tower_only=True)
     phases.end("config")
     built = _built(resolved, pictures, phases)
@@ -88,8 +93,16 @@ def encode(
     typer.echo(f"wrote {out}")
 
 
+def _check_file(option: str, path: Path | None, suffix: str) -> None:
+    """Raise ConfigError if the `path` of an option does not end in `suffix`, or is a directory."""
+    from vita_core.errors import ConfigError
+
+    if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
+        raise ConfigError(f"{option}: must be a file that ends in {suffix}: {path}. Try: {path.stem}{suffix}")
+
+
 def _built(resolved: Resolved, pictures: list[Path], phases: Phases) -> BaseVisionTower:
-    """The loaded tower. Raises VitaError, for a misspelled picture too, before a weight is read where that is possible."""
+    """Check that the pictures exist, then build the tower and load its weights. Raises VitaError."""
     from vita_core.pixels.images import check_file
     from vita_core.towers.devices import pick_device
     from vita_core.towers.tower import build_resolved
@@ -108,7 +121,7 @@ def _built(resolved: Resolved, pictures: list[Path], phases: Phases) -> BaseVisi
 def _encoded(
     tower: BaseVisionTower, images: ImagesConfig, pictures: list[Path], phases: Phases, *, draw: bool
 ) -> tuple[dict[str, Tensor], dict[str, Image.Image]]:
-    """Each picture's tokens (tiles, N, C), and to `draw` it the picture at `SHOWN` pixels, by its path."""
+    """Return the tokens (tiles, N, C) of each picture by its path. With `draw`, also return the pictures at `SHOWN` pixels."""
     import torch
 
     from vita_core.models.pictures import Prepared, prepare
@@ -147,7 +160,7 @@ def _write(
     drawn: Image.Image | None,
     picture_map: Path | None,
 ) -> None:
-    """The features and, where one was `drawn`, the picture: both files appear, or none."""
+    """Write the features, and the picture map if it was `drawn`. Either both files appear or none."""
     from safetensors.torch import save_file
 
     from vita_core.weights.files import write_whole
@@ -163,16 +176,17 @@ def _write(
 
 
 def _utf8(name: str) -> str:
-    """A path as a key of safetensors, which are UTF-8: bytes that are not become ``\\xNN``."""
+    """Return a path as a key of a safetensors file, which must be UTF-8: other bytes become ``\\xNN``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def draw_map(
     pictures: list[Image.Image], tokens: list[Tensor], grid: tuple[int, int], side: int = SHOWN
 ) -> Image.Image:
-    """Each picture beside its tokens (N, C): their first three principal components over all pictures as red, green, blue.
+    """Draw each picture beside its tokens (N, C), whose first three principal components are red, green and blue.
 
-    The picture is shown squashed to the square; with tiles, the last one (the thumbnail) is drawn.
+    The components are computed over all pictures. Pictures are resized to squares. With tiles, the tokens of the last one
+    (the thumbnail) are drawn.
     """
     import torch
     from PIL import Image

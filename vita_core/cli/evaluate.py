@@ -13,19 +13,23 @@ from vita_core.cli.common import ConfigArgument, DeviceOption, JsonOption, SetOp
 def evaluate(
     config: ConfigArgument,
     data: Annotated[
-        Path, typer.Option(help="Captioned pictures, as for `vita train`; a JSONL row may hold further `names`.")
+        Path,
+        typer.Option(help="Pictures with captions, as for vita train. A JSONL row may list more accepted `names`."),
     ],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many pictures, the first ones.")] = None,
     device: DeviceOption = None,
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """The share of pictures that the answers name, beside the same score with the captions shuffled among them."""
+    """Ask about every picture, and print how many answers name what its caption names.
+
+    For comparison, the same answers are also scored with the captions shuffled among the pictures.
+    """
     from vita_core.planning.resolution import resolve
     from vita_core.training.data import read_samples
 
     resolved = resolve(config, overridden(overrides, device))
-    resolved.language("`vita eval`")
+    resolved.language("vita eval")
     samples = read_samples(data)[:limit]
     model = open_model(resolved)
     from vita_core.training.evaluate import evaluate as score

@@ -17,34 +17,36 @@ if TYPE_CHECKING:
 
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="DIR", help="A VITA checkpoint, or a config or directory of a model made from one.")
+        str, typer.Argument(metavar="DIR", help="A VITA checkpoint, or a config or saved model that was made from one.")
     ],
-    layout: Annotated[str, typer.Option(metavar="vita", help="The layout to write. There is only VITA's.")] = "vita",
+    layout: Annotated[
+        str, typer.Option(metavar="vita", help="The checkpoint layout to write. VITA's is the only one.")
+    ] = "vita",
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to write it. Default: DIR-LAYOUT, beside DIR.")
+        Path | None, typer.Option(metavar="DIR", help="The new directory. Default: DIR-LAYOUT, next to DIR.")
     ] = None,
     source: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The VITA checkpoint the model came from, where it was moved.")
+        Path | None, typer.Option(metavar="DIR", help="The VITA checkpoint that the model came from, if it was moved.")
     ] = None,
-    audio: Annotated[bool, typer.Option("--audio", help="Copy the source's audio half too.")] = False,
+    audio: Annotated[bool, typer.Option("--audio", help="Also copy the audio tensors of the checkpoint.")] = False,
     tower_weights: TowerWeightsOption = None,
     model_base: Annotated[
-        str | None, typer.Option("--model-base", metavar="DIR", help="The base of a LoRA adapter.")
+        str | None, typer.Option("--model-base", metavar="DIR", help="The model that a LoRA adapter was trained on.")
     ] = None,
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a model back in the layout of the VITA checkpoint it came from, with its keys and the model's values."""
+    """Write a model in the layout of the VITA checkpoint that it came from: its keys, with the model's values."""
     from vita_core.errors import ConfigError, nearest
     from vita_core.models.saving import is_saved, saved_from
     from vita_core.planning.resolution import resolve
 
     if layout != "vita":
-        raise ConfigError(f"--layout {layout!r} cannot be written; there is only 'vita'.{nearest(layout, ['vita'])}")
-    place = Path(os.path.abspath(Path(model).expanduser()))  # noqa: PTH100  # a link is kept as it was written
+        raise ConfigError(f"--layout: cannot be written: {layout!r}.{nearest(layout, ['vita'])} Try: `--layout vita`")
+    place = Path(os.path.abspath(Path(model).expanduser()))  # noqa: PTH100  # resolve() would follow the user's links
     target = place.with_name(f"{place.stem if place.is_file() else place.name}-{layout}") if out is None else out
     if target.exists():
-        raise ConfigError(f"{target} is there already; move it away or choose another name with --out")
+        raise ConfigError(f"--out: already exists: {target}. Try: another directory for --out, or move it away")
     if is_saved(place):
         source = saved_from(place, source)
     given = ["device=cpu", *(overrides or ())]
@@ -53,16 +55,16 @@ def export(
     if json:
         print_json(exported.to_dict())
     else:
-        _tell(exported)
+        _print(exported)
 
 
-def _tell(exported: Exported) -> None:
+def _print(exported: Exported) -> None:
     lines = [
         f"{exported.layout} layout of {exported.source}: {exported.unchanged} tensors unchanged, {exported.changed} changed, "
-        f"{exported.copied} that were not loaded copied from it"
+        f"{exported.copied} copied that the model did not load"
     ]
     if exported.audio_skipped:
-        lines.append(f"vision only: {exported.audio_skipped} audio tensors skipped (--audio copies them)")
+        lines.append(f"vision only: {exported.audio_skipped} audio tensors skipped (use --audio to copy them)")
     if exported.audio:
         lines.append(f"{exported.audio} audio tensors copied")
     lines += [f"copied: {', '.join(exported.files)}", *exported.notes]

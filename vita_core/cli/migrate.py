@@ -18,19 +18,19 @@ def migrate(
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write the config of a VITA or LLaVA checkpoint as ours, and report what became of each of its keys."""
+    """Write a YAML config for a VITA or LLaVA checkpoint, and print what each key of its config.json became."""
     from vita_core.errors import ConfigError
     from vita_core.planning.migrating import migrate as migrate_config
     from vita_core.weights.files import write_text
 
     if out.exists():
-        raise ConfigError(f"--out {out} is there already; move it away or choose another name")
+        raise ConfigError(f"--out: already exists: {out}. Try: another file, or move it away")
     migration = migrate_config(directory, tower_weights=tower_weights, overrides=overrides or ())
     write_text(out, migration.text)
     if json:
         print_json({"out": str(out), **migration.to_dict()})
         return
-    print_table("became", ["old key", "value", "now"], migration.became)
+    print_table("converted", ["old key", "value", "new key"], migration.became)
     print_table("ignored", ["old key", "value", "why"], migration.ignored)
     if migration.accident is not None:
         typer.echo(migration.accident)

@@ -24,18 +24,20 @@ FILES = {
     "tower.py": "$module/tower.py",
     "test_tower.py": "tests/test_tower.py",
 }
-"""Template -> the file it becomes."""
+"""The templates, and the files that they become."""
 
 
 def new_tower(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What a config writes after `type:`, such as my_vit.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The name of the tower (`type:` in a config), such as my_vit.")
+    ],
     at: Annotated[
         Path | None,
-        typer.Option(help="The directory to make (or an empty one); by default ./vita-tower-NAME.", show_default=False),
+        typer.Option(help="The directory, new or empty. Default: ./vita-tower-NAME.", show_default=False),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a plugin package with a small tower that works, to be replaced by your own."""
+    """Write a plugin package with a small working tower, whose encoder you replace by your own."""
     check_name(name)
     values = names(name)
     directory = at or Path(values["distribution"])
@@ -49,23 +51,26 @@ def new_tower(
 
 
 def check_name(name: str) -> None:
-    """Raises VitaError for a name that no package can have, or that a tower has already."""
+    """Raise VitaError for a name that cannot be the name of a package, or that a tower already has."""
     from vita_core.plugins.registry import registry
     from vita_core.plugins.specs import TowerSpec
 
     if not NAME.fullmatch(name):
-        mended = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_").lstrip("0123456789")
-        hint = f" Did you mean {mended!r}?" if NAME.fullmatch(mended) else ""
+        fixed = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_").lstrip("0123456789")
+        hint = f" Did you mean {fixed!r}?" if NAME.fullmatch(fixed) else ""
         raise VitaError(
-            f"{name!r} is no tower name: lower-case letters, digits and single underscores, as my_vit.{hint}"
+            f"not a valid tower name: {name!r}.{hint} "
+            "Try: lower-case letters, digits and single underscores, such as my_vit"
         )
     taken = [r.owner for r in registry().all(TowerSpec) if r.spec.name == name]
     if taken:
-        raise VitaError(f"tower {name!r} is registered already, by {taken[0]}; choose another name (see `vita towers`)")
+        raise VitaError(
+            f"tower already registered: {name!r}, by {taken[0]}. Try: another name; `vita towers` lists those in use"
+        )
 
 
 def names(name: str) -> dict[str, str]:
-    """What the templates call things."""
+    """Return the values that fill in the templates."""
     from importlib.metadata import version
 
     from vita_core.plugins.hookspecs import VITA_API
@@ -82,14 +87,14 @@ def names(name: str) -> dict[str, str]:
 
 
 def write_package(directory: Path, values: dict[str, str]) -> None:
-    """Render every template below `directory`, which appears whole or not at all. Raises VitaError."""
+    """Write every file of the package to `directory`, which appears only when it is complete. Raises VitaError."""
     directory = directory.absolute()
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise VitaError(f"{directory} exists already; give another place with --at, or remove it")
+        raise VitaError(f"--at: already exists: {directory}. Try: another directory for --at, or remove this one")
     templates = importlib.resources.files("vita_core") / "templates" / "tower"
     partial = directory.with_name(f".{directory.name}.partial")
     try:
-        partial.mkdir(parents=True, exist_ok=True)  # one may be left of a killed run
+        partial.mkdir(parents=True, exist_ok=True)  # it may exist if an earlier run was killed
         for template, target in FILES.items():
             text = (templates / f"{template}.template").read_text(encoding="utf-8")
             file = partial / Template(target).substitute(values)
@@ -97,6 +102,8 @@ def write_package(directory: Path, values: dict[str, str]) -> None:
             file.write_text(Template(text).substitute(values), encoding="utf-8")
         partial.replace(directory)
     except OSError as error:
-        raise VitaError(f"cannot write {directory}: {error.strerror or error}") from error
+        raise VitaError(
+            f"cannot write {directory}: {error.strerror or error}. Try: another directory for --at"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -31,7 +31,10 @@ def plan(
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Each stage's shape, tokens, parameters, memory and FLOPs per picture, without weights; and why this tower."""
+    """Print shape, parameters, memory and FLOPs of each stage for one picture, and why the tower was chosen.
+
+    No weights are read.
+    """
     from vita_core.planning.plan import make_plan
     from vita_core.planning.resolution import resolve
 
@@ -43,11 +46,11 @@ def plan(
         return
     _print(made)
     if refused:
-        typer.echo(f"On this machine it would be refused: {refused}")
+        typer.echo(f"This machine cannot run it: {refused}")
 
 
 def _refused(device: str, attention: str, compiled: bool) -> str | None:
-    """Why this machine cannot run what was planned, or None. torch is imported only where it has to be asked."""
+    """Return why this machine cannot run the config, or None. torch is only imported if the answer depends on it."""
     if device in ("auto", "cpu") and attention in ("auto", "sdpa", "eager") and not compiled:
         return None
     from vita_core.errors import VitaError
@@ -88,6 +91,6 @@ def _print(made: Plan) -> None:
         rows,
     )
     tiles = f", {made.tiles} tiles" if made.tiles > 1 else ""
-    crops = f", {made.crops} crops a tile" if made.crops > 1 else ""
+    crops = f", {made.crops} crops per tile" if made.crops > 1 else ""
     cache = f"; its key-value cache takes {made.cache_bytes / 1e6:,.2f} MB" if made.cache_bytes else ""
     typer.echo(f"One picture: layers {list(made.layers)}, grid {made.grid[0]} x {made.grid[1]}{tiles}{crops}{cache}.")

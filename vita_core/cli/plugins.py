@@ -30,8 +30,8 @@ def plugins(json: JsonOption = False) -> None:
         return
     cells = []
     for row, plugin in zip(rows, found.plugins, strict=True):
-        told = "\n".join(part for part in (plugin.reason, plugin.remedy, *row["problems"], *plugin.notes) if part)
+        lines = "\n".join(part for part in (plugin.reason, plugin.remedy, *row["problems"], *plugin.notes) if part)
         cells.append(
-            (row["name"], row["status"], ", ".join(spec.name for spec in plugin.specs), str(plugin.owner), told)
+            (row["name"], row["status"], ", ".join(spec.name for spec in plugin.specs), str(plugin.owner), lines)
         )
-    print_table("Plugins", ["name", "status", "brings", "from", "why, and what to do"], cells)
+    print_table("Plugins", ["name", "status", "registers", "from", "problem, and what to do"], cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -21,22 +22,27 @@ from vita_core.cli.common import CONFIG_HELP, DeviceOption, JsonOption, SetOptio
 
 ConfigArgument = Annotated[str | None, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)]
 CheckpointOption = Annotated[
-    str | None, typer.Option("--checkpoint", metavar="DIR", help="The same as DIR in the place of CONFIG.")
+    str | None, typer.Option("--checkpoint", metavar="DIR", help="The directory of a checkpoint, the same as CONFIG.")
 ]
 ImageOption = Annotated[
-    list[Path] | None, typer.Option("--image", metavar="PICTURE", help="A picture; give it again for more.")
+    list[Path] | None,
+    typer.Option("--image", metavar="PICTURE", help="A picture to ask about. Repeat the option for more pictures."),
 ]
-VideoOption = Annotated[Path | None, typer.Option(help="A video: one frame a second, none of them tiled.")]
+VideoOption = Annotated[
+    Path | None, typer.Option(help="A video to ask about. One frame per second is used, without tiles.")
+]
 ImagesOption = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Ask about every picture below it; needs --jsonl.")
+    Path | None, typer.Option(metavar="FOLDER", help="Ask about every picture in this folder. Needs --jsonl.")
 ]
 JsonlOption = Annotated[
-    Path | None, typer.Option(metavar="OUT", help="Where --images writes a row each. Call again to resume.")
+    Path | None, typer.Option(metavar="OUT", help="The file for the answers to --images. Run again to resume.")
 ]
 BatchOption = Annotated[
-    int, typer.Option(min=1, help="How many pictures of --images are asked about together; fewer need less memory.")
+    int, typer.Option(min=1, help="How many pictures of --images are processed at once. Fewer need less memory.")
 ]
-QuestionOption = Annotated[str | None, typer.Option("--question", "-q", help="Default: the config's prompt.question.")]
+QuestionOption = Annotated[
+    str | None, typer.Option("--question", "-q", help="The question. Default: prompt.question of the config.")
+]
 
 
 def run(
@@ -58,21 +64,23 @@ def run(
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Answer a question about one picture or more, a video, or each picture of a folder; an answer streams as it is made."""
+    """Answer a question about pictures, about a video, or about each picture of a folder.
+
+    An answer is printed while it is generated.
+    """
     from vita_core.errors import ConfigError
     from vita_core.planning.resolution import resolve
 
     place = config or checkpoint
     if place is None or (config and checkpoint):
-        raise typer.BadParameter("give either CONFIG or --checkpoint DIR")
-    if sum(bool(given) for given in (image, video, images)) != 1 or (images is None) != (jsonl is None):
-        raise ConfigError(
-            "the pictures to ask about are missing, or given in two ways. Try: one of --image, --video and --images; --images "
-            "goes with --jsonl, the others without"
-        )
-    given = [*overridden(overrides, device), *(UNTILED if video else ())]
-    resolved = resolve(place, given, tower_weights=tower_weights, model_base=model_base, max_tiles=max_tiles)
-    resolved.language("`vita run`")
+        given = "neither of them is given" if place is None else "both are given"
+        raise typer.BadParameter(f"CONFIG or --checkpoint: {given}. Try: `vita run CONFIG --image PICTURE`")
+    if wrong := _wrong_pictures({"--image": image, "--video": video, "--images": images}, jsonl):
+        example = "`vita run CONFIG --image PICTURE`, or `vita run CONFIG --images FOLDER --jsonl OUT`"
+        raise ConfigError(f"{wrong}. Try: {example}")
+    overrides = [*overridden(overrides, device), *(UNTILED if video else ())]
+    resolved = resolve(place, overrides, tower_weights=tower_weights, model_base=model_base, max_tiles=max_tiles)
+    resolved.language("vita run")
     if images is None or jsonl is None:
         ask(
             resolved, image or [], question, video=video, max_frames=max_frames, system=system,
@@ -85,13 +93,27 @@ def run(
     _finish(counts, jsonl, json)
 
 
+def _wrong_pictures(options: Mapping[str, object], jsonl: Path | None) -> str | None:
+    """Return what is wrong with the options that name pictures, or None."""
+    given = [name for name, value in options.items() if value]
+    if not given:
+        return "no picture is given"
+    if len(given) > 1:
+        return f"{' and '.join(given)} exclude each other"
+    if given == ["--images"] and jsonl is None:
+        return "--images needs --jsonl"
+    if given != ["--images"] and jsonl is not None:
+        return f"--jsonl: it only works with --images, not with {given[0]}"
+    return None
+
+
 def _finish(counts: dict[str, int], jsonl: Path, json: bool) -> None:
-    """Tell what became of a folder's pictures; exit with 1 when any could not be answered about."""
+    """Print the numbers of answers and errors. Exit with 1 if there was an error."""
     if json:
         print_json({"out": str(jsonl), **counts})
     else:
         typer.echo(
-            f"{jsonl}: {counts['answered']} answered, {counts['skipped']} already there, {counts['errors']} with an error"
+            f"{jsonl}: {counts['answered']} answered, {counts['skipped']} skipped, {counts['errors']} with an error"
         )
     if counts["errors"]:
         raise typer.Exit(1)

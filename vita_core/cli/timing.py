@@ -1,4 +1,4 @@
-"""Where a command's time goes: phase after phase, from the start of its process."""
+"""Measure the time of each phase of a command, from the start of its process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["Phases"]
 
 
 class Phases:
-    """Seconds of named phases, one behind the other without a gap; the first began when the process did.
+    """The times of successive phases. The first phase began when the process started.
 
-    `seconds` is in the order in which they ended.
+    `seconds` maps the name of each phase to its time, in the order of the phases.
     """
 
     def __init__(self) -> None:
@@ -21,24 +21,26 @@ class Phases:
         self.seconds: dict[str, float] = {}
 
     def end(self, name: str) -> None:
-        """The phase that runs ends now and is called `name`; the next begins."""
+        """End the current phase, name it `name`, and begin the next one."""
         now = time.perf_counter()
         self.seconds[name] = round(now - self._last, 4)
         self._last = now
 
     def lines(self, until: str) -> Sequence[str]:
-        """A line a phase, with the sum of all up to `until` behind that one."""
+        """Return one line per phase. The line of the phase `until` also has the sum of the times so far."""
         lines, total = [], 0.0
         for name, seconds in self.seconds.items():
             total += seconds
-            lines.append(f"{seconds:9.3f} s  {name}" + (f" ({total:.3f} s since the process began)" * (name == until)))
+            since = f" ({total:.3f} s since the process started)" if name == until else ""
+            lines.append(f"{seconds:9.3f} s  {name}{since}")
         return lines
 
 
 def _age() -> float:
-    """Seconds since this process began; where the system does not say, those that the processor worked for it."""
+    """Return the seconds since this process started, or its processor time if the system has no ``/proc``."""
     stat = Path("/proc/self/stat")
     if not stat.is_file():
         return time.process_time()
-    ticks = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19])  # field 22, since the machine started
+    # field 22 is the start time of the process, in ticks since the machine started
+    ticks = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))

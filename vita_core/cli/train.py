@@ -17,31 +17,34 @@ def train(
     data: Annotated[
         list[Path],
         typer.Option(
-            help="A folder of picture + .txt, a JSONL of {image, caption}, or a LLaVA JSON; more than one share the draws."
+            help="A folder of pictures with .txt files, a JSONL of {image, caption}, or a LLaVA JSON. Repeat it for more data."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The directory to write; `vita run DIR` opens it.")],
+    out: Annotated[Path, typer.Option(help="The directory to write. vita run opens it.")],
     licence: Annotated[
-        list[str] | None, typer.Option(help="Source and licence of each --data, for the provenance.")
+        list[str] | None, typer.Option(help="The source and licence of each --data, for provenance.json.")
     ] = None,
     device: DeviceOption = None,
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train the projector on captioned pictures, tower and language model frozen. Call it again to resume."""
+    """Train the projector on pictures with captions. The tower and the language model stay frozen.
+
+    Run the same command again to resume an interrupted training.
+    """
     from vita_core.planning.resolution import resolve
     from vita_core.training.data import read_samples
 
     resolved = resolve(config, overridden(overrides, device))
-    resolved.language("`vita train`")
-    for path in data:  # reported before a weight is read
+    resolved.language("vita train")
+    for path in data:  # report mistakes in the data before a weight is read
         read_samples(path)
     from transformers.utils import logging
 
     from vita_core.training.train import train as run_training
 
     logging.disable_progress_bar()
-    with contextlib.redirect_stdout(sys.stderr):  # transformers logs its losses on stdout
+    with contextlib.redirect_stdout(sys.stderr):  # transformers prints its losses on stdout
         scores = run_training(resolved, data, out, licence or ())
     if json:
         print_json({"out": str(out), **scores})
