@@ -1,5 +1,5 @@
-"""Memory that a forward takes at its peak, beside the way LLaVA and VITA run it (every hidden state kept) and beside the
-bare library with the same layers."""
+"""Measure the peak memory of a forward, compared with the bare library with the same layers (``library``) and with the
+way LLaVA and VITA run the encoder, which keeps every hidden state (``original``)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LAYERS = {"clip": 24, "siglip": 27, "eva_clip": 24, "internvit": 24}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="CLIP, two layers, batch 4.")
+    parser.add_argument("--quick", action="store_true", help="Measure CLIP only, with two layers and batch 4.")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     arguments = parser.parse_args()
@@ -62,7 +62,7 @@ def main() -> None:
                         **{f"{side}, MB": taken[side] / 1e6 for side in taken},
                     }
                 )
-    claim = f"peak memory of a forward, at most {GOAL}x of keeping every hidden state"
+    claim = f"peak memory of a forward, goal: at most {GOAL}x of keeping every hidden state"
     report("activations", claim, list(rows[0]), rows, goal=GOAL, layers=2 if arguments.quick else "all")
 
 
