@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides timed in turn, ratios with their spread, a JSON of the result."""
+"""Functions that the benchmarks share: they time sides in turn, compute ratios with their spread, and write the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(os.environ.get("VITA_BENCH_RESULTS", Path(__file__).parent / "results"))
-"""The committed results are those of full runs; the guard's quick ones go elsewhere."""
+"""The folder of the results. Committed results come from full runs; ``guard.py`` writes its quick runs elsewhere."""
 Times = dict[str, list[float]]
 
 
@@ -26,9 +26,10 @@ def alternate(
     clock: Callable[[], float] = time.perf_counter,
     settle: Callable[[], Any] = lambda: None,
 ) -> Times:
-    """Seconds of every side, `rounds` times in turn, each round in the other's reverse order; one round before warms up.
+    """Run every side once a round, for `rounds` rounds after a warm-up round, and return the seconds of each run.
 
-    `clock` is `time.process_time` where another program shares the processor; `settle` waits for a device that works on.
+    Every second round runs the sides in reverse order. Pass `time.process_time` as `clock` if other programs share the
+    processor. `settle` waits until the device has finished its work.
     """
     times: Times = {name: [] for name in sides}
     for number in range(-1, rounds):
@@ -42,7 +43,7 @@ def alternate(
 
 
 def settled(device: str) -> Callable[[], Any]:
-    """What `alternate` waits with for `device`: a CPU has done its work when the call returns."""
+    """Return the `settle` function of `alternate` for `device`. On a CPU, work is done when a call returns: it does nothing."""
     if device == "cpu":
         return lambda: None
     import torch
@@ -51,20 +52,20 @@ def settled(device: str) -> Callable[[], Any]:
 
 
 def clock_option(parser: argparse.ArgumentParser) -> None:
-    """``--cpu-time``, as the option `clock`."""
+    """Add the option ``--cpu-time``. It sets `clock` in the parsed arguments."""
     parser.add_argument(
         "--cpu-time", dest="clock", action="store_const", const=time.process_time, default=time.perf_counter,
-        help="Count the process's CPU seconds, for a machine that other programs share (one thread only).",
+        help="Count the process's CPU seconds. Use it, with one thread, on a machine that other programs share.",
     )  # fmt: skip
 
 
 def once(value: float) -> dict[str, float]:
-    """A ratio that was measured once, as `ratio` gives those measured often."""
+    """Return a ratio that was measured once, in the form that `ratio` returns."""
     return {"median": round(value, 3), "low": round(value, 3), "high": round(value, 3)}
 
 
 def ratio(times: Times, side: str, beside: str) -> dict[str, float]:
-    """`side` over `beside`, round by round: median, lowest and highest."""
+    """Return the time of `side` divided by the time of `beside` in each round: median, lowest and highest."""
     ratios = [a / b for a, b in zip(times[side], times[beside], strict=True)]
     return {
         "median": round(statistics.median(ratios), 3),
@@ -74,7 +75,7 @@ def ratio(times: Times, side: str, beside: str) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were taken on."""
+    """Return the machine that the numbers come from."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
@@ -85,7 +86,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(name: str, claim: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
-    """Print the rows and write ``NAME.json`` in `RESULTS`."""
+    """Print the rows as a table and write them to ``NAME.json`` in `RESULTS`."""
     table = Table(title=claim, title_justify="left")
     for column in columns:
         table.add_column(column)
