@@ -1,5 +1,5 @@
-"""A tower's forward beside the bare library with the same layers, beside the way LLaVA and VITA run it, and beside the
-machine's own matrix product."""
+"""Time a tower's forward on a CPU, compared with the bare library with the same layers (``library``), with the way LLaVA
+and VITA run the encoder (``original``), and with the machine's own matrix product (``GEMM``)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from vita_core import build_tower
 from vita_core.towers.devices import dtype_on
 
 PRODUCTS = 8
-"""Matrix products in one round of the machine's own rate."""
+"""The number of matrix products in one round that measures the machine's own rate."""
 
 
 def gemm(rows: int, width: int, dtype: torch.dtype) -> Callable[[], None]:
-    """`PRODUCTS` products (rows x width by width x 4 width) into memory that is there."""
+    """Return a function that computes `PRODUCTS` products (rows x width by width x 4 width) into existing memory."""
     a, b = torch.rand(rows, width).to(dtype), torch.rand(width, 4 * width).to(dtype)
     out = torch.empty(rows, 4 * width, dtype=dtype)
 
@@ -71,13 +71,13 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="CLIP, two layers, batch 4, 3 rounds.")
+    parser.add_argument("--quick", action="store_true", help="Measure CLIP only, with two layers and batch 4.")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--layers", type=int, help="Fewer layers than published.")
-    parser.add_argument("--compile", action="store_true", help="Beside `compile: true`, too.")
-    parser.add_argument("--name", default="encode", help="Of the result's file.")
+    parser.add_argument("--layers", type=int, help="Number of layers, if fewer than published.")
+    parser.add_argument("--compile", action="store_true", help="Also time the tower with `compile: true`.")
+    parser.add_argument("--name", default="encode", help="Name of the result file.")
     clock_option(parser)
     arguments = parser.parse_args()
     families, batches, layers = arguments.families, arguments.batches, arguments.layers
@@ -91,7 +91,7 @@ def main() -> None:
             family.save(Path(folder))
             for dtype, batch in itertools.product(dtypes, batches):
                 rows.append(compare(family, Path(folder), dtype, batch, arguments))
-                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)  # a whole run takes most of an hour
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)  # a full run takes most of an hour
     report(
         arguments.name, "forward on a CPU", list(rows[0]), rows, threads=torch.get_num_threads(),
         layers=layers or "all", clock=arguments.clock.__name__, torch=torch.__version__,
