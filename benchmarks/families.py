@@ -1,5 +1,7 @@
-"""Encoders of full width with random weights: saved by the library's own class, run bare, run as LLaVA and VITA do, and as
-a tower of ours. Fewer layers than published may be asked for."""
+"""The encoders that the benchmarks compare: full width, random weights, saved by the library's own class.
+
+Each function takes the number of layers, which may be fewer than published, and returns a `Family`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-transformers.logging.set_verbosity_error()  # else every block left out is told, a line a tensor
+transformers.logging.set_verbosity_error()  # otherwise it logs a line for each tensor of a left-out block
 transformers.logging.disable_progress_bar()
 
 Forward = Callable[[Tensor], Tensor]
@@ -24,8 +26,12 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """`tower` is the config of ours; `best` builds the library's model with the needed layers alone, `original` the whole
-    model with every hidden state kept; both give the patch tokens (B, N, C) of `layer`."""
+    """One encoder, and the ways to build it.
+
+    `side` is the size of its pictures in pixels. `tower` is the config of our tower. `save` writes the weights to a folder.
+    `best` builds the library's model with the needed layers only. `original` builds the whole model as LLaVA and VITA run it,
+    with every hidden state kept. Both return functions from pixels to the patch tokens (B, N, C) of the selected layer.
+    """
 
     name: str
     side: int
@@ -36,13 +42,13 @@ class Family:
 
 
 def opened_on(device: str, build: Callable[[Path, torch.dtype], Forward], folder: Path, dtype: torch.dtype) -> Forward:
-    """A family's `best` or `original` with its modules on `device`."""
+    """Return a family's `best` or `original`, with its modules on `device`."""
     with torch.device(device):
         return build(folder, dtype)
 
 
 def assert_alike(found: Tensor, expected: Tensor) -> None:
-    """Equal to float32's rounding; in bfloat16, where crops and pooling round too, to 3% of the values' root mean square."""
+    """Check that features are equal within float32's rounding, or in bfloat16 within 3% of the values' root mean square."""
     if expected.dtype == torch.float32:
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
         return
@@ -51,7 +57,7 @@ def assert_alike(found: Tensor, expected: Tensor) -> None:
 
 
 def _transformers(model: Any, config: Any, layer: int, prefix: int, last: str = "num_hidden_layers") -> dict[str, Any]:
-    """The three callables of a transformers vision model; `layer` counts from the end as ``hidden_states`` does."""
+    """Return `save`, `best` and `original` of a transformers vision model. `layer` is negative, as in ``hidden_states``."""
 
     def save(folder: Path) -> None:
         torch.manual_seed(0)
@@ -103,7 +109,7 @@ def siglip(layers: int = 27) -> Family:
 
 
 def internvit(layers: int = 24) -> Family:
-    """InternViT-300M-448, its features neither halved nor shuffled here."""
+    """InternViT-300M-448, without the scale of 0.5 and without the pixel shuffle."""
     from transformers import InternVLVisionConfig, InternVLVisionModel
 
     from vita_plugins.internvit import published
@@ -122,7 +128,7 @@ def internvit(layers: int = 24) -> Family:
     def opened(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
         from safetensors.torch import load_file
 
-        own = copy.deepcopy(config)  # a model asks its config for the attention at every run
+        own = copy.deepcopy(config)  # a model reads the attention from its config at every run
         own._attn_implementation = attention
         model = InternVLVisionModel(own).eval()
         model.load_state_dict(load_file(folder / "model.safetensors"))
