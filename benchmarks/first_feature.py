@@ -1,4 +1,4 @@
-"""From a cold import to the first feature: `vita encode` beside a script that imports the bare library and does the same."""
+"""Time a cold process up to its first feature: `vita encode`, and a script that does the same with the bare library."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROCESSOR = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="Two layers, 3 rounds.")
+    parser.add_argument("--quick", action="store_true", help="Use two layers and 3 rounds.")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
@@ -81,7 +81,7 @@ def main() -> None:
         "vita encode / library": ratio(times, "vita encode", "library"), "library, s": min(times["library"]),
     }  # fmt: skip
     report(
-        "first_feature", f"cold import to first feature: at most {GOAL}x of the bare library", list(row), [row],
+        "first_feature", f"cold import to first feature, goal: at most {GOAL}x of the bare library", list(row), [row],
         goal=GOAL, phases=phases, threads=torch.get_num_threads(), torch=torch.__version__,
     )  # fmt: skip
     for name, seconds in phases.items():
