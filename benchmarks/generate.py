@@ -1,4 +1,4 @@
-"""Answers of the quickstart (SmolLM2-135M): a batch beside one by one, one by one beside the same modules driven by hand."""
+"""Time the quickstart's answers (SmolLM2-135M): in batches, one by one, and with the same modules driven by hand."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ BATCHES = (8, 16, 32)
 
 
 def by_hand(model: VisionLanguageModel) -> Callable[[Path], str]:
-    """The same tower, projector and language model, called in turn as one would with transformers alone."""
+    """Return a function that asks about a picture with the same modules, called as one would with transformers alone."""
     tokenizer, llm = model.llm.tokenizer, model.llm.model
     settings = model.tower.image_processor.to_dict()
     processor = getattr(transformers, settings.pop("image_processor_type") + "Pil")(**settings)
     offset, embed = model.tower.image_processor.crop_offset, llm.get_input_embeddings()
-    assert (
-        offset == "round"
-    )  # of this tower: 256 to 224 leaves an even number of pixels, so the plain class crops alike
+    # a crop from 256 to 224 pixels leaves an even number of pixels, so transformers' own class crops alike
+    assert offset == "round"
     question, limit = model.settings.prompt.question, model.settings.generation.max_new_tokens
 
     @torch.inference_mode()
@@ -56,13 +55,13 @@ def by_hand(model: VisionLanguageModel) -> Callable[[Path], str]:
 
 
 def batched(model: VisionLanguageModel, paths: list[Path], batch: int) -> list[str]:
-    """As ``vita run --images`` does."""
+    """Return the answers, asked in batches as ``vita run --images`` does."""
     with prefetched(paths, model.prepare, batch=batch) as batches:
         return [answer.text for pictures in batches for answer in model.ask_each(pictures)]
 
 
 def overhead(model: VisionLanguageModel, path: Path, rounds: int) -> float:
-    """Prompt and merge over the time to the first token, the median of both."""
+    """Return the time of prompt and merge, divided by the time to the first token (medians)."""
     picture, prompt = model.prepare(path), model.settings.prompt
     with torch.inference_mode():
         visual = model.encode_images(picture.pixels)
@@ -80,7 +79,7 @@ def overhead(model: VisionLanguageModel, path: Path, rounds: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="4 photographs, 4 rounds.")
+    parser.add_argument("--quick", action="store_true", help="Use 4 photos and 4 rounds.")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     count, rounds, sizes = (4, 4, (4,)) if arguments.quick else (32, arguments.rounds, BATCHES)
