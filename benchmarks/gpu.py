@@ -1,6 +1,9 @@
-"""On a CUDA device in bfloat16: a tower, eager and compiled, beside the bare library and the way LLaVA and VITA run it, over a
-sweep of batches; its share of the measured matrix product; its memory; and copies from pinned memory that overlap it. Without
-such a device it says so and measures nothing."""
+"""Measure towers on a CUDA device in bfloat16, eager and compiled, over several batch sizes.
+
+Compared with the bare library and with the way LLaVA and VITA run the encoder (``original``). Also measures the share of a
+matrix product's rate (MFU), the memory, and copies from pinned memory that overlap the encoder. Without such a device, it
+prints a line and measures nothing.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,13 @@ timed = partial(alternate, settle=torch.cuda.synchronize)
 
 
 def gemm_rate() -> float:
-    """FLOP/s of a large matrix product, the best of ten."""
+    """Return the FLOP/s of a large matrix product, the best of ten."""
     a, b = (torch.randn(SIDE, SIDE, device=CUDA, dtype=DTYPE) for _ in range(2))
     return 2.0 * SIDE**3 / min(timed({"gemm": lambda: a @ b}, 10)["gemm"])
 
 
 def memory(run: Callable[[], Tensor]) -> int:
-    """Bytes that a run takes at its peak, beside what is held before."""
+    """Return the bytes that a run needs at its peak, above the memory that is allocated before it."""
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
@@ -58,7 +61,7 @@ def sweep(name: str, batches: list[int], rounds: int, layers: dict[str, int]) ->
             assert_alike(side(pixels), expected)
         runs = {side: partial(run, pixels) for side, run in sides.items()}
         taken = {side: memory(run) for side, run in runs.items()}
-        beside = {  # in pairs, where each side comes after both alike: what follows the long original looks 4% faster
+        beside = {  # in pairs: in one round of all four, the side after the long original looks 4% faster
             name: timed({"eager": runs["eager"], name: runs[name]}, rounds)
             for name in ("library", "compiled", "original")
         }
@@ -86,8 +89,11 @@ def sweep(name: str, batches: list[int], rounds: int, layers: dict[str, int]) ->
 
 
 def copies(sides: dict[str, Forward], batch: int, side: int, rounds: int, count: int = 8) -> dict[str, Any]:
-    """Encoding `count` batches, each copied by the thread that reads ahead while the one before is encoded, over copying each
-    in its turn, as a tower does that is given pictures of the CPU."""
+    """Return the ratio of two times to encode `count` batches, eager and compiled.
+
+    The first: a thread copies the next batch while the current one is encoded. The second: the tower receives pictures on
+    the CPU and copies each batch before it encodes it.
+    """
     pictures = [torch.rand(batch, 3, side, side) for _ in range(count)]
 
     def ahead(tower: Forward) -> None:
@@ -108,22 +114,22 @@ def copies(sides: dict[str, Forward], batch: int, side: int, rounds: int, count:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="Four layers, batches 8 and 32.")
+    parser.add_argument("--quick", action="store_true", help="Use four layers and batches 8 and 32.")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8, 16, 32, 64, 128])
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        print("no CUDA device: nothing is measured")
+        print("no CUDA device found; nothing was measured")
         return
     if not torch.cuda.is_bf16_supported(including_emulation=False):
-        print(f"{torch.cuda.get_device_name()} has no units for bfloat16: nothing is measured")
+        print(f"{torch.cuda.get_device_name()} has no units for bfloat16; nothing was measured")
         return
     batches, layers = ([8, 32], {"layers": 4}) if arguments.quick else (arguments.batches, {})
     rows = [row for name in arguments.families for row in sweep(name, batches, arguments.rounds, layers)]
     columns = list(rows[0])
     report(
-        "gpu", f"bfloat16 on {torch.cuda.get_device_name()}: MFU of {GOAL} and up", columns, rows, goal=GOAL,
+        "gpu", f"bfloat16 on {torch.cuda.get_device_name()}, goal: MFU of at least {GOAL}", columns, rows, goal=GOAL,
         device=torch.cuda.get_device_name(), torch=torch.__version__,
     )  # fmt: skip
     for row in rows:
