@@ -1,8 +1,8 @@
-"""``make bench``: the quick set of every benchmark, its ratios held against ``baseline.json``.
+"""``make bench``: run the quick form of the benchmarks and compare their ratios with ``baseline.json``.
 
-A ratio is a cell with a median, a lowest and a highest value; the table's other cells are for people. It is worse when
-even its best round is more than the tolerance above the baseline's worst (a ratio whose name is in `LARGER_IS_BETTER`:
-below it): what varied within a run on a busy machine is no regression.
+A ratio is a cell with a median, a lowest and a highest value. Other cells are not compared. A ratio is worse if even its
+best round is more than the tolerance above the worst round of the baseline (below it, for the names in
+`LARGER_IS_BETTER`). Variation within a run on a busy machine therefore does not count as a regression.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ SCRIPTS = (
     "startup", "preprocess", "loader", "generate", "encode", "s2", "load", "load_memory", "activations",
     "first_feature", "gpu",
 )  # fmt: skip
-"""Every benchmark that may be there; one that is not is passed over."""
+"""All benchmarks. A script that does not exist is left out."""
 QUICK = tuple(script for script in SCRIPTS if script not in ("load_memory", "activations", "first_feature"))
-"""What is run unless `--only` says otherwise; the others start processes of their own, which import for two minutes."""
+"""The benchmarks that run by default. The others start processes of their own, which import for two minutes."""
 IMPORTED = ("torch", "torchvision", "timm", "accelerate", "transformers.modeling_utils", "transformers.generation")
-"""What most scripts import: once, by the process that those of the scripts are forked from."""
+"""The modules that most scripts import. One process imports them once, and the scripts' processes are forked from it."""
 HERE = Path(__file__).parent
 BASELINE = HERE / "baseline.json"
 TOLERANCE = 0.1
@@ -41,7 +41,7 @@ Ratios = Mapping[Key, Mapping[str, float]]
 
 
 def ratios(folder: Path) -> dict[Key, dict[str, float]]:
-    """(script, row, column) -> median, low, high, of every result in `folder`."""
+    """Return the ratios of every result in `folder`."""
     found = {}
     for script in SCRIPTS:
         file = folder / f"{script}.json"
@@ -54,12 +54,12 @@ def ratios(folder: Path) -> dict[Key, dict[str, float]]:
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    """What tells a row from the others: its words and whole numbers, not what was measured."""
+    """Return the row's name: its texts and whole numbers, without what was measured."""
     return ", ".join(str(value) for value in row.values() if isinstance(value, str | int))
 
 
 def worse(now: Ratios, before: Ratios) -> Iterator[tuple[Key, float, float]]:
-    """Each ratio that got worse: its key, the baseline's worst round and the best round now."""
+    """Yield each ratio that got worse: its key, the worst round of the baseline, and the best round now."""
     for key, cell in now.items():
         if key in before:
             if key[2] in LARGER_IS_BETTER:
@@ -73,7 +73,7 @@ def worse(now: Ratios, before: Ratios) -> Iterator[tuple[Key, float, float]]:
 
 
 def read_baseline(file: Path) -> dict[Key, dict[str, float]]:
-    """What `write_baseline` wrote; nothing where there is no file."""
+    """Return the ratios that `write_baseline` wrote, or no ratios if the file does not exist."""
     if not file.is_file():
         return {}
     rows = json.loads(file.read_text())
@@ -89,7 +89,7 @@ def write_baseline(file: Path, now: Ratios) -> None:
 
 
 def compared(now: Ratios, before: Ratios) -> int:
-    """Print what got worse, what is new and what was not measured; the exit status."""
+    """Print what got worse, what is new and what was not measured. Return the exit status."""
     console, found = Console(), list(worse(now, before))
     for title, keys in (("not in the baseline", now.keys() - before), ("not measured now", before.keys() - now)):
         for key in sorted(keys):
@@ -108,12 +108,12 @@ def compared(now: Ratios, before: Ratios) -> int:
     for key, worst, best in found:
         table.add_row(*key, str(worst), str(best))
     console.print(table)
-    console.print("run it again on an idle machine; if it is meant to be so: make bench UPDATE=--update")
+    console.print("Run it again on an idle machine. If the change is intended, run: make bench UPDATE=--update")
     return 1
 
 
 def run(scripts: Sequence[str], folder: str) -> list[str]:
-    """Each script's quick set in a process of its own, its results in `folder`; those that failed."""
+    """Run each script with ``--quick`` in a process of its own. Write results to `folder`. Return the scripts that failed."""
     context, failed = multiprocessing.get_context("forkserver"), []
     if len(scripts) > 1:
         context.set_forkserver_preload([*IMPORTED])
@@ -135,8 +135,10 @@ def _in_child(script: str, folder: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--update", action="store_true", help="Make what is measured now the baseline.")
-    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=QUICK, help="Other scripts than the quick ones.")
+    parser.add_argument("--update", action="store_true", help="Save the numbers of this run as the baseline.")
+    parser.add_argument(
+        "--only", nargs="+", choices=SCRIPTS, default=QUICK, help="Run these scripts. Default: the quick ones."
+    )
     arguments = parser.parse_args()
     here = [script for script in arguments.only if (HERE / f"{script}.py").is_file()]
     with tempfile.TemporaryDirectory() as folder:
