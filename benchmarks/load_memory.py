@@ -1,4 +1,4 @@
-"""Anonymous memory at the peak of loading a tower, above what the imports took, over the weights' size in the loaded dtype."""
+"""Measure the peak of anonymous memory while a tower loads, divided by the size of its weights in the loaded dtype."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ sys.stdin.readline()
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="InternViT with 6 layers.")
+    parser.add_argument("--quick", action="store_true", help="Measure InternViT only, with 6 layers.")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     arguments = parser.parse_args()
     families, layers = (["internvit"], {"layers": 6}) if arguments.quick else (arguments.families, {})
@@ -46,7 +46,7 @@ def main() -> None:
                         "weights, MB": weights / 1e6,
                     }
                 )
-    claim = f"peak memory of loading, at most {GOAL}x of the weights"
+    claim = f"peak memory of loading, goal: at most {GOAL}x of the weights"
     report("load_memory", claim, list(rows[0]), rows, goal=GOAL, layers=layers.get("layers", "all"))
 
 
