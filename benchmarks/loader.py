@@ -1,5 +1,7 @@
-"""How busy the prefetching loader keeps a tower: 200 real photographs through a ViT-S/16, the smallest tower in use, or
-another encoder."""
+"""Measure how busy the prefetching loader keeps a tower: 200 real photos through a ViT-S/16, the smallest tower in use.
+
+``--encoder`` selects another tower.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def one_after_the_other(
 
 
 class Run:
-    """All photographs through the tower; `shares` are how much of each run's time the tower worked."""
+    """Send all photos through the tower. `shares` holds, for each run, the share of the time in which the tower worked."""
 
     def __init__(self, tower: BaseVisionTower, paths: list[Path], loader: Loader) -> None:
         self.tower, self.paths, self.loader, self.shares = tower, paths, loader, list[float]()
@@ -84,7 +86,7 @@ def compare(config: dict[str, Any], device: str, paths: list[Path], preprocess: 
 
 
 def smallest(folder: Path) -> dict[str, Any]:
-    """A ViT-S/16 with random weights in `folder`, as a tower."""
+    """Save a ViT-S/16 with random weights in `folder`, and return its tower config."""
     torch.manual_seed(0)
     save_file(timm.create_model(NAME, pretrained=False).state_dict(), folder / "model.safetensors")
     return {"type": "timm", "options": {"architecture": NAME}}
@@ -92,11 +94,11 @@ def smallest(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="16 photographs, exact alone, 2 rounds.")
+    parser.add_argument("--quick", action="store_true", help="Use 16 photos, `exact` only, and 2 rounds.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--encoder", choices=list(FAMILIES), help="Instead of the ViT-S/16.")
-    parser.add_argument("--device", default="cpu", help="With its own dtype: bfloat16 where it has units for that.")
-    parser.add_argument("--name", default="loader", help="Of the result's file.")
+    parser.add_argument("--encoder", choices=list(FAMILIES), help="Use this encoder instead of the ViT-S/16.")
+    parser.add_argument("--device", default="cpu", help="Device. It uses bfloat16 if it has units for it.")
+    parser.add_argument("--name", default="loader", help="Name of the result file.")
     arguments = parser.parse_args()
     count, rounds, ways = (16, 2, ("exact",)) if arguments.quick else (200, arguments.rounds, ("exact", "fast"))
     with tempfile.TemporaryDirectory() as weights, tempfile.TemporaryDirectory() as folder:
@@ -108,7 +110,7 @@ def main() -> None:
             config = family.tower
         paths = write_photos(Path(folder), count)
         rows = [compare({**config, "weights": weights}, arguments.device, paths, how, rounds) for how in ways]
-    claim = f"the tower ({arguments.encoder or NAME}) is busy at least {GOAL:.0%} of the time"
+    claim = f"share of time that the tower ({arguments.encoder or NAME}) is busy, goal: at least {GOAL:.0%}"
     report(
         arguments.name, claim, list(rows[0]), rows, goal=GOAL, device=arguments.device,
         threads=torch.get_num_threads(), torch=torch.__version__,
