@@ -1,4 +1,4 @@
-"""Real photographs at the sizes people have: the example picture and scikit-image's, saved as JPEG by a camera's settings."""
+"""Write real photos in common sizes: the example picture and those of scikit-image, as JPEG files of quality 92."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIDES = (500, 1000, 2000)
 
 
 def write_photos(folder: Path, count: int, sides: tuple[int, ...] = SIDES) -> list[Path]:
-    """`count` JPEGs in `folder`, whose longer sides take turns among `sides`; every photograph comes at every size."""
+    """Write `count` JPEG files to `folder` and return their paths. Every photo comes in every size (longer side) of `sides`."""
     sources = [Image.open(path).convert("RGB") for path in (EXAMPLE, *(DATA / name for name in NAMES))]
     kinds = [(source, side) for side in sides for source in sources]
     written: dict[int, bytes] = {}
