@@ -1,4 +1,4 @@
-"""A picture file to pixel values on one core: exact and fast beside Hugging Face's slow (PIL) processors, decode included."""
+"""Time a picture file to pixel values on one core, decoding included: `exact` and `fast`, and Hugging Face's PIL processors."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ GOAL, LEVELS = 0.5, 2
 
 
 def configs() -> dict[str, tuple[dict[str, Any], bool]]:
-    """Name -> the preprocessor config, and whether the picture is cut into tiles first."""
+    """Return, for each name, the preprocessor config and whether the picture is first cut into tiles."""
 
     def square(side: int) -> Shape:
-        return Shape.from_stages((side, side), [(1, (1, 1), 0, 0)])  # a processor reads the size alone
+        return Shape.from_stages((side, side), [(1, (1, 1), 0, 0)])  # a processor reads only the size
 
     return {
         "CLIP 336": (clip.processor({}, square(336)), False),
@@ -77,13 +77,13 @@ def compare(name: str, side: int, rounds: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="One size, few rounds.")
+    parser.add_argument("--quick", action="store_true", help="Use one size and 5 rounds.")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     lengths, rounds = ((1000,), 5) if arguments.quick else ((500, 1000, 2000, 4000), arguments.rounds)
     rows = [compare(name, side, rounds) for name in configs() for side in lengths]
-    claim = f"file to pixels, one core: at most {GOAL} of the slow path, {LEVELS} levels of 255 off"
+    claim = f"file to pixels on one core, goal: at most {GOAL} of the slow path, at most {LEVELS} levels of 255 off"
     report("preprocess", claim, list(rows[0]), rows, goal=GOAL, torch=torch.__version__)
 
 
