@@ -1,4 +1,4 @@
-"""S2's crops and a picture's tiles through the encoder together, beside one scale, or one tile, at a time."""
+"""Time S2's crops and a picture's tiles in common runs of the encoder, compared with one scale or one tile at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Scales = tuple[int, ...]
 
 
 def scale_by_scale(pixels: Tensor, encode: Forward, base: int, scales: Scales) -> Tensor:
-    """S2 as its authors run it: each scale cut, encoded, merged and pooled before the next."""
+    """Run S2 as its authors do: cut, encode, merge and pool one scale after the other."""
     found = []
     for side in scales:
         scaled = F.interpolate(pixels, size=(side * base, side * base), mode="bicubic")
@@ -85,12 +85,14 @@ def tiles(layers: int, count: int, rounds: int, clock: Callable[[], float], devi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="Two layers, two scales, 2 tiles, 2 rounds.")
-    parser.add_argument("--layers", type=int, default=5, help="Of each encoder.")
-    parser.add_argument("--scales", type=int, nargs="+", default=[1, 2, 3], help="Of the encoder's own size.")
+    parser.add_argument("--quick", action="store_true", help="Use two layers, two scales, 2 tiles and 2 rounds.")
+    parser.add_argument("--layers", type=int, default=5, help="Number of layers of each encoder.")
+    parser.add_argument(
+        "--scales", type=int, nargs="+", default=[1, 2, 3], help="Scales, as multiples of the encoder's picture size."
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="With its own dtype: bfloat16 where it has units for that.")
-    parser.add_argument("--name", default="s2", help="Of the result's file.")
+    parser.add_argument("--device", default="cpu", help="Device. It uses bfloat16 if it has units for it.")
+    parser.add_argument("--name", default="s2", help="Name of the result file.")
     clock_option(parser)
     arguments = parser.parse_args()
     layers, rounds = (2, 2) if arguments.quick else (arguments.layers, arguments.rounds)
@@ -98,7 +100,7 @@ def main() -> None:
     how = (rounds, arguments.clock, arguments.device)
     rows = s2(layers, scales, *how) + tiles(layers, count, *how)
     report(
-        arguments.name, "all crops and tiles together: never slower than one after the other", list(rows[0]), rows,
+        arguments.name, "all crops and tiles together, goal: never slower than one after the other", list(rows[0]), rows,
         goal=1.0, layers=layers, device=arguments.device, threads=torch.get_num_threads(),
         clock=arguments.clock.__name__, torch=torch.__version__,
     )  # fmt: skip
