@@ -1,4 +1,4 @@
-"""Start-up of the light commands, compared with importing the four libraries they use; and the time that a plugin adds."""
+"""Time the start-up of the light commands, compared with importing the four libraries they use, and what a plugin adds."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ COMMANDS = {
     "vita plugins": ["plugins"],
     "vita plan": ["plan", "clip-vicuna-7b"],
 }
-HELD = ("vita --help", "vita towers", "vita plugins")  # plan also imports pydantic, which validates the config
+HELD = ("vita --help", "vita towers", "vita plugins")  # `vita plan` also imports pydantic to validate the config
 GOAL, PLUGINS, MILLISECONDS = 1.45, 60, 2.0
 HEAVY = ("torch", "transformers", "timm", "torchvision")
-PLUGIN = '''"""A tower, as a third party publishes one."""
+PLUGIN = '''"""A tower, as a third party would publish it."""
 from vita_core import Shape, TowerSpec, hookimpl
 
 vita_api = 1
@@ -44,7 +44,7 @@ def vita_towers():
 
 
 def install(folder: Path, count: int) -> None:
-    """`count` distributions as pip leaves them: a package, its entry point, metadata with a README of 5 kB."""
+    """Write `count` distributions to `folder` as pip installs them: package, entry point, metadata with a README of 5 kB."""
     for number in range(count):
         package, info = folder / f"vita_bench_{number}", folder / f"vita_bench_{number}-1.0.dist-info"
         package.mkdir()
@@ -77,14 +77,14 @@ def check(folder: Path) -> None:
 
 
 def per_plugin(times: Times, command: str) -> float:
-    """Milliseconds that one plugin adds to a command, the median of all rounds."""
+    """Return the milliseconds that one plugin adds to a command: the median of all rounds."""
     pairs = zip(times[f"{command}, {PLUGINS} plugins"], times[command], strict=True)
     return round(statistics.median(1000 * (more - less) / PLUGINS for more, less in pairs), 3)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="6 rounds.")
+    parser.add_argument("--quick", action="store_true", help="Run 6 rounds.")
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,9 @@ def main() -> None:
         }
         for name in COMMANDS
     ]
-    claim = f"at most {GOAL}x of python -c {BASE!r}; with {PLUGINS} plugins at most {MILLISECONDS} ms more for each"
+    claim = (
+        f"goals: at most {GOAL}x of python -c {BASE!r}; with {PLUGINS} plugins, at most {MILLISECONDS} ms more for each"
+    )
     report("startup", claim, list(rows[0]), rows, goal=GOAL, goal_ms=MILLISECONDS)
 
 
