@@ -1,6 +1,6 @@
-"""A child process whose anonymous memory is watched from outside while it does one thing.
+"""Measure the anonymous memory of a child process from outside.
 
-Mapped files count in RSS until they are evicted, so RssAnon is read.
+It reads RssAnon, because RSS also counts the pages of mapped files until they are evicted.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ __all__ = ["peak"]
 
 
 def anonymous(pid: int) -> int:
-    """Bytes of anonymous memory of a process."""
+    """Return the bytes of anonymous memory of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def peak(code: str, *arguments: str) -> tuple[int, int]:
-    """Bytes that `code` took at the most between its line ``ready`` and its next one, and the number which that one is.
+    """Run `code` in a child process. Return the peak of the bytes that it takes, and the integer that it prints.
 
-    The code prints ``ready``, reads a line, does what is measured, prints an integer, and reads a line again.
+    `code` must print ``ready``, read a line, do the work that is measured, print an integer, and read a line again. The
+    peak counts from ``ready`` on, above the memory at that moment.
     """
     child = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code, *arguments],
