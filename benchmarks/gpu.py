@@ -89,10 +89,10 @@ def sweep(name: str, batches: list[int], rounds: int, layers: dict[str, int]) ->
 
 
 def copies(sides: dict[str, Forward], batch: int, side: int, rounds: int, count: int = 8) -> dict[str, Any]:
-    """Return the ratio of two times to encode `count` batches, eager and compiled.
+    """Return the time to encode `count` batches that a thread copies ahead, divided by the time without that thread.
 
-    The first: a thread copies the next batch while the current one is encoded. The second: the tower receives pictures on
-    the CPU and copies each batch before it encodes it.
+    With the thread, the next batch is copied while the current one is encoded. Without it, the tower receives pictures on
+    the CPU and copies each batch before it encodes it. Both are measured eager and compiled.
     """
     pictures = [torch.rand(batch, 3, side, side) for _ in range(count)]
 
