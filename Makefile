@@ -28,10 +28,10 @@ test: lint
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 
-site: $(VENV)/.installed  # the pages of docs/ as a website, in site/
+site: $(VENV)/.installed  # writes the pages of docs/ as a website to site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# make bench UPDATE=--update makes what is measured now the baseline; needs an idle machine and the quickstart's assets
+# Run `make bench` on an idle machine. `make bench UPDATE=--update` saves the measured numbers as the new baseline.
 bench: $(VENV)/.installed
 	$(BIN)/vita assets
 	$(BIN)/python benchmarks/guard.py $(UPDATE)
