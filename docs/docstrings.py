@@ -1,4 +1,4 @@
-"""How the lines ``field: meaning`` of a dataclass's docstring become a Markdown list: for reference.md and the API page."""
+"""Turn the lines ``field: meaning`` of a dataclass's docstring into a Markdown list, for reference.md and the API page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def field_items(docstring: str) -> str:
 
 
 class FieldLists(griffe.Extension):
-    """Loaded by mkdocs.yml for every class that mkdocstrings reads."""
+    """The griffe extension that mkdocs.yml loads. It formats the docstring of every class that mkdocstrings reads."""
 
     def on_class_instance(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         if cls.docstring is not None:

@@ -1,4 +1,7 @@
-"""The rooms as an SVG picture: a row for each floor, an arrow for each import that no other path of imports implies."""
+"""Draw the packages of vita_core as an SVG picture, with a row for each layer of the contract.
+
+An arrow shows an import. It is left out where other imports already connect the two packages.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import itertools
 from rooms import Room, arrows
 
 ROW, BOX, GAP, CHARACTER, MARGIN, NOTES = 72, 30, 26, 8.4, 20, 120
-"""In pixels: from floor to floor, a box's height, between boxes, a letter's width, around the picture, right of the boxes."""
+"""Sizes in pixels: the height of a row and of a box, the gap between boxes, the width of a letter, and the margins."""
 STYLE = """
   rect.sheet { fill: #ffffff } rect.room { fill: #eef1fb; stroke: #4051b5; rx: 5 } rect.torch { fill: #fdf3e3; stroke: #b5761f }
   text { font: 14px ui-monospace, monospace; fill: #1f2433; text-anchor: middle }
@@ -15,11 +18,11 @@ STYLE = """
   path.arrow { fill: none; stroke: #767b8a; stroke-width: 1.3; marker-end: url(#head) } #head path { fill: #767b8a }"""
 
 Point = tuple[str, int]
-"""Something on a floor: a room, or a place where a long arrow passes (``above>below``)."""
+"""A name and its floor (row). The name is a room, or ``above>below`` where a long arrow passes through the row."""
 
 
 def draw(found: list[Room], light: set[str]) -> str:
-    """The picture. `light` are the rooms that import no torch; a line separates them from the rest."""
+    """Return the SVG text. A line separates the rooms in `light`, which import no torch, from the others."""
     floors = _compact(found)
     chains = [_chain(above, below, floors) for above, below in arrows(found)]
     rows = _ordered(floors, chains)
@@ -27,7 +30,7 @@ def draw(found: list[Room], light: set[str]) -> str:
     width, height = width + NOTES, ROW * len(rows) + MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">',
-        "<title>The rooms of vita_core: arrows point from a room to what it imports</title>",
+        "<title>The packages of vita_core. An arrow points from a package to one that it imports</title>",
         f"<style>{STYLE}\n</style>",
         '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         '<path d="M0 0 8 4 0 8z"/></marker></defs>',
@@ -47,19 +50,19 @@ def draw(found: list[Room], light: set[str]) -> str:
 
 
 def _compact(found: list[Room]) -> dict[str, int]:
-    """Room -> row, without the floors on which no room stands yet."""
+    """Return the row of each room. Floors without rooms are left out."""
     used = sorted({room.floor for room in found})
     return {room.name: used.index(room.floor) for room in found}
 
 
 def _chain(above: str, below: str, floors: dict[str, int]) -> list[Point]:
-    """The points of an arrow, one on each floor that it touches."""
+    """Return the points of an arrow, one on each floor that it touches."""
     between = range(floors[above] + 1, floors[below])
     return [(above, floors[above]), *((f"{above}>{below}", floor) for floor in between), (below, floors[below])]
 
 
 def _ordered(floors: dict[str, int], chains: list[list[Point]]) -> list[list[Point]]:
-    """The points of each floor from left to right, so that few arrows cross: each near the middle of its neighbours."""
+    """Return the points of each floor from left to right. Each is near the middle of its neighbours, so few arrows cross."""
     rows: list[list[Point]] = [[] for _ in range(max(floors.values()) + 1)]
     for point in dict.fromkeys([*floors.items(), *(point for chain in chains for point in chain)]):
         rows[point[1]].append(point)
@@ -86,12 +89,12 @@ def _crossings(rows: list[list[Point]], chains: list[list[Point]]) -> int:
 
 
 def _neighbours(point: Point, chains: list[list[Point]], floors: int) -> list[Point]:
-    """What an arrow joins the point with, so many floors below it."""
+    """Return the points that an arrow connects with `point`, and that are `floors` floors below it (negative: above)."""
     return [other for chain in chains if point in chain for other in chain if other[1] == point[1] + floors]
 
 
 def _placed(rows: list[list[Point]], chains: list[list[Point]]) -> tuple[dict[Point, float], int]:
-    """The middle of each point, and the picture's width: points move towards their neighbours, keeping their distance."""
+    """Return the x of each point's middle, and the picture's width. Points move towards their neighbours, but stay apart."""
     x: dict[Point, float] = {}
     for row in rows:
         for left, point in zip([None, *row], row, strict=False):
@@ -104,7 +107,7 @@ def _placed(rows: list[list[Point]], chains: list[list[Point]]) -> tuple[dict[Po
                 p: [x[q] for q in (*_neighbours(p, chains, 1), *_neighbours(p, chains, -1))] or [x[p]] for p in row
             }
             x |= {point: sum(near) / len(near) for point, near in wanted.items()}
-            for left, right in itertools.pairwise(row):  # push apart what came too near, half each
+            for left, right in itertools.pairwise(row):  # move points that are too close apart, half the distance each
                 missing = max(0.0, _apart(left, right) - (x[right] - x[left]))
                 x[left], x[right] = x[left] - missing / 2, x[right] + missing / 2
             for left, right in itertools.pairwise(row):
@@ -127,7 +130,7 @@ def _y(floor: int) -> int:
 
 
 def _path(chain: list[Point], x: dict[Point, float]) -> str:
-    """A smooth curve from the bottom of the first box to the top of the last."""
+    """Return a smooth curve from the bottom of the first box to the top of the last box."""
     drawn = f"M{x[chain[0]]:.0f} {_y(chain[0][1]) + BOX}"
     for above, below in itertools.pairwise(chain):
         start = _y(above[1]) + BOX

@@ -1,4 +1,4 @@
-"""The rooms of vita_core, read from its imports and from the contract in pyproject.toml: what each owns, what it imports."""
+"""Read the rooms (packages) of vita_core: what each owns and imports, from its code and the contract in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGE = "vita_core"
 
 @dataclass(frozen=True)
 class Room:
-    """A package or module directly in vita_core. Its floor is 0 for the topmost layer of the contract."""
+    """A package or module directly in vita_core. `floor` is its layer in the contract; 0 is the top layer."""
 
     name: str
     floor: int
@@ -25,13 +25,13 @@ class Room:
 
     @property
     def place(self) -> str:
-        """Where it is: a folder or a file."""
+        """The path of its folder or file."""
         folder = REPOSITORY / PACKAGE / self.name
         return f"{PACKAGE}/{self.name}/" if folder.is_dir() else f"{PACKAGE}/{self.name}.py"
 
 
 def rooms() -> list[Room]:
-    """Every room on the contract's floors, the topmost first."""
+    """Return the existing rooms that the contract names, from the top layer down."""
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
     floor = {name: number for number, names in enumerate(floors()) for name in names}
     imports: dict[str, set[str]] = {name: set() for name in floor}
@@ -49,19 +49,19 @@ def rooms() -> list[Room]:
 
 
 def floors() -> list[list[str]]:
-    """Names in the layers of the contract; those in parentheses are planned and need not be there."""
+    """Return the names in each layer of the contract. Names in parentheses are planned, and may not exist yet."""
     contract = next(contract for contract in _contracts() if contract["type"] == "layers")
     return [[name.strip(" ()") for name in layer.split("|")] for layer in contract["layers"]]
 
 
 def without_torch() -> set[str]:
-    """Rooms that import no torch."""
+    """Return the rooms that must not import torch."""
     (contract,) = (contract for contract in _contracts() if "torch" in contract.get("forbidden_modules", ()))
     return {_room(module) for module in contract["source_modules"]}
 
 
 def owns(name: str) -> str:
-    """The first paragraph of its docstring, and the one that begins with ``In:``."""
+    """Return the first paragraph of its docstring, and the paragraph that begins with ``In:``."""
     path = REPOSITORY / PACKAGE / name
     tree = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8"))
     first, *more = (ast.get_docstring(tree) or "").split("\n\n")
@@ -70,7 +70,7 @@ def owns(name: str) -> str:
 
 
 def arrows(found: list[Room]) -> list[tuple[str, str]]:
-    """Imports that no other path of imports implies: enough to see what stands on what."""
+    """Return the imports (importing, imported) between rooms, without those that a longer path of imports implies."""
     direct = {room.name: {*room.imports} for room in found}
 
     def reached(name: str) -> set[str]:
@@ -85,7 +85,7 @@ def arrows(found: list[Room]) -> list[tuple[str, str]]:
 
 
 def table(found: list[Room]) -> list[str]:
-    """Markdown: a row for each room."""
+    """Return the Markdown table of the rooms, one row each."""
     lines = ["| package | what it owns | imports |", "| --- | --- | --- |"]
     return [*lines, *(f"| `{room.place}` | {room.owns} | {', '.join(room.imports) or 'nothing'} |" for room in found)]
 
