@@ -125,7 +125,7 @@ def test_run_asks_about_the_frames(tiny_config: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["tiles"] == [1, 1, 1]
     both = vita("run", tiny_config, "--video", file, "--image", file)
     assert both.returncode == 2
-    assert "one of --image, --video and --images" in both.stderr
+    assert "--image and --video exclude each other" in both.stderr
     assert "no such video" in vita("run", tiny_config, "--video", tmp_path / "none.mp4").stderr
 
 
