@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.process
 import os
 import shutil
 import signal
@@ -67,6 +68,19 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     import torch
 
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
+
+
+@pytest.fixture(autouse=True)
+def quick_tests_start_no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that starts a process takes seconds, and says so by its mark: `make quick` leaves it out."""
+    if any(request.node.get_closest_marker(name) for name in ("slow", "extras")):
+        return
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("this test starts a process: mark it with @pytest.mark.slow")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
 
 
 @pytest.fixture(scope="session")

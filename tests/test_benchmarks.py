@@ -86,6 +86,7 @@ def test_scripts_of_the_folder_are_all_known() -> None:
     assert there <= set(guard.SCRIPTS)
 
 
+@pytest.mark.slow
 def test_make_bench_end_to_end(tmp_path: Path) -> None:
     """A fast benchmark of its own in a copy of the folder: no baseline, then one, then a regression, then a failure."""
     for name in ("guard.py", "common.py"):

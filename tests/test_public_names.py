@@ -47,6 +47,7 @@ def test_every_public_name_is_there_and_described(name: str) -> None:
     assert name == "hookimpl" or value.__doc__
 
 
+@pytest.mark.slow
 def test_the_version_is_that_of_the_distribution() -> None:
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         version = tomllib.load(file)["project"]["version"]
@@ -55,6 +56,7 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert vita("--version").stdout == f"vita-core {version}\n"
 
 
+@pytest.mark.slow
 def test_the_version_is_read_on_first_use() -> None:
     code = "import sys, vita_core; assert 'importlib.metadata' not in sys.modules; vita_core.__version__"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 INSTEAD = "Installing with pip instead of uv"
 PIP = """#!/bin/sh
 case "$1 $2" in

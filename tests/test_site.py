@@ -53,6 +53,7 @@ def page_file(site: Path, name: str) -> Path:
     return site / "index.html" if name == "index" else site / name / "index.html"
 
 
+@pytest.mark.slow
 def test_every_page_is_built_listed_and_found_by_the_search(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text())
     searched = {row["location"].partition("#")[0] for row in index["docs"]}

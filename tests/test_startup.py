@@ -48,6 +48,7 @@ def sixty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_sixty_plugins_are_all_there(sixty: Path) -> None:
     done = vita("towers", "--json", PYTHONPATH=str(sixty))
     assert done.returncode == 0, done.stderr
@@ -56,6 +57,7 @@ def test_sixty_plugins_are_all_there(sixty: Path) -> None:
     assert {row["version"] for row in brought} == {"1.0"}
 
 
+@pytest.mark.slow
 def test_what_the_benchmark_says_of_its_commands_holds(sixty: Path) -> None:
     """Among it: none of them imports torch, transformers, timm or torchvision."""
     assert {words[0] for words in COMMANDS.values()} == {"--help", "towers", "plugins", "plan"}

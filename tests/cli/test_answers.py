@@ -36,6 +36,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_row_each_resumed_and_mended(tiny_config: Path, tmp_path: Path, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
@@ -72,6 +73,7 @@ def test_a_row_each_resumed_and_mended(tiny_config: Path, tmp_path: Path, folder
     assert out.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_an_unreadable_picture_is_a_row_and_is_tried_again(tiny_config: Path, tmp_path: Path, folder: Path) -> None:
     good = (folder / "tall.png").read_bytes()
     (folder / "tall.png").write_bytes(good[:300])
@@ -103,6 +105,7 @@ def test_a_picture_that_overflows_the_context_spoils_no_other(tiny_config: Path,
     assert "answer" in small
 
 
+@pytest.mark.slow
 def test_what_is_refused(tiny_config: Path, tmp_path: Path, folder: Path) -> None:
     settings, wrong = resolve(tiny_config), tmp_path / "wrong.jsonl"
     wrong.write_text('{"caption": "a"}\n')

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from vita_core import build_model
 from vita_core.cli.commands import BUILTIN
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = list(BUILTIN)
 HEAVY = ("torch", "transformers", "timm", "open_clip", "torchvision")
 

@@ -11,6 +11,8 @@ from conftest import vita
 
 from vita_core.cli.commands import BUILTIN
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def listed() -> list[str]:

@@ -15,6 +15,8 @@ import pytest
 from conftest import vita
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 VITA = [sys.executable, "-m", "vita_core"]
 
 

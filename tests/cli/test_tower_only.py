@@ -14,6 +14,8 @@ from vita_core import VitaError, build_tower, make_plan
 from vita_core.cli.common import place_of
 from vita_core.planning.resolution import resolve
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tower_config(golden: Path, tmp_path: Path) -> Path:

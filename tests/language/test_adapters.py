@@ -71,6 +71,7 @@ def lora(tmp_path: Path, tiny_llm: Path) -> tuple[Path, Path, Any]:
     return place, base, adapted
 
 
+@pytest.mark.slow
 def test_merged_logits_are_pefts(lora: tuple[Path, Path, Any], golden: Path, tmp_path: Path) -> None:
     place, base, adapted = lora
     before = {file.name: sha256(file) for file in base.iterdir()}
@@ -199,6 +200,7 @@ def test_broken_adapters_say_what_is_wrong(lora: tuple[Path, Path, Any], kind: s
     assert not (place / "boom").exists()
 
 
+@pytest.mark.slow
 def test_the_base_must_be_named_and_a_model(lora: tuple[Path, Path, Any], golden: Path) -> None:
     place, base, _ = lora
     _settings(place, base_model_name_or_path="lmsys/vicuna-7b-v1.5")
@@ -213,6 +215,7 @@ def test_the_base_must_be_named_and_a_model(lora: tuple[Path, Path, Any], golden
         build_model(checkpoint=place, model_base=str(base / "none"))
 
 
+@pytest.mark.slow
 def test_without_peft_the_error_says_what_to_install(
     lora: tuple[Path, Path, Any], golden: Path, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> l
     return [k for k, t in expected.items() if t.dtype != found[k].dtype or not torch.equal(t, found[k])]
 
 
+@pytest.mark.slow
 def test_export_as_typed(golden: Path, vita15: Path) -> None:
     done = vita("export", vita15, "--layout", "vita")
     assert done.returncode == 0, done.stderr
@@ -56,6 +57,7 @@ def test_export_as_typed(golden: Path, vita15: Path) -> None:
     assert [path.name for path in vita15.parent.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_with_the_audio_half_and_elsewhere(vita15: Path, tmp_path: Path) -> None:
     done = vita("export", vita15, "--layout", "vita", "--out", tmp_path / "far" / "away", "--audio", "--json")
     assert done.returncode == 0, done.stderr
@@ -92,6 +94,7 @@ def test_another_dtype_changes_nothing_and_changes_are_written(vita15: Path, tmp
     assert torch.equal(found[qkv][:32], halves[:32])
 
 
+@pytest.mark.slow
 def test_blocks_that_were_not_loaded_come_from_the_source(vita15: Path, golden: Path, tmp_path: Path) -> None:
     """Also after the model was saved, and the checkpoint moved."""
     edit_config(vita15, mm_vision_select_layer=-2)
@@ -126,6 +129,7 @@ def test_blocks_that_were_not_loaded_come_from_the_source(vita15: Path, golden: 
         saved_from(tmp_path / "saved", moved)
 
 
+@pytest.mark.slow
 def test_a_projector_trained_on_a_migrated_config(vita15: Path, tmp_path: Path) -> None:
     file, weights = tmp_path / "trained.yaml", tmp_path / "projector.safetensors"
     file.write_text(migrate(vita15).text)
@@ -178,6 +182,7 @@ def test_a_tower_outside_stays_there_if_it_was_not_changed(vita15: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir() if "changed" in path.name] == []
 
 
+@pytest.mark.slow
 def test_what_is_refused(tiny_config: Path, tiny_llm: Path, vita15: Path, golden: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     model = build_model(tiny_config)

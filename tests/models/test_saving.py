@@ -180,6 +180,7 @@ def test_nothing_is_left_of_a_save_that_fails(tiny_config: Path, golden: Path, t
     assert [path.name for path in tmp_path.iterdir() if "saved" in path.name] == []
 
 
+@pytest.mark.slow
 def test_run_opens_it(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
     model = opened(tiny_config, golden, "clip")
     model.save(tmp_path / "saved")
@@ -189,6 +190,7 @@ def test_run_opens_it(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["token_ids"] == model.ask(picture, "what is this ?").token_ids
 
 
+@pytest.mark.slow
 def test_without_its_plugin_it_says_what_to_install(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
     """A tower of another distribution is named with it, so that a process without the plugin knows what is missing."""
     (tmp_path / "owl_tower.py").write_text(THIRD_PARTY)

@@ -110,6 +110,7 @@ def test_leaving_begins_nothing_more(four_threads: object) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_command_at_once() -> None:
     """A process that would read for minutes ends with the signal, its threads with it."""
     code = (
@@ -128,6 +129,7 @@ def test_ctrl_c_ends_a_command_at_once() -> None:
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 def test_encode_of_many_pictures(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
     """More than a batch, one of them named twice: in the order as typed, each as by itself."""
     names = ["wide.png", "tall.png", "square.png"] * 4
@@ -146,6 +148,7 @@ def test_encode_of_many_pictures(tiny_config: Path, golden: Path, tmp_path: Path
             torch.testing.assert_close(features[str(picture)], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_encode_tells_of_a_damaged_picture_and_writes_nothing(tiny_config: Path, golden: Path, tmp_path: Path) -> None:
     good, bad, out = golden / "pictures" / "wide.png", tmp_path / "bad.png", tmp_path / "features.safetensors"
     bad.write_bytes(good.read_bytes()[:300])

@@ -115,6 +115,7 @@ def test_what_is_no_processor(config: dict[str, Any], words: str) -> None:
         image_processor(config)
 
 
+@pytest.mark.slow
 def test_transformers_is_imported_only_when_used() -> None:
     code = "import sys, vita_core.pixels.processors; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -61,6 +61,7 @@ def test_a_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
         tile_grid(*size, tile=28)
 
 
+@pytest.mark.slow
 def test_it_imports_no_numerics() -> None:
     code = "import sys, vita_core.pixels.tiling; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -76,6 +76,7 @@ def test_rotation(tmp_path: Path) -> None:
     assert frame[36:].max() < 50
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_chosen_frames(tmp_path: Path) -> None:
     """Three minutes at 10 frames a second of 320 x 240 are 415 MB as RGB; 16 of them are 4 MB."""
     file = write_video(tmp_path / "v.mp4", 1800, size=(320, 240), preset="ultrafast")
@@ -118,6 +119,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         read_frames(good, 0)
 
 
+@pytest.mark.slow
 def test_run_asks_about_the_frames(tiny_config: Path, tmp_path: Path) -> None:
     file = write_video(tmp_path / "v.mp4", 60)
     done = vita("run", tiny_config, "--video", file, "--max-frames", 3, "--json", "-q", "what is this ?")
@@ -129,6 +131,7 @@ def test_run_asks_about_the_frames(tiny_config: Path, tmp_path: Path) -> None:
     assert "no such video" in vita("run", tiny_config, "--video", tmp_path / "none.mp4").stderr
 
 
+@pytest.mark.slow
 def test_without_pyav_the_error_says_what_to_install(tmp_path: Path, tiny_config: Path) -> None:
     """A PyAV that cannot be imported stands first on the path."""
     (tmp_path / "av.py").write_text("raise ImportError('not here')\n")

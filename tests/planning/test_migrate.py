@@ -26,6 +26,7 @@ def expected(golden: Path, name: str) -> list[int]:
     return ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [[], ["--checkpoint"]])
 def test_run_a_directory(golden: Path, flag: list[str]) -> None:
     picture = golden / "pictures" / "square.png"
@@ -36,6 +37,7 @@ def test_run_a_directory(golden: Path, flag: list[str]) -> None:
     assert "vision only: 2 audio tensors skipped" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_seed_command(golden: Path) -> None:
     done = vita(
         *("demo", "--model_path", golden / "vita15", "--image_path", golden / "pictures" / "wide.png"),
@@ -46,6 +48,7 @@ def test_the_seed_command(golden: Path) -> None:
     assert json.loads(done.stdout)["token_ids"] == expected(golden, "wide")
 
 
+@pytest.mark.slow
 def test_the_seed_command_on_a_video(golden: Path, tmp_path: Path) -> None:
     """Six seconds are six frames, none of them tiled, each a place in the prompt."""
     file = write_video(tmp_path / "v.mp4", 60, size=(64, 48))
@@ -62,6 +65,7 @@ def test_the_seed_command_on_a_video(golden: Path, tmp_path: Path) -> None:
     assert answer["token_ids"] == model.ask(read_frames(file), QUESTION, max_new_tokens=5).token_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -90,6 +94,7 @@ def test_demo_refuses(golden: Path, arguments: list[str], message: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_migrated_config_answers_as_the_checkpoint(golden: Path, tmp_path: Path) -> None:
     out = tmp_path / "config.yaml"
     done = vita("migrate", golden / "vita15", "--out", out, "--json")

@@ -52,6 +52,7 @@ def test_a_resolved_model_is_built_as_it_is(tiny_config: Path) -> None:
     assert build_model(resolved).resolved is resolved
 
 
+@pytest.mark.slow
 def test_resolving_imports_no_torch(tiny_config: Path) -> None:
     code = (
         "import sys\nfrom vita_core.planning.resolution import resolve\n"

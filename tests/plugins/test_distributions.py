@@ -12,6 +12,8 @@ from conftest import vita
 from distributions import REPOSITORY, Environment, build_wheel, write_wheel
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = REPOSITORY / "examples" / "vita-tower-dinov2"
 
 

@@ -103,6 +103,7 @@ def test_what_is_no_metadata_folder_is_found_too(kind: str, tmp_path: Path, monk
     assert found() == [("one", "sample", "vita-sample", "1.0")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["--help", "towers", "plugins"])
 def test_light_commands_import_no_metadata_parser(command: str) -> None:
     code = f"{RAN}sys.argv = ['vita', {command!r}]\nfrom vita_core.cli import main\nmain()\n"

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from distributions import Environment, write_wheel
 
+pytestmark = pytest.mark.slow
+
 BUILTIN = {"clip", "siglip", "eva_clip", "internvit", "timm", "torchvision"}
 HEAD = "from vita_core import TowerSpec, hookimpl\nfrom vita_plugins.clip import processor, shape\nvita_api = 1\n"
 

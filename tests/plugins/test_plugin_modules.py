@@ -82,6 +82,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     use_plugins()
 
 
+@pytest.mark.slow
 def test_a_module_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_tower.py").write_text(TOWER)
     monkeypatch.chdir(tmp_path)
@@ -96,6 +97,7 @@ def test_a_module_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.
     assert "in the working directory or on PYTHONPATH" in row["remedy"]
 
 
+@pytest.mark.slow
 def test_what_a_plugin_prints_does_not_stand_in_our_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "loud.py").write_text(
         "print('welcome')\n" + TOWER.replace("    return", "    print('asked')\n    return")

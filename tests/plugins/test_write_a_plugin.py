@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
 from distributions import REPOSITORY, Environment
 from documents import Block, blocks_of
 
@@ -24,6 +25,7 @@ def steps(page: Sequence[Block]) -> Iterator[str]:
             yield f"python - <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK"
 
 
+@pytest.mark.slow
 def test_the_page_does_what_it_says(environment: Environment, tmp_path: Path) -> None:
     script = "\n".join(["set -ex", *steps(blocks_of(PAGE))])
     (environment.bin / "follow").write_text(f"#!/bin/bash\n{script}\n")

@@ -20,6 +20,8 @@ from vita_core.errors import PluginError, VitaError
 from vita_core.plugins.registry import use_plugins
 from vita_core.testing import CHECKS, Check, Result, Subject, open_subject
 
+pytestmark = pytest.mark.slow
+
 TOWERS = [tower.name for tower in list_towers()]
 CHECK = {check.name: check for check in CHECKS}
 

@@ -42,6 +42,7 @@ def varied(examples: Examples, name: str, variant: str) -> dict[str, Any]:
     return examples[name] | (LISTS.get(name, {}) if isinstance(change.get("select_layer"), list) else {}) | change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_plan_metadata_and_output_agree(tower_examples: Examples, tiny_llm: Path, name: str, variant: str) -> None:
@@ -60,6 +61,7 @@ def test_plan_metadata_and_output_agree(tower_examples: Examples, tiny_llm: Path
     assert tower(torch.rand(0, *pixels)).shape == (0, tower.num_tokens, tower.hidden_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feature", ["patch", "cls_patch", "cls"])
 @pytest.mark.parametrize("name", ["clip", "eva_clip", "internvit", "timm"])
 def test_prefix_tokens_are_counted(tower_examples: Examples, tiny_llm: Path, name: str, feature: str) -> None:
@@ -97,6 +99,7 @@ def plain_s2(tower: Any, pixels: Tensor, scales: list[int]) -> Tensor:
     return torch.cat(maps, dim=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_s2_on_every_tower_is_s2_written_out(tower_examples: Examples, name: str) -> None:
     settings = tower_examples[name] | PLAIN
@@ -121,6 +124,7 @@ def library_states(name: str, encoder: Any, pixels: Tensor) -> list[Tensor]:
     return [state[:, 0 if name == "siglip" else 1 :] for state in output.hidden_states]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_every_layer_is_the_librarys_hidden_state(tower_examples: Examples, name: str) -> None:
     settings = tower_examples[name] | PLAIN

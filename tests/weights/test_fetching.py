@@ -22,6 +22,8 @@ from vita_core.errors import AssetError
 from vita_core.weights.assets import cache_dir
 from vita_core.weights.fetching import fetch
 
+pytestmark = pytest.mark.slow
+
 
 def _save(file: Path, directory: Path) -> None:
     """4 MB by safetensors, whose error is not an OSError."""

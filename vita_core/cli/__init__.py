@@ -89,7 +89,8 @@ def main() -> None:
     except VitaError as error:
         _tell(str(error))
     except OSError as error:  # of the machine: a full disk under the output, a name too long, a lost permission
-        _tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        wrong = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _tell(f"{wrong}. Try: check the name, the permissions and the space on the disk")
         _drop_output()
     else:
         return
