@@ -248,3 +248,34 @@ def test_the_commands(tiny_config: Path, captioned: Path, tmp_path: Path, golden
     assert answered.returncode == 0, answered.stderr
     keys = {"text", "token_ids", "tower", "llm", "tiles", "visual_tokens", "prompt_tokens", "timings"}
     assert set(json.loads(answered.stdout)) == keys
+
+
+def test_a_finished_run_stays_as_it_is(tiny_config: Path, captioned: Path, tmp_path: Path, capsys: Any) -> None:
+    config, out = load_config(tiny_config, QUICK), tmp_path / "out"
+    scores = train(config, [captioned], out)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
+    assert train(config, [captioned], out) == scores
+    assert "already finished" in capsys.readouterr().err
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
+    (out / "projector.safetensors").unlink()
+    train(config, [captioned], out)  # what is missing is made again
+    assert (out / "projector.safetensors").is_file()
+
+
+def test_a_full_disk_is_an_error_that_says_how_much_is_needed(
+    tiny_config: Path, captioned: Path, tmp_path: Path
+) -> None:
+    """The limit on the size of a file stands for a full disk: both refuse to reserve the blocks."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(
+            VitaError, match=r"features\.npy: no space for the features: 24,576 bytes .*training\.variants"
+        ):
+            train(load_config(tiny_config, QUICK), [captioned], tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "out" / "work" / "features.npy").exists()
+    train(load_config(tiny_config, QUICK), [captioned], tmp_path / "out")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from vita_core import build_tower, make_plan
 from vita_core.errors import CheckpointError
-from vita_core.weights.sources import choose_file
+from vita_core.weights.sources import choose_file, read_json, shard_names
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SAFE_FIRST = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "*.pt")
@@ -178,3 +178,17 @@ def test_a_plan_asks_no_hub(hub: Hub, tiny_llm: Path) -> None:
     plan = make_plan({"tower": {"weights": "QuanSun/EVA-CLIP"}, "llm": {"weights": str(tiny_llm)}})
     assert (plan.tower, plan.tokens, hub.fetched) == ("eva_clip", 576, [])
     assert plan.rule == "known hub id QuanSun/EVA-CLIP"
+
+
+@pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "/etc/hostname", "sub/model.safetensors", "", None, 5])
+def test_an_index_names_only_files_beside_it(shard: object, tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": shard}}))
+    with pytest.raises(CheckpointError, match=r"index\.json: weight_map: not the name of a file beside it"):
+        shard_names(index)
+
+
+def test_a_config_nested_too_deep_is_no_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a": ' * 100_000 + "1" + "}" * 100_000)
+    with pytest.raises(CheckpointError, match=r"config\.json: not a config: nested too deep"):
+        read_json(tmp_path / "config.json")

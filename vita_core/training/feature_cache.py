@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vita_core.config.schema import Config
+from vita_core.errors import VitaError
 from vita_core.models.pictures import prepare
 from vita_core.pixels.images import MAX_PIXELS, open_picture
 from vita_core.pixels.prefetching import prefetched
@@ -47,9 +50,22 @@ class FeatureCache:
         fresh = not self._file.is_file() or self._read_progress() is None
         if fresh:
             self._progress.unlink(missing_ok=True)
-        self.array: NDArray[np.float16] = np.lib.format.open_memmap(
-            self._file, mode="w+" if fresh else "r+", dtype=np.float16, shape=self.shape if fresh else None
-        )
+        self.array = self._opened(fresh)
+
+    def _opened(self, fresh: bool) -> NDArray[np.float16]:
+        """Map the file, with its disk space reserved. Raises VitaError if there is too little."""
+        try:
+            shape = self.shape if fresh else None
+            array = np.lib.format.open_memmap(self._file, "w+" if fresh else "r+", dtype=np.float16, shape=shape)
+            _reserve(self._file)
+        except OSError as error:
+            self._file.unlink(missing_ok=True)
+            size = 2 * math.prod(self.shape)
+            raise VitaError(
+                f"{self._file}: no space for the features: {size:,} bytes ({error.strerror}). Try: another directory for "
+                "--out, or fewer `training.variants`"
+            ) from error
+        return array
 
     def _identity(self) -> str:
         tower = self.config.tower.model_dump_json() + self.config.images.model_dump_json()
@@ -86,3 +102,13 @@ class FeatureCache:
             side = self.tower.resolved.geometry.input_size[0]
             picture = varied(picture, random.Random(f"{self.config.training.seed}-{item}"), side)
         return prepare(self.tower, self.config.images, picture).copied(self.tower.device).pixels
+
+
+def _reserve(file: Path) -> None:
+    """Reserve the disk space of a memory-mapped file, or raise OSError.
+
+    Such a file has no blocks until they are written to, and a disk that is full by then ends the process with SIGBUS.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
 from vita_core.config.schema import Config
 from vita_core.errors import ConfigError
@@ -29,6 +31,9 @@ from vita_core.weights.files import sha256, write_text, write_whole
 
 __all__ = ["train"]
 
+WRITTEN = ("projector.safetensors", "config.yaml", "provenance.json", "held_out.jsonl")
+"""The files of a finished run."""
+
 
 def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: Sequence[str] = ()) -> dict[str, Any]:
     """Train a projector on captioned pictures. Write projector.safetensors, config.yaml and provenance.json to `out`.
@@ -44,7 +49,9 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     groups = [number for number, group in enumerate(sets) for _ in group]
     settings = config.training
     work = out / "work"
-    _check_same(config, samples, work)
+    if (finished := _finished(config, samples, work)) is not None:
+        tqdm.write(f"{out}: this run is already finished, and its files stay as they are", file=sys.stderr)
+        return finished
     torch.manual_seed(settings.seed)
     vlm = build(resolved)
     kept, held = _split(len(samples), settings.held_out, settings.seed)
@@ -67,6 +74,7 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     scores |= {"samples": len(kept), "held_out": len(held)}
     _write(vlm, config, out, scores, _sources(resolved, data, sets, licences))
     write_text(out / "held_out.jsonl", "".join(_row(samples[i]) for i in held))
+    write_text(work / "run.json", json.dumps({"key": _run_key(config, samples), "finished": scores}))
     return scores
 
 
@@ -85,16 +93,29 @@ def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: Cap
     vlm.projector.load_state_dict(load_file(done))
 
 
-def _check_same(config: Config, samples: Sequence[Sample], work: Path) -> None:
-    """Raise ConfigError if the run in `work` was started with another config or other data."""
+def _run_key(config: Config, samples: Sequence[Sample]) -> str:
+    """Return a hash of everything that a run depends on."""
     text = config.model_dump_json() + json.dumps([[str(s.image), s.caption] for s in samples])
-    key, file = hashlib.sha256(text.encode()).hexdigest(), work / "run.json"
-    if file.is_file() and json.loads(file.read_text())["key"] != key:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _finished(config: Config, samples: Sequence[Sample], work: Path) -> dict[str, Any] | None:
+    """Return the scores of the run in `work` if it is finished, else record that it has begun.
+
+    Raises ConfigError if it was started with another config or other data.
+    """
+    key, file = _run_key(config, samples), work / "run.json"
+    run: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"key": key}
+    if run["key"] != key:
         raise ConfigError(
             f"--out: {work.parent} contains a run with another config or other data. Try: another directory for --out, or "
             f"delete {work} to start again"
         )
+    if "finished" in run and all((work.parent / name).is_file() for name in WRITTEN):
+        scores: dict[str, Any] = run["finished"]
+        return scores
     write_text(file, json.dumps({"key": key}))
+    return None
 
 
 def _split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -81,8 +81,16 @@ def choose_file(names: Iterable[str], patterns: Sequence[str], weights: str) -> 
 
 
 def shard_names(index: Path) -> list[str]:
-    """Return the sorted names of the files in a ``*.index.json``. Raises CheckpointError if it lists none."""
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    """Return the sorted names of the files in a ``*.index.json``. Raises CheckpointError if it lists none, or a path."""
+    weight_map = read_json(index).get("weight_map")
+    values = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    wrong = [value for value in values if not isinstance(value, str) or not value or Path(value).name != value]
+    if wrong:  # an index comes from a stranger: it must not name files outside its directory
+        raise CheckpointError(
+            f"{index}: weight_map: not the name of a file beside it: {wrong[0]!r}. Try: the index that the checkpoint was "
+            "published with"
+        )
+    names = sorted(set(values))
     if not names:
         raise CheckpointError(
             f"{index} lists no shards: its weight_map is missing or empty. Try: download the file again"
@@ -169,6 +177,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}. Try: download the file again"
         ) from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: not a config: nested too deep. Try: download the file again") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"cannot read {path}: {error}. Try: check its permissions, or download the file again"
