@@ -11,13 +11,13 @@ from vita_core.weights.conversions import convert_smollm2
 
 @pytest.fixture
 def gguf_file(tmp_path: Path) -> Path:
-    """A one-layer Llama as the gguf library writes it, whose BPE would join the digits of 12."""
+    """A one-layer Llama as the gguf library writes it, whose BPE would join the digits of 12 and of 11."""
     import gguf
     import numpy as np
 
     path = tmp_path / "tiny.gguf"
     writer = gguf.GGUFWriter(path, "llama")
-    width, tokens = 32, ["<|endoftext|>", "1", "2", "12", "a", "\u0120"]
+    width, tokens = 32, ["<|endoftext|>", "1", "2", "12", "11", "a", "\u0120"]
     writer.add_context_length(256)
     writer.add_embedding_length(width)
     writer.add_block_count(1)
@@ -30,8 +30,8 @@ def gguf_file(tmp_path: Path) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types([3, 1, 1, 1, 1, 1])
-    writer.add_token_merges(["1 2"])
+    writer.add_token_types([3] + [1] * (len(tokens) - 1))
+    writer.add_token_merges(["1 2", "1 1"])  # transformers before 5.18 reads a list of one string as its letters
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
     square = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
