@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from vita_core import BaseVisionTower
 from vita_plugins.timm.geometry import build, input_sizes
 
+HEADS = ("head", "fc", "classifier", "fc_norm", "attn_pool")
+
 
 class TimmTower(BaseVisionTower):
     """Runs a timm encoder. timm's ``prune_intermediate_layers`` removes the layers after the selected one."""
 
     skips = (
-        (r"^(head|fc|classifier|fc_norm|attn_pool)\.", "classification head"),
+        (rf"^({'|'.join(HEADS)})\.", "classification head"),
         (r"^mask_token$", "mask token of pretraining"),
     )
 
@@ -27,6 +29,9 @@ class TimmTower(BaseVisionTower):
                 module.fused_attn &= self.attention == "sdpa"
         whole = set(model.state_dict())
         model.prune_intermediate_layers([self.blocks - 1], prune_norm=False, prune_head=True)
+        for name in HEADS:
+            if hasattr(model, name):
+                setattr(model, name, nn.Identity())  # before timm 1.0.31, ConvNeXt's pruned head keeps its norm
         cut = sorted(key.replace(".", r"\.") for key in whole - set(model.state_dict()))
         if cut:
             self.skips = [*type(self).skips, (f"^(?:{'|'.join(cut)})$", "layers after the selected one")]
