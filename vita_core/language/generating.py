@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,7 +13,16 @@ from torch import Tensor
 from vita_core.config.schema import GenerationConfig
 from vita_core.language.llm import PICTURE_ID, LanguageModel
 
-__all__ = ["generate", "shared_prefix"]
+__all__ = ["cache_keyword", "generate", "shared_prefix"]
+
+
+@functools.cache
+def cache_keyword() -> str:
+    """Return the name of the cache in transformers' arguments and outputs: `past_key_values`, or `cache` from 5.24 on."""
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    names = {field.name for field in fields(BaseModelOutputWithPast)}
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def shared_prefix(llm: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
@@ -50,13 +61,14 @@ def generate(
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if settings.temperature > 0:
         sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
+    read = {cache_keyword(): _read_once(llm, embeds[:1, :shared], len(embeds))} if shared else {}
     output = llm.model.generate(
         inputs_embeds=embeds,
         attention_mask=mask,
-        past_key_values=_read_once(llm, embeds[:1, :shared], len(embeds)) if shared else None,
         max_new_tokens=limit,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else llm.stop_id,
         streamer=llm.streamer(on_text) if on_text is not None else None,
+        **read,
         **sampling,
     )
     stops = llm.model.generation_config.eos_token_id
@@ -71,6 +83,6 @@ def _read_once(llm: LanguageModel, prefix: Tensor, rows: int) -> Any:
 
     cache = DynamicCache(config=llm.model.config)
     with torch.no_grad():
-        llm.model.base_model(inputs_embeds=prefix, past_key_values=cache, use_cache=True)
+        llm.model.base_model(inputs_embeds=prefix, use_cache=True, **{cache_keyword(): cache})
     cache.batch_repeat_interleave(rows)
     return cache

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from vita_core.config.schema import TrainingConfig
+from vita_core.language.generating import cache_keyword
 from vita_core.language.llm import PICTURE_ID
 from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
@@ -148,7 +149,7 @@ class Alignment(ProjectorTrainer):
         )
         with torch.no_grad():
             read = llm.model.base_model(input_ids=before[None], use_cache=True) if place else None
-            return read and read.past_key_values, llm.embed(after)
+            return read and read[cache_keyword()], llm.embed(after)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         """Return the mean cross-entropy of the answer's tokens. The head only runs on their positions."""
@@ -160,7 +161,7 @@ class Alignment(ProjectorTrainer):
         if cache is not None:
             cache.batch_repeat_interleave(size)
         # padding only comes after the answers, where causal attention does not look, so no mask is needed
-        read = llm.model.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
+        read = llm.model.base_model(inputs_embeds=embeds, use_cache=cache is not None, **{cache_keyword(): cache})
         hidden = read.last_hidden_state
         counted = answers != IGNORE
         logits = llm.model.get_output_embeddings()(hidden[:, -answers.shape[1] - 1 : -1][counted])
