@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from vita_core.config.schema import GenerationConfig, LLMConfig, PromptConfig
-from vita_core.language.generating import generate, shared_prefix
+from vita_core.language.generating import cache_keyword, generate, shared_prefix
 from vita_core.language.llm import PICTURE_ID, LanguageModel
 from vita_core.language.merging import merge
 
@@ -106,3 +107,18 @@ def test_padding_stands_behind_the_common_part(llm: LanguageModel) -> None:
 )
 def test_what_prompts_have_in_common(llm: LanguageModel, rows: list[list[int]], length: int) -> None:
     assert shared_prefix(llm, rows) == length
+
+
+def test_no_name_is_used_that_transformers_warns_of(llm: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+    """transformers 5.24 renamed `past_key_values` to `cache`, and warns once of the old name."""
+    library = logging.getLogger("transformers")
+    logging.Logger.warning_once.cache_clear()
+    library.addHandler(caplog.handler)
+    try:
+        answers(llm, (4,), 0)
+        answers(llm, (1, 7, 3), 7)
+        embeds = llm.embed(torch.tensor(prompts(llm, 1)[0][:3]))[None]
+        assert llm.model.base_model(inputs_embeds=embeds, use_cache=True)[cache_keyword()].get_seq_length() == 3
+    finally:
+        library.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records] == []
