@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo quick test lint docs site bench clean
+.PHONY: demo quick test test-extras compat chromium lint docs site bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt .ci/install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vita-core needs Python 3.11 or newer; run: make PYTHON=python3.11")'
@@ -28,6 +28,22 @@ quick: lint  # while you work: what needs no process of its own
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
+# Tests that need heavy packages, and the oldest and newest versions of the others. Installs what it needs: run it as root
+# on Debian or Ubuntu, or install chromium yourself before.
+test-extras: $(VENV)/.extras chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m extras
+	$(BIN)/python tools/compat.py
+
+$(VENV)/.extras: $(VENV)/.installed
+	.ci/install $(VENV) --constraint constraints.txt --editable '.[dev,extras]'
+	touch $@
+
+chromium:
+	command -v chromium || { apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium; }
+
+compat: $(VENV)/.installed  # the tests with the oldest and with the newest versions that pyproject.toml allows
+	$(BIN)/python tools/compat.py
+
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 
@@ -40,4 +56,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/guard.py $(UPDATE)
 
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .compat build dist site .pytest_cache .mypy_cache .ruff_cache
