@@ -76,11 +76,19 @@ def quick_tests_start_no_process(request: pytest.FixtureRequest, monkeypatch: py
     if any(request.node.get_closest_marker(name) for name in ("slow", "extras")):
         return
 
-    def refuse(*_: object, **__: object) -> None:
+    start = subprocess.Popen.__init__
+
+    def refuse(self: Any, arguments: Any, *rest: Any, **options: Any) -> None:
+        program = Path(str(arguments if isinstance(arguments, str | Path) else arguments[0])).name
+        # libraries may ask the machine for its name or processor when they are imported
+        assert not program.startswith(("python", "vita", "pip", "uv", "make", "bash")), "mark it with @pytest.mark.slow"
+        start(self, arguments, *rest, **options)
+
+    def refuse_fork(*_: object) -> None:
         raise AssertionError("this test starts a process: mark it with @pytest.mark.slow")
 
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
-    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse_fork)
 
 
 @pytest.fixture(scope="session")

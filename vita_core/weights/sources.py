@@ -87,8 +87,7 @@ def shard_names(index: Path) -> list[str]:
     wrong = [value for value in values if not isinstance(value, str) or not value or Path(value).name != value]
     if wrong:  # an index comes from a stranger: it must not name files outside its directory
         raise CheckpointError(
-            f"{index}: weight_map: not the name of a file beside it: {wrong[0]!r}. Try: the index that the checkpoint was "
-            "published with"
+            f"{index}: weight_map: not the name of a file beside it: {wrong[0]!r}. Try: download it again"
         )
     names = sorted(set(values))
     if not names:
