@@ -91,9 +91,7 @@ def shard_names(index: Path) -> list[str]:
         )
     names = sorted(set(values))
     if not names:
-        raise CheckpointError(
-            f"{index} lists no shards: its weight_map is missing or empty. Try: download the file again"
-        )
+        raise CheckpointError(f"{index} lists no shards: its weight_map is missing or empty. Try: download it again")
     return names
 
 
