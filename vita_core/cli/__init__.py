@@ -18,8 +18,8 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     cls=CommandGroup,
-    help="Vision towers of multimodal language models, as plugins. CONFIG is a YAML file, the name of a shipped one "
-    "(such as quickstart), or a directory that `vita train` wrote.",
+    help="Choose, try, train and compare the vision tower of a multimodal language model. CONFIG is a YAML file, the name "
+    "of a shipped config (such as quickstart), or the directory of a trained model or a checkpoint.",
     no_args_is_help=True,
     rich_markup_mode=None,  # importing rich to print help would double the start-up
     add_completion=False,
@@ -40,7 +40,9 @@ def options(
     no_plugin: Annotated[
         list[str] | None, typer.Option(help="Do not load this plugin (entry-point name or dist:name).")
     ] = None,
-    plugin: Annotated[list[str] | None, typer.Option("--plugin", "-p", help="Load this module as a plugin.")] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option("--plugin", "-p", help="Load this Python module as a plugin.")
+    ] = None,
     strict_plugins: Annotated[
         bool,
         typer.Option("--strict-plugins", envvar="VITA_STRICT_PLUGINS", help="Exit with 2 when a plugin fails to load."),
@@ -49,12 +51,12 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Choose plugins; see ``vita plugins`` for what became of each."""
+    """Select the plugins to load. ``vita plugins`` lists them."""
     from vita_core.plugins.registry import registry, selection, use_plugins
 
     if no_plugin or plugin:
         use_plugins(block=no_plugin or (), modules=plugin or ())
-    if selection().modules:  # a module named on the command line may lie in the working directory, as for `python -m`
+    if selection().modules:  # as for `python -m`, the module may be in the working directory
         sys.path.append(str(Path.cwd()))
     if strict_plugins and (complaints := registry().complaints()):
         raise PluginError("\n".join(complaints))
@@ -64,13 +66,14 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
     return f"warning: {message}\n"
 
 
-def _tell(message: str) -> None:
+def _report(message: str) -> None:
+    """Print each line of an error message to stderr."""
     for line in message.splitlines():
         typer.echo(f"error: {line}", err=True)
 
 
 def _drop_output() -> None:
-    """Send what stdout still holds nowhere: flushed at exit it would fail again, and Python would exit with 120."""
+    """Discard the buffered output. Python would try to write it again at exit, and then exit with 120."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -78,19 +81,17 @@ def _drop_output() -> None:
 
 
 def main() -> None:
-    """Run the command; what a user can mend is told in its own words on stderr, and the exit code is 2."""
+    """Run the command line. An error that the user can correct is printed to stderr, and the exit code is 2."""
     warnings.formatwarning = _one_line
-    if (
-        isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict"
-    ):  # else a file name may stop the output
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid UTF-8
     try:
         app()
     except VitaError as error:
-        _tell(str(error))
-    except OSError as error:  # of the machine: a full disk under the output, a name too long, a lost permission
+        _report(str(error))
+    except OSError as error:  # such as a full disk, a name that is too long, a missing permission
         wrong = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _tell(f"{wrong}. Try: check the name, the permissions and the space on the disk")
+        _report(f"{wrong}. Try: check the name, the permissions and the space on the disk")
         _drop_output()
     else:
         return
