@@ -278,4 +278,3 @@ def test_a_full_disk_is_an_error_that_says_how_much_is_needed(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "out" / "work" / "features.npy").exists()
-    train(load_config(tiny_config, QUICK), [captioned], tmp_path / "out")

@@ -28,7 +28,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except pickle.UnpicklingError as error:
         called = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it would call {called[1]}" if called else str(error).strip().splitlines()[0]
+        reason = f"it would call {called[1]}" if called else str(error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(
             f"{path} holds more than tensors and is not opened: {reason}. Try: a copy of the weights as safetensors"
         ) from error
