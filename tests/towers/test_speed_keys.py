@@ -207,6 +207,7 @@ def test_compiled_blocks_are_trained_as_plain_ones() -> None:
     torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-6)  # keys' gradients cancel: float32 leaves 2e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "blocks"), [("clip", True), ("siglip", True), ("timm", True), ("torchvision", False)])
 def test_blocks_that_are_alike_are_compiled_one_for_all(
     tower_examples: dict[str, dict[str, Any]], name: str, blocks: bool
