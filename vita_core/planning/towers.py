@@ -16,6 +16,7 @@ from vita_core.planning.geometry import Geometry, tower_geometry
 from vita_core.planning.options import validated_options
 from vita_core.plugins.discovery import describe
 from vita_core.plugins.installed import Owner
+from vita_core.plugins.libraries import failed_library, library_advice
 from vita_core.plugins.registry import Registered, import_object, known_towers, registry
 from vita_core.plugins.specs import Shape, TowerSpec
 from vita_core.weights.sources import Source, locate
@@ -147,18 +148,30 @@ def _asked(function: Callable[..., Any] | str, spec: TowerSpec, owner: Owner, so
     )
     try:
         return called(source.config, *more)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{source.weights}: tower {spec.name!r} needs {error} in the checkpoint's config.json, but {_keys(source)}. Try: "
-            "copy the config.json that it was published with into its directory"
-        ) from error
     except VitaError:
         raise
     except Exception as error:  # any error of the plugin's code, for example because the patch size is 0
-        raise CheckpointError(
-            f"{source.weights}: tower {spec.name!r} cannot read its config.json: {describe(error)}. Try: correct the file, or "
-            f"report this to the author of {owner} if the file is as published"
-        ) from error
+        library = failed_library(error, (spec.factory, getattr(called, "__module__", None) or ""))
+        raise CheckpointError(_unopened(error, library, spec, owner, source)) from error
+
+
+def _unopened(error: Exception, library: str | None, spec: TowerSpec, owner: Owner, source: Source) -> str:
+    """Return the message for a checkpoint whose config made a function of a spec fail, in `library` or in its own code."""
+    tower = f"{source.weights}: tower {spec.name!r}"
+    if library is not None:
+        return (
+            f"{tower} cannot open it, because {library} failed: {describe(error).rstrip('.')}. "
+            f"Try: {library_advice(library, owner)}"
+        )
+    if isinstance(error, KeyError):
+        return (
+            f"{tower} needs {error} in the checkpoint's config.json, but {_keys(source)}. Try: copy the config.json that it "
+            "was published with into its directory"
+        )
+    return (
+        f"{tower} cannot read its config.json: {describe(error)}. Try: correct the file, or report this to the author of "
+        f"{owner} if the file is as published"
+    )
 
 
 def _keys(source: Source) -> str:

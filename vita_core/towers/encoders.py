@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from torch import nn
 
 from vita_core.errors import CheckpointError, ConfigError, VitaError
+from vita_core.loading import without_weights
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.discovery import describe
+from vita_core.plugins.libraries import failed_library, library_advice
 
 __all__ = ["build_checked"]
 
 
 def build_checked(resolved: ResolvedTower, build: Callable[[], nn.Module]) -> nn.Module:
-    """Return the encoder that `build` makes.
+    """Return the encoder that `build` makes, with its parameters on the meta device.
 
+    If that fails, it is built once more with real parameters: the constructors of some encoders compute with them.
     Raises ConfigError for an attention implementation that this machine does not have, and CheckpointError if no encoder
     can be built from the checkpoint's config.
     """
     wanted, named = resolved.settings.attention, f"tower {resolved.spec.name!r} cannot be built"
     try:
+        with suppress(RuntimeError), without_weights():
+            return build()
         return build()
     except VitaError:
         raise
@@ -33,6 +39,12 @@ def build_checked(resolved: ResolvedTower, build: Callable[[], nn.Module]) -> nn
                 "Try: `tower.attention: auto`"
             ) from error
         where, who = resolved.source.weights, resolved.owner
+        library = failed_library(error, (resolved.spec.factory,))
+        if library is not None:
+            raise CheckpointError(
+                f"{named} from {where}, because {library} failed: {describe(error).rstrip('.')}. "
+                f"Try: {library_advice(library, who)}"
+            ) from error
         raise CheckpointError(
             f"{named} from the config of {where}: {describe(error).rstrip('.')}. "
             f"Try: correct the config, or report this to the author of {who} if the config is as published"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from torch import nn
 
 from vita_core.config.schema import FreezeConfig
@@ -11,17 +13,22 @@ from vita_core.plugins.specs import Shape
 __all__ = ["freeze", "train_unfrozen"]
 
 
-def freeze(encoder: nn.Module, frozen: bool | FreezeConfig, shape: Shape) -> None:
+def freeze(
+    encoder: nn.Module,
+    frozen: bool | FreezeConfig,
+    shape: Shape,
+    in_run_order: Callable[[nn.Module], Iterable[tuple[str, nn.Parameter]]] = nn.Module.named_parameters,
+) -> None:
     """Freeze the whole encoder (True), nothing (False), or all parameters before block `from_layer`.
 
-    The parameters must be registered in the order they run, because `shape` says how many each layer has. Raises
+    `in_run_order` returns the named parameters in the order they run, because `shape` says how many each layer has. Raises
     VitaError if a layer would begin inside a parameter.
     """
     if isinstance(frozen, bool):
         encoder.requires_grad_(not frozen)
         return
     left = sum(stage.parameters for stage in shape.stages[: frozen.from_layer])
-    for name, parameter in encoder.named_parameters():
+    for name, parameter in in_run_order(encoder):
         parameter.requires_grad_(left == 0)
         left -= parameter.numel() if left else 0
         if left < 0:

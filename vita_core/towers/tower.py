@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vita_core.config.schema import TowerConfig
 from vita_core.errors import VitaError
-from vita_core.loading import KeyRules, LoadReport, fill, part_tensors, read_tensors, without_weights
+from vita_core.loading import KeyRules, LoadReport, fill, part_tensors, read_tensors
 from vita_core.planning.geometry import Grid, shuffled_grid
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.registry import import_object
@@ -34,9 +34,9 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
     sizes the encoder accepts: ``any``, ``patches`` (multiples of the patch size; it interpolates positions) or ``fixed``.
 
     Subclasses may read `settings` (the tower's config with defaults), `checkpoint_config` (the checkpoint's own config),
-    `shape`, and `blocks` (how many to build). They must register parameters in the order they run, because
-    ``freeze: {from_layer: k}`` counts them. The features of the built-in towers differ from float32 by at most 0.5% of the
-    largest feature in float16, and 3% in bfloat16.
+    `shape`, and `blocks` (how many to build). They must register parameters in the order they run, or define
+    `in_run_order`, because ``freeze: {from_layer: k}`` counts them. The features of the built-in towers differ from float32
+    by at most 0.5% of the largest feature in float16, and 3% in bfloat16.
     """
 
     renames: ClassVar[Sequence[tuple[str, str]]] = ()
@@ -75,6 +75,10 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
             "Try: `tower.norm: false`, or define final_norm in the plugin"
         )
 
+    def in_run_order(self, encoder: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+        """Return the named parameters in the order they run. Define it if they are registered in another order."""
+        return encoder.named_parameters()
+
     @staticmethod
     def run_blocks(
         tokens: Tensor, blocks: Iterable[nn.Module], layers: Sequence[int], **kwargs: Any
@@ -102,12 +106,11 @@ class BaseVisionTower(TowerMetadata, abc.ABC):
         source, part = self.resolved.source, self.resolved.part
         found = part_tensors(part) if part is not None else read_tensors(source.files(self.resolved.spec.weight_files))
         with torch.device("cpu"):  # even if the caller builds on the meta device
-            with without_weights():
-                encoder = build_checked(self.resolved, self.build_encoder)
+            encoder = build_checked(self.resolved, self.build_encoder)
             device = torch.device("cpu") if self._device.type == "meta" else self._device
             where = f"tower {source.weights}"
             report = fill(encoder, found, self.key_rules(), dtype=self.dtype, device=device, where=where)
-        freeze(encoder, self.settings.freeze, self.shape)
+        freeze(encoder, self.settings.freeze, self.shape, self.in_run_order)
         self._compiled_whole = self.settings.compile and not compile_blocks(encoder)
         self.encoder, self.load_report = encoder, report
         self.train(self.training)
