@@ -78,6 +78,37 @@ def test_resolution_never_reads_the_path() -> None:
         two.choose(None, {"model_type": "m"}, None, "w")
 
 
+VIT = {"model_type": "vit"}
+
+
+def test_a_fallback_is_asked_last() -> None:
+    generic = loaded("vita-core", spec("generic", recognises=lambda config: "model_type" in config, fallback=True))
+    mine = loaded("vita-mine", spec("mine", model_types=("vit",), hub_ids={"o/n": {}}))
+    alone = Registry([generic]).choose(None, VIT, None, "w")
+    assert alone.rule == "model_type 'vit' in its config.json, by the fallback of tower 'generic'"
+    for plugins in ([generic, mine], [mine, generic]):
+        both = Registry(plugins)
+        assert both.choose(None, VIT, None, "w").tower.spec.name == "mine"
+        assert both.choose(None, VIT, None, "w").rule == "model_type 'vit' in its config.json"
+        assert both.choose(None, {"model_type": "beit"}, None, "w").tower.spec.name == "generic"
+        assert both.choose(None, {"model_type": "beit"}, "o/n", "w").rule == "known hub id o/n"
+        # a fallback may be named although a specific tower opens the checkpoint, and never contradicts a name
+        assert both.choose("generic", VIT, None, "w").tower.spec.name == "generic"
+        assert both.choose("mine", {"model_type": "beit"}, None, "w").tower.spec.name == "mine"
+    with pytest.raises(PluginError, match=r"no registered tower opens w\. Try: "):
+        both.choose(None, {}, None, "w")
+
+
+def test_two_fallbacks_are_an_error() -> None:
+    two = Registry([loaded("d", *(spec(name, model_types=("vit",), fallback=True) for name in ("a", "b")))])
+    with pytest.raises(
+        PluginError, match=r"2 towers open w, by model_type 'vit' in its config.json\. Try: `type: a` or"
+    ):
+        two.choose(None, VIT, None, "w")
+    with pytest.raises(PluginError, match=r"wrong type of fallback: 1\. Try: a bool"):
+        spec("a", fallback=1)
+
+
 def test_register_in_a_program(clean_registry: object) -> None:
     register(spec("mine"))
     register(spec("mine"))

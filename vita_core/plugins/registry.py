@@ -1,17 +1,16 @@
-"""The registry: it maps a name to its spec and owner, and chooses the tower that opens a checkpoint."""
+"""The registry: it maps a name to its spec and owner."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import re
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from vita_core.errors import PluginError, nearest
 from vita_core.plugins import builtin
+from vita_core.plugins.choosing import MORE, Choice, Registered, Spec, choose
 from vita_core.plugins.discovery import Plugin, Selection, describe, discover, load_plugin, remedy, warn_notes
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.references import dangling
@@ -30,28 +29,10 @@ __all__ = [
     "use_plugins",
 ]
 
-Spec = TypeVar("Spec", TowerSpec, ProjectorSpec, LLMSpec)
 AnySpec = TowerSpec | ProjectorSpec | LLMSpec
 KINDS: dict[type, str] = {TowerSpec: "tower", ProjectorSpec: "projector", LLMSpec: "language model"}
 CORE = Owner("core", "vita-core", "")
 SESSION = Owner("session", "vita_core.register", "")
-MORE = "or install the plugin that provides it (`vita plugins` lists the installed ones)"
-
-
-@dataclass(frozen=True)
-class Registered(Generic[Spec]):
-    """A spec and its owner."""
-
-    spec: Spec
-    owner: Owner
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The tower chosen for a checkpoint, and the rule that chose it (``vita plan`` prints it)."""
-
-    tower: Registered[TowerSpec]
-    rule: str
 
 
 class Registry:
@@ -99,28 +80,11 @@ class Registry:
     def choose(self, type_name: str | None, config: Mapping[str, Any], hub_id: str | None, weights: str) -> Choice:
         """Choose the tower for a checkpoint: by `type_name`, else by the checkpoint's `config`, else by its known `hub_id`.
 
-        The path never decides. Raises PluginError if no tower or more than one opens the checkpoint, or if `type_name`
-        contradicts the checkpoint's config.
+        Towers with `TowerSpec.fallback` are asked last. The path never decides. Raises PluginError if no tower or more than
+        one opens the checkpoint, or if `type_name` contradicts the checkpoint's config.
         """
-        claimants = [r for r in self.all(TowerSpec) if _opens(r, config)]
-        model_type = config.get("model_type")
-        stated = f"model_type {model_type!r} in its config.json" if model_type else ""
-        if type_name is not None:
-            tower = self.find(TowerSpec, type_name)
-            if model_type and claimants and tower.spec.name not in {r.spec.name for r in claimants}:
-                wrong = f"{type_name!r} cannot open {weights} with {stated}"
-                raise PluginError(f"tower.type: {wrong}. Try: {_types(claimants)}, or leave `type` out")
-            return Choice(tower, f"explicit `type: {type_name}`")
-        rule = stated or "its layout"
-        if not claimants and hub_id is not None:
-            claimants = [r for r in self.all(TowerSpec) if hub_id in r.spec.hub_ids]
-            rule = f"known hub id {hub_id}"
-        if len(claimants) == 1:
-            return Choice(claimants[0], rule)
-        if claimants:
-            raise PluginError(f"{len(claimants)} towers open {weights}, by {rule}. Try: {_types(claimants)}")
-        wrong = f"no registered tower opens {weights}" + (f" with {stated}" if stated else "")
-        raise PluginError(f"{wrong}. Try: set tower.type to one of {self._names(TowerSpec)}, {MORE}")
+        named = None if type_name is None else (type_name, self.find(TowerSpec, type_name))
+        return choose(self.all(TowerSpec), named, config, hub_id, weights)
 
     def problems(self, plugin: Plugin) -> list[str]:
         """Return a line for each problem of a loaded plugin: a name registered twice, a string that does not resolve."""
@@ -170,27 +134,6 @@ class Registry:
 def _matches(spec: AnySpec, name: str) -> bool:
     pattern = spec.pattern if isinstance(spec, ProjectorSpec) else None
     return re.fullmatch(pattern, name) is not None if pattern else spec.name == name
-
-
-def _opens(tower: Registered[TowerSpec], config: Mapping[str, Any]) -> bool:
-    """Return whether a tower opens a checkpoint. An error counts as no, so that the other towers are still asked."""
-    try:
-        return tower.spec.opens(config)
-    except Exception as error:
-        warnings.warn(
-            f"plugin {tower.owner.plugin} of {tower.owner}: `recognises` of its tower {tower.spec.name!r} failed: "
-            f"{describe(error)}. Try: {remedy(error, tower.owner, tower.spec.factory)}",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        return False
-
-
-def _types(towers: Sequence[Registered[TowerSpec]]) -> str:
-    """Return the ``type:`` lines that select `towers`, with the distribution if the name alone is ambiguous."""
-    names = [r.spec.name for r in towers]
-    unique = [r.spec.name if names.count(r.spec.name) == 1 else f"{r.owner.distribution}/{r.spec.name}" for r in towers]
-    return " or ".join(f"`type: {name}`" for name in unique)
 
 
 def import_object(path: str, *, requires: str | None, owner: Owner) -> Any:

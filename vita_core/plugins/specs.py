@@ -145,6 +145,8 @@ class TowerSpec:
     remote_code: whether the tower runs code from the checkpoint's repository; ``trust_remote_code`` is an error otherwise.
     attentions: the values of ``attention`` that the encoder supports (`BaseVisionTower.attention`), besides ``auto``.
     example: a small checkpoint config, from which ``vita check NAME`` builds the tower with random weights.
+    fallback: whether the tower opens checkpoints only if no tower without `fallback` does. Set it for a tower that opens
+    every model of a library, so that a tower written for one of these models is chosen instead.
     """
 
     name: str
@@ -162,6 +164,7 @@ class TowerSpec:
     remote_code: bool = False
     attentions: tuple[str, ...] = ATTENTIONS
     example: CheckpointConfig | None = None
+    fallback: bool = False
 
     def __post_init__(self) -> None:
         _check(
@@ -171,7 +174,7 @@ class TowerSpec:
             # `in` on a string would match a part of it
             | dict.fromkeys(("model_types", "weight_files", "attentions"), tuple | list)
             | dict.fromkeys(("shape", "processor"), Callable | str)
-            | {"recognises": Callable, "example": Mapping | None},
+            | {"recognises": Callable, "example": Mapping | None, "fallback": bool},
         )
 
     def opens(self, config: CheckpointConfig) -> bool:
