@@ -17,7 +17,7 @@ def towers(json: JsonOption = False) -> None:
             "distribution": tower.owner.distribution,
             "version": tower.owner.version,
             "model_types": list(tower.spec.model_types),
-            "defaults": dict(tower.spec.defaults),
+            "defaults": dict(tower.spec.defaults_for(tower.spec.example or {})),
         }
         for tower in registry().all(TowerSpec)
     ]

@@ -83,7 +83,7 @@ def resolve_tower(
         raise ConfigError(
             f"tower.attention: tower {spec.name!r} does not support {settings.attention!r}. Try: {choices}"
         )
-    settings = _with_defaults(settings, spec, owner)
+    settings = _with_defaults(settings, spec, owner, source)
     options = validated_options("tower", spec, owner, settings.options)
     settings = settings.model_copy(update={"options": options})
     shape = _asked(spec.shape, spec, owner, source, options)
@@ -129,9 +129,10 @@ def _resized(processor: Mapping[str, Any], side: int) -> dict[str, Any]:
     return {**processor, "size": size, **crop}
 
 
-def _with_defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner) -> TowerConfig:
+def _with_defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner, source: Source) -> TowerConfig:
     """Return `settings` with the spec's defaults for keys that are not set. Raises PluginError for a wrong default."""
-    defaults = {key: value for key, value in spec.defaults.items() if getattr(settings, key, None) is None}
+    stated: Mapping[str, Any] = _asked(lambda config: dict(spec.defaults_for(config)), spec, owner, source)
+    defaults = {key: value for key, value in stated.items() if getattr(settings, key, None) is None}
     try:
         validate(TowerConfig, {"weights": settings.weights, **defaults})
     except ConfigError as error:

@@ -6,11 +6,12 @@ Heavy modules are named by a ``"module:name"`` string and imported only when the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vita_core.errors import PluginError, VitaError
+from vita_core.errors import PluginError
+from vita_core.plugins.shapes import Shape, Stage
 
 __all__ = ["LLMShape", "LLMSpec", "ProjectorSpec", "Shape", "Stage", "TowerSpec"]
 
@@ -25,90 +26,6 @@ WEIGHT_FILES = (
 """The names of transformers' weight files. The first that exists is read."""
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 """The values of ``tower.attention`` other than ``auto``, named as in transformers."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One index of ``select_layer``: 0 is the embeddings (a CNN's stem), k is the output of block (a CNN's stage) k.
-
-    `parameters` and `macs` (multiply-accumulates for one picture of the configured size) count this step alone, so an
-    encoder that is truncated after stage k costs the sum of stages 0..k.
-    """
-
-    channels: int
-    grid: tuple[int, int]
-    parameters: int
-    macs: int
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Geometry of an encoder, known before any weight is read.
-
-    `image_size` is (height, width) in pixels. `prefix_tokens` is the number of tokens before the patch tokens (CLS,
-    registers). `norm_parameters` is the number of parameters of the final norm, or None if the encoder has no final norm
-    (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected.
-    """
-
-    image_size: tuple[int, int]
-    stages: tuple[Stage, ...]
-    prefix_tokens: int = 0
-    norm_parameters: int | None = None
-    first_layer: int = 0
-
-    def __post_init__(self) -> None:
-        sizes = [*self.image_size, *(size for stage in self.stages for size in (stage.channels, *stage.grid))]
-        if not self.stages or min(sizes) < 1:
-            raise VitaError(
-                f"the encoder's shape has no features: {self.image_size} pixels, stages {self.stages[:2]}. "
-                "Try: check the sizes in the checkpoint's config.json (image_size, patch_size, hidden_size)"
-            )
-
-    @property
-    def layers(self) -> int:
-        """Number of blocks (transformer) or stages (CNN), without the embeddings."""
-        return len(self.stages) - 1
-
-    @classmethod
-    def from_stages(
-        cls,
-        image_size: tuple[int, int],
-        stages: Iterable[tuple[int, tuple[int, int], int, int]],
-        norm_parameters: int | None = None,
-        prefix_tokens: int = 0,
-        first_layer: int = 0,
-    ) -> Shape:
-        """Return the shape of any encoder from (channels, grid, parameters, macs) of each layer, the stem first."""
-        return cls(image_size, tuple(Stage(*stage) for stage in stages), prefix_tokens, norm_parameters, first_layer)
-
-    @classmethod
-    def vit(
-        cls,
-        *,
-        image_size: int | tuple[int, int],
-        patch_size: int,
-        width: int,
-        layers: int,
-        mlp_width: int,
-        embedding_parameters: int,
-        block_parameters: int,
-        prefix_tokens: int = 0,
-        norm_parameters: int | None = None,
-        mlp_matrices: int = 2,
-    ) -> Shape:
-        """Return the shape of a plain vision transformer (arXiv 2010.11929).
-
-        One block costs, for T tokens of width C, ``T * (4 C^2 + m C M) + 2 T^2 C`` multiply-accumulates with
-        m = `mlp_matrices` (2; 3 for a gated MLP) and M = `mlp_width`; the patch embedding ``N * 3 p^2 C``.
-        """
-        height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
-        grid = (height // patch_size, width_px // patch_size)
-        patches = grid[0] * grid[1]
-        tokens = patches + prefix_tokens
-        block_macs = tokens * (4 * width * width + mlp_matrices * width * mlp_width) + 2 * tokens * tokens * width
-        stem = Stage(width, grid, embedding_parameters, patches * 3 * patch_size * patch_size * width)
-        block = Stage(width, grid, block_parameters, block_macs)
-        return cls((height, width_px), (stem, *[block] * layers), prefix_tokens, norm_parameters)
 
 
 def _check(spec: Any, kinds: Mapping[str, Any]) -> None:
@@ -139,7 +56,8 @@ class TowerSpec:
     recognises: function of a checkpoint config that returns whether this tower opens it, for layouts without a ``model_type``.
     hub_ids: known hub ids and their published configs (geometry), so that ``vita plan`` works offline.
     weight_files: file patterns for a checkpoint directory; the first that matches is read.
-    defaults: tower keys whose default differs from the general one (``{"select_layer": -2}``).
+    defaults: tower keys whose default differs from the general one (``{"select_layer": -2}``), or a function of a checkpoint
+    config that returns them, for a tower that opens several layouts.
     options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
     requires: the requirement to ``pip install`` if importing the factory fails.
     remote_code: whether the tower runs code from the checkpoint's repository; ``trust_remote_code`` is an error otherwise.
@@ -158,7 +76,7 @@ class TowerSpec:
     recognises: Callable[[CheckpointConfig], bool] = _never
     hub_ids: Mapping[str, CheckpointConfig] = field(default_factory=dict)
     weight_files: tuple[str, ...] = WEIGHT_FILES
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] | Callable[[CheckpointConfig], Mapping[str, Any]] = field(default_factory=dict)
     options: str | None = None
     requires: str | None = None
     remote_code: bool = False
@@ -170,16 +88,20 @@ class TowerSpec:
         _check(
             self,
             dict.fromkeys(("name", "summary", "factory"), str)
-            | dict.fromkeys(("hub_ids", "defaults"), Mapping)
             # `in` on a string would match a part of it
             | dict.fromkeys(("model_types", "weight_files", "attentions"), tuple | list)
             | dict.fromkeys(("shape", "processor"), Callable | str)
-            | {"recognises": Callable, "example": Mapping | None, "fallback": bool},
+            | {"hub_ids": Mapping, "defaults": Mapping | Callable, "example": Mapping | None}
+            | {"recognises": Callable, "fallback": bool},
         )
 
     def opens(self, config: CheckpointConfig) -> bool:
         """Return whether this tower opens a checkpoint with this config."""
         return config.get("model_type") in self.model_types or self.recognises(config)
+
+    def defaults_for(self, config: CheckpointConfig) -> Mapping[str, Any]:
+        """Return the tower keys whose default differs from the general one, for a checkpoint with this config."""
+        return self.defaults if isinstance(self.defaults, Mapping) else self.defaults(config)
 
 
 @dataclass(frozen=True)

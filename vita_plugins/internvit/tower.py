@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from transformers import InternVLVisionConfig, InternVLVisionModel
 
 from vita_core import BaseVisionTower
-from vita_plugins.internvit import is_rms, vision_config
+from vita_plugins.internvit import library_config
 
 
 class InternVitTower(BaseVisionTower):
     """Runs `InternVLVisionModel` block by block."""
 
     renames = (
-        (r"^vision_model\.", ""),
+        (r"^(?:model\.)?(?:vision_model|vision_tower)\.", ""),  # the latter in transformers' own InternVL
         (r"^embeddings\.class_embedding$", "embeddings.cls_token"),
         (r"^embeddings\.position_embedding$", "embeddings.position_embeddings"),
         (r"^embeddings\.patch_embedding\.", "embeddings.patch_embeddings.projection."),
@@ -27,26 +27,14 @@ class InternVitTower(BaseVisionTower):
         (r"\.ls([12])$", r".lambda_\1"),
     )
     splits = ((r"\.qkv\.", (".q_proj.", ".k_proj.", ".v_proj.")),)
-    skips = ((r"^(language_model|mlp1)\.", "language model and projector"),)
+    skips = ((r"^(?:model\.)?(?:language_model|mlp1|multi_modal_projector|lm_head)\.", "language model and projector"),)
     block_key = r"^encoder\.layer\.(\d+)\."
     input_sizes = "patches"
     encoder: InternVLVisionModel
 
     def build_encoder(self) -> nn.Module:
-        vision = vision_config(self.checkpoint_config)
-        config = InternVLVisionConfig(
-            hidden_size=vision["hidden_size"],
-            intermediate_size=vision["intermediate_size"],
-            num_hidden_layers=self.blocks,
-            num_attention_heads=vision["num_attention_heads"],
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-            hidden_act=vision.get("hidden_act", "gelu"),
-            layer_norm_eps=vision.get("layer_norm_eps", 1e-6),
-            norm_type="rms_norm" if is_rms(vision) else "layer_norm",
-            use_qk_norm=vision.get("qk_normalization", False),
-            attention_bias=vision.get("qkv_bias", True),
-        )
+        own = library_config(self.checkpoint_config)
+        config = InternVLVisionConfig.from_dict({**own, "num_hidden_layers": self.blocks})
         config._attn_implementation = self.attention
         return InternVLVisionModel(config)
 
@@ -55,3 +43,7 @@ class InternVitTower(BaseVisionTower):
         patch_rows, patch_cols = model.config.patch_size
         grid = (pixels.shape[-2] // patch_rows, pixels.shape[-1] // patch_cols)
         return self.run_blocks(model.embeddings(pixels), model.encoder.layer, layers), grid
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        normed: Tensor = self.encoder.layernorm(tokens)
+        return normed

@@ -1,0 +1,94 @@
+"""The geometry of an encoder, in integers: what a plugin's ``shape`` function returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vita_core.errors import VitaError
+
+__all__ = ["Shape", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One index of ``select_layer``: 0 is the embeddings (a CNN's stem), k is the output of block (a CNN's stage) k.
+
+    `parameters` and `macs` (multiply-accumulates for one picture of the configured size) count this step alone, so an
+    encoder that is truncated after stage k costs the sum of stages 0..k.
+    """
+
+    channels: int
+    grid: tuple[int, int]
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Geometry of an encoder, known before any weight is read.
+
+    `image_size` is (height, width) in pixels. `prefix_tokens` is the number of tokens before the patch tokens (CLS,
+    registers). `norm_parameters` is the number of parameters of the final norm, or None if the encoder has no final norm
+    (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected.
+    """
+
+    image_size: tuple[int, int]
+    stages: tuple[Stage, ...]
+    prefix_tokens: int = 0
+    norm_parameters: int | None = None
+    first_layer: int = 0
+
+    def __post_init__(self) -> None:
+        sizes = [*self.image_size, *(size for stage in self.stages for size in (stage.channels, *stage.grid))]
+        if not self.stages or min(sizes) < 1:
+            raise VitaError(
+                f"the encoder's shape has no features: {self.image_size} pixels, stages {self.stages[:2]}. "
+                "Try: check the sizes in the checkpoint's config.json (image_size, patch_size, hidden_size)"
+            )
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks (transformer) or stages (CNN), without the embeddings."""
+        return len(self.stages) - 1
+
+    @classmethod
+    def from_stages(
+        cls,
+        image_size: tuple[int, int],
+        stages: Iterable[tuple[int, tuple[int, int], int, int]],
+        norm_parameters: int | None = None,
+        prefix_tokens: int = 0,
+        first_layer: int = 0,
+    ) -> Shape:
+        """Return the shape of any encoder from (channels, grid, parameters, macs) of each layer, the stem first."""
+        return cls(image_size, tuple(Stage(*stage) for stage in stages), prefix_tokens, norm_parameters, first_layer)
+
+    @classmethod
+    def vit(
+        cls,
+        *,
+        image_size: int | tuple[int, int],
+        patch_size: int,
+        width: int,
+        layers: int,
+        mlp_width: int,
+        embedding_parameters: int,
+        block_parameters: int,
+        prefix_tokens: int = 0,
+        norm_parameters: int | None = None,
+        mlp_matrices: int = 2,
+    ) -> Shape:
+        """Return the shape of a plain vision transformer (arXiv 2010.11929).
+
+        One block costs, for T tokens of width C, ``T * (4 C^2 + m C M) + 2 T^2 C`` multiply-accumulates with
+        m = `mlp_matrices` (2; 3 for a gated MLP) and M = `mlp_width`; the patch embedding ``N * 3 p^2 C``.
+        """
+        height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
+        grid = (height // patch_size, width_px // patch_size)
+        patches = grid[0] * grid[1]
+        tokens = patches + prefix_tokens
+        block_macs = tokens * (4 * width * width + mlp_matrices * width * mlp_width) + 2 * tokens * tokens * width
+        stem = Stage(width, grid, embedding_parameters, patches * 3 * patch_size * patch_size * width)
+        block = Stage(width, grid, block_parameters, block_macs)
+        return cls((height, width_px), (stem, *[block] * layers), prefix_tokens, norm_parameters)
