@@ -65,6 +65,18 @@ def test_every_spelling_of_a_type_is_the_exact_one(kind: str) -> None:
     assert processor.to_dict()["image_processor_type"] == "CLIPImageProcessor"
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_processor_without_a_pil_backed_class_is_the_librarys(fast: bool) -> None:
+    from transformers import DINOv3ViTImageProcessor
+
+    own = DINOv3ViTImageProcessor(size={"height": 48, "width": 48})
+    found = image_processor({**own.to_dict(), "image_processor_type": "DINOv3ViTImageProcessorFast"}, fast=fast)
+    picture = noise(100, 60)
+    expected, pixels = (made.preprocess(picture, return_tensors="pt")["pixel_values"] for made in (own, found))
+    assert torch.equal(pixels, expected)
+    assert found.preprocess(picture.convert("L"), return_tensors="pt")["pixel_values"].shape == (1, 3, 48, 48)
+
+
 def test_a_config_from_before_2022() -> None:
     """The hub's own configs of CLIP and InternViT: another key, and plain integers."""
     new = golden_config("clip")

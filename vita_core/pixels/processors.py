@@ -28,7 +28,7 @@ def image_processor(config: Mapping[str, Any], *, fast: bool = False) -> Any:
     By default it is transformers' PIL-backed class. Its values are bit-equal to those of the slow processors in
     transformers 4, which the towers were trained with. With `fast` it is the torchvision-backed class, whose values
     differ by at most 2 of 255 levels. `.preprocess(picture_or_list, return_tensors="pt")["pixel_values"]` is a float32
-    tensor (B, 3, H, W).
+    tensor (B, 3, H, W). Where transformers has only a torchvision-backed class, that one is returned.
 
     Both classes get two additions. They accept pictures of every mode that `open_picture` accepts. They know the setting
     `crop_offset: round` for crops that leave an odd number of pixels: Hugging Face rounds the corner of the crop down,
@@ -129,19 +129,24 @@ def _processor_class(kind: str, fast: bool) -> Any:
 
 
 def _base_class(kind: str, fast: bool) -> Any:
-    """Return transformers' class `<kind>Pil`, or `<kind>` if `fast`. Raises CheckpointError if there is none."""
+    """Return transformers' class `<kind>Pil`, or `<kind>` if `fast` or if there is no other.
+
+    Raises CheckpointError if there is neither.
+    """
     import transformers
 
     wanted = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
     known = [name.removesuffix("Pil") for name in dir(transformers) if name.endswith("ImageProcessorPil")]
-    if wanted not in known:
+    # some newer processors, such as DINOv3's, exist only with torchvision
+    single = wanted not in known and wanted.endswith("ImageProcessor") and hasattr(transformers, wanted)
+    if wanted not in known and (not single or wanted in ("AutoImageProcessor", "BaseImageProcessor")):
         found = nearest(wanted, known)
         choices = "correct the name" if found else f"one of {', '.join(known)}"
         raise CheckpointError(
-            f"image_processor_type: transformers has no PIL-backed image processor {kind!r}.{found} "
+            f"image_processor_type: transformers has no image processor {kind!r}.{found} "
             f"Try: {choices} in the checkpoint's preprocessor_config.json"
         )
-    base: Any = getattr(transformers, wanted if fast else f"{wanted}Pil")
+    base: Any = getattr(transformers, wanted if fast or single else f"{wanted}Pil")
     if fast and base.resize is not transformers.image_processing_backends.TorchvisionBackend.resize:
         raise CheckpointError(
             f"tower.preprocess: 'fast' does not support {wanted}, which has its own way to resize. "
