@@ -103,6 +103,7 @@ def tower_examples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[s
     import torch
     import torchvision
     from safetensors.torch import save_file
+    from transformers import Dinov2Config, Dinov2Model
 
     examples = {name: {"type": name, **golden_settings(name)} for name in ("clip", "siglip", "internvit", "eva_clip")}
     folder = tmp_path_factory.mktemp("encoders")
@@ -115,6 +116,9 @@ def tower_examples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[s
         save_file(model.state_dict(), folder / f"{name}.safetensors")
         options = {"architecture": architecture, "image_size": 64}
         examples[name] = {"type": name, "weights": str(folder / f"{name}.safetensors"), "options": options}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 56, "patch_size": 14}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(folder / "dinov2")
+    examples["transformers"] = {"type": "transformers", "weights": str(folder / "dinov2")}
     return examples
 
 

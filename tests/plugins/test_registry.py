@@ -12,7 +12,7 @@ from vita_core.plugins.references import unresolved
 from vita_core.plugins.registry import Registry, registry, use_plugins
 from vita_plugins.clip import processor, shape
 
-BUILTIN = {"clip", "siglip", "eva_clip", "internvit", "timm", "torchvision"}
+BUILTIN = {"clip", "siglip", "eva_clip", "internvit", "timm", "torchvision", "transformers"}
 
 
 def spec(name: str, **changes: object) -> TowerSpec:
@@ -30,7 +30,7 @@ def clean_registry() -> object:
     use_plugins()
 
 
-def test_the_six_are_there() -> None:
+def test_the_built_in_ones_are_there() -> None:
     assert {tower.name for tower in list_towers()} >= BUILTIN
     assert {plugin.status for plugin in registry().plugins} == {"loaded"}
 

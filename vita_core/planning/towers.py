@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,12 +144,16 @@ def _with_defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner, source:
 
 
 def _asked(function: Callable[..., Any] | str, spec: TowerSpec, owner: Owner, source: Source, *more: Any) -> Any:
-    """Call a function of a spec with a checkpoint's config. Raises CheckpointError if the function cannot read the config."""
+    """Call a function of a spec with a checkpoint's config, and its preprocessor config if it has a parameter for that.
+
+    Raises CheckpointError if the function cannot read the config.
+    """
     called: Callable[..., Any] = (
         import_object(function, requires=spec.requires, owner=owner) if isinstance(function, str) else function
     )
     try:
-        return called(source.config, *more)
+        named = {"preprocessor": source.preprocessor} if "preprocessor" in inspect.signature(called).parameters else {}
+        return called(source.config, *more, **named)
     except VitaError:
         raise
     except Exception as error:  # any error of the plugin's code, for example because the patch size is 0

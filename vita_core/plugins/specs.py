@@ -50,6 +50,7 @@ class TowerSpec:
     summary: one line for ``vita towers``.
     factory: ``"module:Class"`` of a `BaseVisionTower` subclass, imported when a tower is built.
     shape: function of a checkpoint config and ``tower.options`` that returns a `Shape`; ``"module:function"`` if it needs torch.
+    A parameter named `preprocessor` gets the content of the checkpoint's ``preprocessor_config.json``, or None.
     processor: function of a checkpoint config and a `Shape` that returns a dict in the form of ``preprocessor_config.json``,
     used for checkpoints without that file.
     model_types: values of ``model_type`` in ``config.json`` that this tower opens.

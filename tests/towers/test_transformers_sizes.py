@@ -1,0 +1,112 @@
+"""Tower `transformers`: the size of pictures, threads, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import close
+from families import CONFIGS, VISION, settings, whole
+from transformers.core_model_loading import MergeModulelist, WeightConverter
+
+from vita_core import VitaError, build_tower, make_plan
+from vita_plugins.transformers import geometry, keys
+from vita_plugins.transformers.finding import model_class, vision_part
+
+
+def test_the_size_is_that_of_the_checkpoints_processor(tmp_path: Path) -> None:
+    model = whole("dinov2", tmp_path)
+    crop = {"height": 28, "width": 28}
+    transformers.BitImageProcessor(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(tmp_path)
+    plan = make_plan({"tower": {"weights": str(tmp_path)}})
+    assert (plan.grid, plan.stages[0].shape[2:]) == ((2, 2), (28, 28))
+    assert plan.rule == "model_type 'dinov2' in its config.json, by the fallback of tower 'transformers'"
+    tower = build_tower({"weights": str(tmp_path), "norm": True})
+    assert tower.image_processor.size == {"shortest_edge": 32}
+    pixels = torch.randn(1, 3, 28, 28)
+    with torch.no_grad():
+        close(tower(pixels), model(pixels).last_hidden_state[:, 1:])
+    with pytest.raises(VitaError, match=r"makes pictures of 28 x 28 pixels, and another size is not supported yet: 56"):
+        build_tower({"weights": str(tmp_path), "options": {"image_size": 56}})
+
+
+def test_without_any_size_it_is_asked_for(tmp_path: Path) -> None:
+    whole("resnet", tmp_path)
+    with pytest.raises(VitaError, match=r"image_size: missing, .*Try: `--set tower.options.image_size=224`"):
+        build_tower({"weights": str(tmp_path)})
+
+
+def test_threads_that_share_a_tower_get_their_own_features(tmp_path: Path) -> None:
+    whole("dinov2", tmp_path)
+    tower = build_tower(settings(tmp_path, select_layer=[1, 3]))
+    pictures = torch.randn(16, 1, 3, 56, 56)
+    with torch.inference_mode():
+        expected = [tower(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(torch.inference_mode()(tower), pictures))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_compile_is_refused(tmp_path: Path) -> None:
+    whole("vit", tmp_path)
+    with pytest.raises(VitaError, match=r"tower.compile: tower 'transformers' does not support it yet"):
+        build_tower(settings(tmp_path, compile=True))
+
+
+REFUSED = {
+    "bert": r"model_type 'bert' has no vision encoder: it takes no pixels\. Try: ",
+    "siglip2": r"model_type 'siglip2' keeps each picture's own size, which is not supported yet\. Try: ",
+    "qwen2_vl": r"model_type 'qwen2_vl' keeps each picture's own size, which is not supported yet\. Try: ",
+    "videomae": r"model_type 'videomae' takes videos, which is not supported yet\. Try: ",
+    "llava": r"the vision part of model_type 'llava' \(clip_vision_model\) is not supported yet\. Try: ",
+    "hiera": r"model_type 'hiera' is not supported yet by tower 'transformers'\. Try: ",
+}
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_what_cannot_be_opened_is_said(tmp_path: Path, model_type: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(VitaError, match=REFUSED[model_type]):
+        make_plan({"tower": {"weights": str(tmp_path)}})
+
+
+def test_a_model_type_that_nobody_has(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vitamin"}))
+    with pytest.raises(
+        VitaError, match=r"no registered tower opens .* with model_type 'vitamin' in its config.json\. Try:"
+    ):
+        make_plan({"tower": {"weights": str(tmp_path)}})
+    with pytest.raises(
+        VitaError, match=rf"transformers {transformers.__version__} has no model_type 'vitamin'\. Try: "
+    ):
+        make_plan({"tower": settings(tmp_path)})
+
+
+def test_a_model_that_does_not_fit_is_an_error_and_no_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole("dinov2", tmp_path)
+    geometry.measured.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(geometry, "measure", lambda *_: ((5, 5), [torch.zeros(1, 17, 32)] * 4, [0] * 4))
+        with pytest.raises(
+            VitaError, match=r"Dinov2Model .*features of shape \(1, 17, 32\) do not fit a grid of \(5, 5\)"
+        ):
+            build_tower(settings(tmp_path))
+    stacked = WeightConverter("a.*.weight", "b", [MergeModulelist(dim=0)])
+    monkeypatch.setattr(keys, "get_model_conversion_mapping", lambda model: [stacked])
+    with pytest.raises(
+        VitaError, match=r"Dinov2Model: a conversion of its weights is not supported yet: \[MergeModulelist"
+    ):
+        build_tower(settings(tmp_path))
+
+
+def test_the_vision_part_comes_from_the_parents_class() -> None:
+    """Old configs leave the nested model_type out, or repeat the parent's."""
+    for nested in ({}, {"model_type": "chinese_clip"}):
+        config = CONFIGS["chinese_clip"].from_dict({"vision_config": {**VISION, **nested}})
+        part = vision_part(config)
+        assert type(part).__name__ == "ChineseCLIPVisionConfig"
+        assert model_class(part) is transformers.ChineseCLIPVisionModel

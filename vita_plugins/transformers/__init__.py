@@ -1,0 +1,48 @@
+"""Vision encoders of Hugging Face transformers: a whole model, or the vision part of a model of pictures and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vita_core import TowerSpec, hookimpl
+
+vita_api = 1
+
+
+def recognises(config: Mapping[str, Any]) -> bool:
+    """Return whether transformers has the config's ``model_type``.
+
+    Importing the library takes seconds. As this tower is a fallback, that happens only if no other tower opens the checkpoint.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        return False
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return model_type in CONFIG_MAPPING_NAMES
+
+
+@hookimpl
+def vita_towers() -> list[TowerSpec]:
+    return [
+        TowerSpec(
+            name="transformers",
+            summary="vision encoders of transformers: DINOv2/v3, ViT, DeiT, BEiT, MetaCLIP 2, ConvNeXt, ...",
+            factory="vita_plugins.transformers.tower:TransformersTower",
+            shape="vita_plugins.transformers.geometry:shape",  # a string, because the module imports torch
+            processor="vita_plugins.transformers.pictures:processor",
+            recognises=recognises,
+            defaults={"select_layer": -1, "norm": False, "select_feature": "patch"},
+            options="vita_plugins.transformers.options:Options",
+            example={
+                "model_type": "dinov2",
+                "hidden_size": 32,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "image_size": 56,
+                "patch_size": 14,
+            },
+            fallback=True,
+        )
+    ]

@@ -1,0 +1,64 @@
+"""How the keys of checkpoints map to the keys of the vision model, from the library's own tables of conversions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+
+from vita_core import VitaError
+from vita_plugins.transformers.families import Family
+
+NESTED = r"(?:model\.)?(?:vision_model|vision_tower)\."
+HEADS = (
+    "pooler", "pool", "head", "decoder", "classifier", "cls_classifier", "distillation_classifier", "lm_head",
+    "layernorm", "layer_norm",
+)  # fmt: skip
+"""Parts that come after the blocks. Those that the vision model itself has are loaded."""
+
+
+@dataclass
+class Keys:
+    """The `renames`, `splits` and `skips` of a tower, as `BaseVisionTower` describes them."""
+
+    renames: list[tuple[str, str]] = field(default_factory=list)
+    splits: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    skips: list[tuple[str, str]] = field(default_factory=list)
+
+
+def checkpoint_keys(model: PreTrainedModel, family: Family, *, nested: bool) -> Keys:
+    """Return the rules for a checkpoint of `model`. With `nested`, the model is the vision part of the checkpoint's model."""
+    keys = Keys()
+    own = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    if nested:
+        keys.renames += [(rf"^(?!{NESTED}|(?:{'|'.join(own)})\.)", "beside."), (rf"^{NESTED}", "")]
+        keys.skips += [(r"^beside\.", "text model and projections")]
+    if model.base_model_prefix not in own:
+        keys.renames.append((rf"^{model.base_model_prefix}\.", ""))  # a model with a head
+    for conversion in get_model_conversion_mapping(model):
+        if isinstance(conversion, WeightRenaming):
+            keys.renames.append(renaming(conversion, family))
+        elif all(repr(operation) == "Chunk(dim=0)" for operation in conversion.operations):
+            keys.splits.append((conversion.source_patterns[0], tuple(conversion.target_patterns)))
+        else:
+            raise VitaError(
+                f"{type(model).__name__}: a conversion of its weights is not supported yet: {conversion.operations}. "
+                "Try: report this to the authors of vita-core"
+            )
+    if family.blocks.startswith("encoder.layer"):  # AltCLIP is saved as `encoder.layer` and built as `encoder.layers`
+        keys.renames.append((r"^encoder\.layers?\.", f"{family.blocks}."))
+    keys.skips.append((rf"^(?!(?:{'|'.join(own)})\.)(?:{'|'.join(HEADS)})\.", "head"))
+    computed = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
+    keys.skips += [(pattern, "tables that are computed") for pattern in [*computed, r"position_ids$"]]
+    return keys
+
+
+def renaming(conversion: WeightRenaming, family: Family) -> tuple[str, str]:
+    """Return a renaming of the library as (expression, replacement). The library replaces only the first match of a key."""
+    target = conversion.target_patterns[0]
+    # keys that already have the path of the blocks must stay: DINOv3's expression also matches inside `layer_scale`
+    unless = rf"(?!{family.blocks}\.)" if target.startswith(f"{family.blocks}.") else ""
+    # group 1 is what precedes the match, group 2 is the whole match, so that the library's group 1 is group 3
+    return rf"^{unless}(.*?)(?:{conversion.compiled_sources.pattern})", r"\1" + target.replace(r"\1", r"\3")

@@ -1,0 +1,74 @@
+"""The size and the preprocessing of pictures, from the checkpoint's own files and the library's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import transformers
+from transformers import PreTrainedConfig
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+from vita_core import Shape, VitaError
+
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+"""The normalisation of DINOv2's published checkpoints. Their image processor's own default is CLIP's."""
+
+
+def pair(size: Any) -> tuple[int, int] | None:
+    """Return (height, width) for an integer, a pair, or a dict of height and width, and None for anything else."""
+    if isinstance(size, Mapping):
+        size = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
+    if isinstance(size, int):
+        return size, size
+    return (int(size[0]), int(size[1])) if size else None
+
+
+def prepared_size(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return (height, width) of the pictures that a preprocessor config makes, or None if it depends on the picture."""
+    size, crop = preprocessor.get("size"), preprocessor.get("crop_size")
+    if crop is not None and preprocessor.get("do_center_crop", True):
+        return pair(crop)
+    if isinstance(size, Mapping) and "crop_pct" in preprocessor:  # ConvNeXt's: the edge is that of a square
+        return pair(size.get("shortest_edge"))
+    return pair(size) if preprocessor.get("do_resize", True) else None
+
+
+def image_size(
+    part: PreTrainedConfig, options: Mapping[str, Any], preprocessor: Mapping[str, Any] | None
+) -> tuple[int, int]:
+    """Return (height, width): of the pictures that the checkpoint's processor makes, else of the model's config, else the option.
+
+    Raises VitaError if none states a size, and if the option differs from the processor's size.
+    """
+    asked = pair(options.get("image_size"))
+    made = prepared_size(preprocessor) if preprocessor else None
+    if asked and made and asked != made:
+        raise VitaError(
+            f"tower.options.image_size: the checkpoint's processor makes pictures of {made[0]} x {made[1]} pixels, and another "
+            f"size is not supported yet: {asked[0]}. Try: leave image_size out"
+        )
+    found = made or asked or pair(getattr(part, "image_size", None))
+    if found is None:
+        raise VitaError(
+            "tower.options.image_size: missing, and neither config.json nor preprocessor_config.json states the size of the "
+            "pictures. Try: `--set tower.options.image_size=224`, or the size that the model was trained with"
+        )
+    return found
+
+
+def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    """Return the default settings of the model's image processor in transformers, for pictures of the encoder's size."""
+    known = IMAGE_PROCESSOR_MAPPING_NAMES.get(config["model_type"]) or {}
+    # DINOv2 with registers and DINOv3's ConvNeXt have none of their own
+    usual = "DINOv3ViTImageProcessor" if config["model_type"].startswith("dinov3") else "BitImageProcessor"
+    kind = known.get("torchvision", usual)
+    made: dict[str, Any] = dict(getattr(transformers, f"{kind}Pil", getattr(transformers, kind))().to_dict())
+    height, width = shape.image_size
+    square = {"height": height, "width": width}
+    edge = {"shortest_edge": min(height, width)}
+    made["size"] = edge if "shortest_edge" in made["size"] else square
+    if made.get("do_center_crop"):
+        made["crop_size"] = square
+    made["resample"] = int(made["resample"])
+    return {**made, **IMAGENET} if config["model_type"].startswith("dino") else made

@@ -1,0 +1,49 @@
+"""A vision model of transformers, run by its own ``forward``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vita_core import BaseVisionTower, VitaError
+from vita_plugins.transformers.families import Family
+from vita_plugins.transformers.finding import vision_config
+from vita_plugins.transformers.geometry import build
+from vita_plugins.transformers.keys import checkpoint_keys
+from vita_plugins.transformers.running import NoBlock, hidden_states
+
+
+class TransformersTower(BaseVisionTower):
+    """Runs any vision model in `vita_plugins.transformers.families.FAMILIES`, up to the last selected layer."""
+
+    family: Family
+
+    def build_encoder(self) -> nn.Module:
+        if self.settings.compile:
+            raise VitaError("tower.compile: tower 'transformers' does not support it yet. Try: `tower.compile: false`")
+        attention = None if self.settings.attention == "auto" else self.attention
+        model, self.family = build(vision_config(self.checkpoint_config), attention)
+        keys = checkpoint_keys(model, self.family, nested="vision_config" in self.checkpoint_config)
+        self.renames, self.splits, self.skips = keys.renames, keys.splits, keys.skips
+        self.block_key = rf"^{re.escape(self.family.blocks)}\.(\d+)\."
+        self.input_sizes = self.family.sizes
+        blocks = model.get_submodule(self.family.blocks)
+        model.set_submodule(self.family.blocks, nn.ModuleList([*blocks[: self.blocks]] or [NoBlock()]))
+        return model
+
+    def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
+        assert self.encoder is not None
+        own, (rows, cols) = self.shape.image_size, self.shape.stages[0].grid
+        grid = (pixels.shape[-2] // (own[0] // rows), pixels.shape[-1] // (own[1] // cols))
+        kept = hidden_states(self.encoder, self.family, pixels, layers)
+        for layer, state in kept.items():
+            if state.ndim == 4:  # (B, C, rows, cols)
+                grid = (state.shape[2], state.shape[3])
+                kept[layer] = state.flatten(2).transpose(1, 2)
+        return kept, grid
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        normed: Tensor = self.encoder.get_submodule(self.family.norm)(tokens)
+        return normed
