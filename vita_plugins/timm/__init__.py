@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vita_core import Shape, TowerSpec, hookimpl
+from vita_core import Shape, TowerSpec, VitaError, hookimpl
 
 vita_api = 1
 
@@ -23,13 +23,18 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     The shortest edge is resized, or both edges for ``crop_mode: squash``.
     """
     data = config.get("pretrained_cfg", {})
-    side = shape.image_size[0]
-    edge = int(side / data.get("crop_pct", 0.875))
+    height, width = shape.image_size
+    edges = [int(side / data.get("crop_pct", 0.875)) for side in (height, width)]
     squash = data.get("crop_mode") == "squash"
+    if height != width and not squash:
+        raise VitaError(
+            f"no preprocessor config for pictures of {height} x {width} pixels with crop_mode {data.get('crop_mode')!r}. "
+            "Try: put a preprocessor_config.json beside the weights"
+        )
     return {
         "image_processor_type": "CLIPImageProcessor",
-        "size": {"height": edge, "width": edge} if squash else {"shortest_edge": edge},
-        "crop_size": {"height": side, "width": side},
+        "size": {"height": edges[0], "width": edges[1]} if squash else {"shortest_edge": edges[0]},
+        "crop_size": {"height": height, "width": width},
         "crop_offset": "round",  # timm crops with torchvision, which rounds the corner of the crop
         "resample": RESAMPLE[data.get("interpolation", "bicubic")],
         "image_mean": list(data.get("mean", (0.485, 0.456, 0.406))),

@@ -2,92 +2,128 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
-from typing import Any, Literal
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-import timm
 import torch
-from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vita_core import Shape, VitaError
+from vita_plugins.timm.building import build_on_meta, image_size
+from vita_plugins.timm.pruning import layers_of
+from vita_plugins.timm.special import GRID_FROM_VALUES
 
 
-def build(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
-    """Return the encoder without weights and without its head.
+def prefix_tokens(model: nn.Module) -> int:
+    """Return the number of prefix tokens that timm gives beside the features (CaiT adds its CLS token after them)."""
+    given = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
+    return getattr(model, "num_prefix_tokens", 0) if given else 0
 
-    Raises VitaError for a name that timm does not know, and for an encoder that gives no intermediate features.
-    """
-    name = options.get("architecture") or config.get("architecture")
-    if not name or not timm.is_model(name):
-        raise VitaError(
-            f"tower.options.architecture: timm {timm.__version__} has no model {name!r}. Try: one of timm.list_models()"
+
+def run(
+    model: nn.Module, pixels: Tensor, indices: Sequence[int] | None = None, *, norm: bool = False
+) -> tuple[list[Tensor], int]:
+    """Return the features (B, C, rows, cols) at timm's `indices`, or all of them, and the FLOPs up to the last one."""
+    counted = type(model).__name__ in GRID_FROM_VALUES
+    layout = "NLC" if counted else "NCHW"
+    with FlopCounterMode(display=False) as counter:
+        maps = model.forward_intermediates(
+            pixels, indices=indices, norm=norm, stop_early=True, intermediates_only=True, output_fmt=layout
         )
-    arguments = dict(config.get("model_args", {}))
-    sized = {"img_size": options["image_size"]} if options.get("image_size") else {}
-    # most ViTs can interpolate their positions; a CNN takes pictures of any size, but neither argument
-    for extra in ({**sized, "dynamic_img_size": True}, sized, {}):
-        try:
-            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **{**arguments, **extra})
-            break
-        except TypeError:
-            if not extra:
-                raise
-    if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
-        raise VitaError(
-            f"tower.options.architecture: timm's {name} has no forward_intermediates. Try: another encoder of timm"
-        )
-    return model
+    if counted:
+        rows, cols = getattr(model, "encoder", model).patch_size
+        grid = (pixels.shape[2] // rows, pixels.shape[3] // cols)
+        maps = [tokens.transpose(1, 2).unflatten(2, grid) for tokens in maps]
+    return maps, counter.get_total_flops()
 
 
-def input_sizes(model: nn.Module) -> Literal["any", "patches", "fixed"]:
-    """Return which picture sizes the encoder takes.
+def spent(model: nn.Module, pixels: Tensor, count: int, whole: int) -> list[int]:
+    """Return the FLOPs up to each of `count` features; `whole` are those up to the last one.
 
-    A ViT that interpolates takes whole patches, a transformer that does not takes one size, a CNN takes any size.
+    One run is enough if the features are the outputs of modules, one after the other, as in most encoders. Otherwise the
+    encoder runs once for each feature.
     """
-    if getattr(model, "dynamic_img_size", False):
-        return "patches"
-    fixed = model.pretrained_cfg.get("fixed_input_size", False)
-    return "fixed" if getattr(getattr(model, "patch_embed", None), "strict_img_size", fixed) else "any"
+    sums: list[int] = []
+    modules = dict(model.named_modules())
+    hooks = []
+    with FlopCounterMode(display=False) as counter:
+        for info in model.feature_info:
+            if info["module"] in modules:
+                hooks.append(
+                    modules[info["module"]].register_forward_hook(lambda *_: sums.append(counter.get_total_flops()))
+                )
+        if len(hooks) == count:
+            run(model, pixels)
+    for hook in hooks:
+        hook.remove()
+    if len(sums) == count and sums[-1] == whole:
+        return sums
+    return [run(model, pixels, [index])[1] for index in range(count)]
 
 
-def image_size(config: Mapping[str, Any], options: Mapping[str, Any], model: nn.Module) -> int:
-    """Return the side of the pictures in pixels: the option, the checkpoint's, or timm's default for the architecture."""
-    published = config.get("pretrained_cfg", {}).get("input_size") or model.pretrained_cfg["input_size"]
-    return int(options.get("image_size") or published[-1])
+def norms(model: nn.Module, pixels: Tensor, indices: Sequence[int]) -> bool:
+    """Return whether timm applies the final norm of `model` to each of the features at `indices`."""
+    final = getattr(model, "norm", None)
+    if not isinstance(final, nn.Module) or isinstance(final, nn.Identity | nn.ModuleList):
+        return False
+    calls: list[nn.Module] = []
+    hook = final.register_forward_hook(lambda module, *_: calls.append(module))
+    run(model, pixels, indices, norm=True)
+    hook.remove()
+    return len(calls) == len(indices)
+
+
+def check_norm(config: Mapping[str, Any], options: Mapping[str, Any], shape: Shape, layers: Collection[int]) -> None:
+    """Raise VitaError if timm's final norm does not fit each of the `layers`, for ``norm: true``."""
+    if {*layers} == {shape.layers}:
+        return
+    pixels = torch.empty(1, 3, *shape.image_size, device="meta")
+    if not norms(build_on_meta(config, options), pixels, [layer - 1 for layer in sorted(layers)]):
+        raise VitaError(
+            f"tower.norm: the final norm of this encoder fits only its last layer, {shape.layers}, not {sorted(layers)}. "
+            f"Try: `tower.select_layer: {shape.layers}` or `tower.norm: false`"
+        )
+
+
+def normed(norm: nn.Module, tokens: Tensor) -> Tensor:
+    """Return tokens (B, N, C) after a norm of timm, which takes tokens or maps (B, C, H, W)."""
+    if "2d" not in type(norm).__name__ and not isinstance(norm, nn.GroupNorm):
+        return norm(tokens)  # type: ignore[no-any-return]  # timm has no types
+    return norm(tokens.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)  # type: ignore[no-any-return]  # as above
 
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
-    """Return a shape with one stage per entry of timm's ``feature_info``.
+    """Return a shape with one stage per feature of timm's ``forward_intermediates``.
 
     timm's index k is layer k + 1. timm gives no features for layer 0.
     """
-    with init_empty_weights(include_buffers=False):
-        model = build(config, options).eval().to("meta")
-    with torch.device("meta"), torch.no_grad():
-        side = image_size(config, options, model)
-        modules = [info["module"] for info in model.feature_info]
-        spent: list[int] = []  # the FLOPs so far at the end of each module
-        with FlopCounterMode(display=False) as counter:
-            for module in modules:
-                model.get_submodule(module).register_forward_hook(lambda *_: spent.append(counter.get_total_flops()))
-            pixels = torch.empty(1, 3, side, side)
-            maps = model.forward_intermediates(pixels, intermediates_only=True, output_fmt="NCHW")
-    keys, sizes = zip(*[(key, parameter.numel()) for key, parameter in model.named_parameters()], strict=True)
-    inside = [[index for index, key in enumerate(keys) if key.startswith(f"{module}.")] for module in modules]
-    # parameters are in the order they run; those before the first module are the stem
-    start = inside[0][0] if inside[0] else 0
-    stages = [(int(maps[0].shape[1]), tuple(maps[0].shape[2:]), sum(sizes[:start]), 0)]
+    return measured(json.dumps([config, options], sort_keys=True))
+
+
+@functools.lru_cache(maxsize=32)
+def measured(settings: str) -> Shape:
+    """Return the shape for a checkpoint config and options, in JSON."""
+    config, options = json.loads(settings)
+    model = build_on_meta(config, options)
+    size = image_size(config, options, model)
+    with torch.no_grad():
+        pixels = torch.empty(1, 3, *size, device="meta")
+        maps, whole = run(model, pixels)
+        flops = spent(model, pixels, len(maps), whole)
+        has_norm = norms(model, pixels, [len(maps) - 1])
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    layers = layers_of(model, len(maps), norm=has_norm)
+    parameters = [0] * (len(maps) + 1)
+    for name, layer in layers.items():
+        parameters[layer] += sizes[name]
+    stages = [(maps[0].shape[1], tuple(maps[0].shape[2:]), parameters[0], 0)]
     before = 0
-    for tapped, indices, total in zip(maps, inside, spent, strict=True):
-        end = indices[-1] + 1 if indices else start
-        stages.append((int(tapped.shape[1]), tuple(tapped.shape[2:]), sum(sizes[start:end]), (total - before) // 2))
-        start, before = max(start, end), total
-    final = getattr(model, "norm", None)
-    norm = sum(p.numel() for p in final.parameters()) if isinstance(final, nn.Module) else 0
-    # CaiT adds its CLS token after the blocks whose features timm gives
-    tapped_too = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
-    prefix = getattr(model, "num_prefix_tokens", 0) if tapped_too else 0
-    return Shape.from_stages((side, side), stages, norm or None, prefix, first_layer=1)
+    for tapped, own, total in zip(maps, parameters[1:], flops, strict=True):
+        stages.append((tapped.shape[1], tuple(tapped.shape[2:]), own, max(total - before, 0) // 2))
+        before = max(before, total)
+    final = sum(sizes[name] for name in sizes if name.startswith("norm.") and name not in layers) if has_norm else None
+    return Shape.from_stages(size, stages, final, prefix_tokens(model), first_layer=1)

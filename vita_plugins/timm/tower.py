@@ -8,18 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from vita_core import BaseVisionTower
-from vita_plugins.timm.geometry import build, input_sizes
-
-HEADS = ("head", "fc", "classifier", "fc_norm", "attn_pool")
+from vita_plugins.timm.building import build, build_on_meta, input_sizes
+from vita_plugins.timm.geometry import check_norm, normed
+from vita_plugins.timm.pruning import cut, layers_of
 
 
 class TimmTower(BaseVisionTower):
-    """Runs a timm encoder. timm's ``prune_intermediate_layers`` removes the layers after the selected one."""
-
-    skips = (
-        (rf"^({'|'.join(HEADS)})\.", "classification head"),
-        (r"^mask_token$", "mask token of pretraining"),
-    )
+    """Runs a timm encoder. timm's ``prune_intermediate_layers`` removes the head and the layers after the selected one."""
 
     def build_encoder(self) -> nn.Module:
         model = build(self.checkpoint_config, self.settings.options)
@@ -27,14 +22,9 @@ class TimmTower(BaseVisionTower):
         for module in model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn &= self.attention == "sdpa"
-        whole = set(model.state_dict())
-        model.prune_intermediate_layers([self.blocks - 1], prune_norm=False, prune_head=True)
-        for name in HEADS:
-            if hasattr(model, name):
-                setattr(model, name, nn.Identity())  # before timm 1.0.31, ConvNeXt's pruned head keeps its norm
-        cut = sorted(key.replace(".", r"\.") for key in whole - set(model.state_dict()))
-        if cut:
-            self.skips = [*type(self).skips, (f"^(?:{'|'.join(cut)})$", "layers after the selected one")]
+        if self.settings.norm:
+            check_norm(self.checkpoint_config, self.settings.options, self.shape, {*self.resolved.geometry.layers})
+        self.skips = cut(model, self.shape.layers, self.blocks, norm=self.shape.norm_parameters is not None)
         return model.to(self.dtype)  # the k_bias of BEiT and EVA is a buffer that no checkpoint has
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
@@ -58,5 +48,9 @@ class TimmTower(BaseVisionTower):
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         assert self.encoder is not None
-        normed: Tensor = self.encoder.norm(tokens)
-        return normed
+        return normed(self.encoder.norm, tokens)
+
+    def in_run_order(self, encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
+        model = build_on_meta(self.checkpoint_config, self.settings.options)
+        layers = layers_of(model, self.shape.layers, norm=self.shape.norm_parameters is not None)
+        return sorted(encoder.named_parameters(), key=lambda named: layers.get(named[0], len(self.shape.stages)))

@@ -1,0 +1,156 @@
+"""Directories that timm itself saves open, plan and give timm's own features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vita_core import VitaError, build_tower, make_plan
+from vita_core.planning.towers import resolve_tower
+from vita_plugins.timm.geometry import measured
+
+timm = pytest.importorskip("timm")
+
+SMALL: dict[str, dict[str, Any]] = {
+    "resnet18": {},
+    "convnext_atto": {},
+    "efficientnet_b0": {},
+    "mobilenetv3_small_050": {},
+    "vit_tiny_patch16_224": {"img_size": 32, "depth": 3},
+    "vit_small_patch14_dinov2": {"img_size": 28, "depth": 3},
+    "beit_base_patch16_224": {"img_size": 32, "depth": 2, "embed_dim": 64, "num_heads": 2},
+    "eva02_tiny_patch14_224": {"img_size": 28, "depth": 2},
+    "swin_tiny_patch4_window7_224": {
+        "img_size": 56,
+        "depths": (1, 1, 2, 1),
+        "embed_dim": 24,
+        "num_heads": (1, 2, 4, 8),
+    },
+    "swinv2_tiny_window8_256": {"img_size": 64, "depths": (1, 1, 2, 1), "embed_dim": 24, "num_heads": (1, 2, 4, 8)},
+    "vitamin_small_224": {"img_size": 64, "depth": 2},
+    "mvitv2_tiny": {"img_size": 64},
+    "twins_pcpvt_small": {"img_size": 64, "depths": (1, 1, 2, 1)},
+    "coat_tiny": {"img_size": 64, "serial_depths": (1, 1, 1, 1), "parallel_depth": 1},
+    "pit_ti_224": {"img_size": 64, "depth": (1, 2, 1)},
+    "crossvit_tiny_240": {"depth": ((1, 1, 0), (1, 1, 0))},
+    "efficientvim_m1": {},
+    "selecsls42": {},
+}
+"""One encoder of each family, made small, and the arguments that make it so."""
+
+
+def saved(folder: Path, name: str, **arguments: Any) -> Any:
+    """Save a model with random weights as timm does, and return it."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **arguments).eval()
+    timm.models.save_for_hf(model, folder, model_args=arguments or None)  # older versions need the arguments again
+    return model
+
+
+def features(model: Any, pixels: torch.Tensor, index: int, **more: Any) -> torch.Tensor:
+    """Return timm's own feature `index` as tokens (B, N, C)."""
+    with torch.no_grad():
+        maps = model.forward_intermediates(pixels, indices=[index], intermediates_only=True, output_fmt="NCHW", **more)
+    tokens: torch.Tensor = maps[0].flatten(2).transpose(1, 2)
+    return tokens
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal to 1e-5 of the largest feature: with random weights CoaT's features reach 10,000."""
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-5 * (1 + expected.abs().max())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_directory_that_timm_saves_gives_timms_features(tmp_path: Path, name: str) -> None:
+    if not timm.is_model(name):
+        pytest.skip(f"timm {timm.__version__} has no {name}: a newer version has")
+    model = saved(tmp_path, name, **SMALL[name])
+    if not hasattr(model, "forward_intermediates"):
+        pytest.skip(f"{name} of timm {timm.__version__} gives no features: that of a newer version does")
+    config = {"weights": str(tmp_path)}  # without `type`: the config.json says it
+    resolved = resolve_tower(config)
+    side, layers, norm = resolved.shape.image_size, resolved.shape.layers, resolved.shape.norm_parameters
+    assert side == (SMALL[name].get("img_size", side[0]),) * 2
+    pixels = torch.rand(1, 3, *side)
+    for layer in sorted({1, layers}):
+        tower = build_tower({**config, "select_layer": layer, "freeze": {"from_layer": layer}}).eval()
+        close(tower(pixels), features(model, pixels, layer - 1))
+        assert tuple(tower(pixels).shape[1:]) == (tower.num_tokens, tower.hidden_size)
+        assert sum(parameter.numel() for parameter in tower.parameters()) == tower.resolved.parameters
+        frozen = sum(parameter.numel() for parameter in tower.parameters() if not parameter.requires_grad)
+        assert frozen == sum(stage.parameters for stage in resolved.shape.stages[:layer])
+    if norm is not None:
+        close(build_tower({**config, "norm": True})(pixels), features(model, pixels, layers - 1, norm=True))
+
+
+def test_the_arguments_of_a_saved_config_are_used_once(tmp_path: Path) -> None:
+    """timm 1.0.31 writes every argument; older versions write those that the user names."""
+    from safetensors.torch import save_file
+
+    arguments = {"num_classes": 7, "in_chans": 3, "global_pool": "avg", "img_size": [32, 48], "depth": 2}
+    model = timm.create_model("vit_tiny_patch16_224", **arguments).eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 7, "model_args": arguments}
+    config |= {"pretrained_cfg": {"input_size": [3, 224, 224], "crop_mode": "squash", "crop_pct": 1.0}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tower = build_tower({"weights": str(tmp_path)})
+    pixels = torch.rand(1, 3, 32, 48)
+    del config["pretrained_cfg"]["crop_mode"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(VitaError, match="no preprocessor config for pictures of 32 x 48 pixels with crop_mode None"):
+        resolve_tower({"weights": str(tmp_path)})
+    assert tower.grid == (2, 3)
+    assert tower.image_processor.crop_size.height == 32
+    close(tower(pixels), features(model, pixels, 1))
+    assert tower.load_report is not None
+    assert set(tower.load_report.skipped) == {"classification head"}
+
+
+def test_pictures_without_colours_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "resnet18", in_chans=1)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_args": {"in_chans": 1}}))
+    with pytest.raises(VitaError, match=r"takes pictures of 1 channels here, not 3. Try: "):
+        resolve_tower({"weights": str(tmp_path)})
+
+
+def test_a_norm_that_fits_the_last_layer_only_is_refused_elsewhere(tmp_path: Path) -> None:
+    saved(tmp_path, "twins_pcpvt_small", **SMALL["twins_pcpvt_small"])
+    with pytest.raises(
+        VitaError, match=r"tower\.norm: the final norm of this encoder fits only its last layer, 4, not \[2\]"
+    ):
+        build_tower({"weights": str(tmp_path), "select_layer": 2, "norm": True})
+
+
+def test_tables_that_the_encoder_computes_are_skipped(tmp_path: Path) -> None:
+    """Checkpoints of the first Swin versions hold them."""
+    model = saved(tmp_path, "swin_tiny_patch4_window7_224", **SMALL["swin_tiny_patch4_window7_224"])
+    tables = {name: table for name, table in model.named_buffers() if name not in model.state_dict()}
+    assert tables
+    torch.save(model.state_dict() | tables, tmp_path / "pytorch_model.bin")
+    tower = build_tower({"weights": str(tmp_path)})
+    assert tower.load_report is not None
+    assert set(tower.load_report.skipped["tables that the encoder computes"]) <= {*tables}
+
+
+def test_a_failure_inside_timm_names_timm(tmp_path: Path) -> None:
+    """It does not blame the config.json, which is fine."""
+    saved(tmp_path, "resnet18")
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise KeyError("bn1")
+
+    measured.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(broken.__globals__, "__name__", "timm.models.resnet")
+        patch.setattr(timm.models.ResNet, "forward_intermediates", broken)
+        with pytest.raises(VitaError) as caught:
+            make_plan({"tower": {"weights": str(tmp_path)}})
+    message = str(caught.value)
+    assert f"cannot open it, because timm {timm.__version__} failed: KeyError: 'bn1'. Try: " in message
+    assert "cannot read" not in message

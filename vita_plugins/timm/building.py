@@ -1,0 +1,72 @@
+"""Build a timm encoder as its checkpoint was saved, and remove the layers that are not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import nn
+
+from vita_core import VitaError
+
+
+def build(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
+    """Return the whole encoder without weights, with the head that its checkpoint has.
+
+    Raises VitaError for a name that timm does not know, and for an encoder that gives no intermediate features of RGB
+    pictures.
+    """
+    name = options.get("architecture") or config.get("architecture")
+    if not name or not timm.is_model(name):
+        raise VitaError(
+            f"tower.options.architecture: timm {timm.__version__} has no model {name!r}. Try: one of timm.list_models()"
+        )
+    saved = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in config.get("model_args", {}).items()
+    }
+    if saved.get("in_chans") not in (None, 3):
+        raise VitaError(
+            f"tower.weights: timm's {name} takes pictures of {saved['in_chans']} channels here, not 3. "
+            "Try: an encoder of RGB pictures"
+        )
+    sized = {"img_size": options["image_size"]} if options.get("image_size") else {}
+    # most ViTs can interpolate their positions; a CNN takes pictures of any size, but neither argument
+    for extra in ({**sized, "dynamic_img_size": True}, sized, {}):
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=False, **{**saved, **extra})
+            break
+        except TypeError:
+            if not extra:
+                raise
+    if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
+        raise VitaError(
+            f"tower.options.architecture: {name} of timm {timm.__version__} has no forward_intermediates. Try: a newer timm "
+            "(`pip install --upgrade timm`), or another of its encoders"
+        )
+    return model
+
+
+def build_on_meta(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
+    """Return the encoder of `build` on the meta device, frozen and in eval mode."""
+    with torch.device("meta"):
+        return build(config, options).eval().requires_grad_(False)  # FlopCounterMode stops at PiT's learned CLS token
+
+
+def input_sizes(model: nn.Module) -> Literal["any", "patches", "fixed"]:
+    """Return which picture sizes the encoder takes.
+
+    A ViT that interpolates takes whole patches, a transformer that does not takes one size, a CNN takes any size.
+    """
+    if getattr(model, "dynamic_img_size", False):
+        return "patches"
+    fixed = model.pretrained_cfg.get("fixed_input_size", False)
+    return "fixed" if getattr(getattr(model, "patch_embed", None), "strict_img_size", fixed) else "any"
+
+
+def image_size(config: Mapping[str, Any], options: Mapping[str, Any], model: nn.Module) -> tuple[int, int]:
+    """Return the (height, width) of the pictures: the option, the checkpoint's, or timm's default for the architecture."""
+    size = options.get("image_size") or config.get("model_args", {}).get("img_size")
+    size = size or config.get("pretrained_cfg", {}).get("input_size") or model.pretrained_cfg["input_size"]
+    return (size, size) if isinstance(size, int) else (int(size[-2]), int(size[-1]))
