@@ -154,3 +154,22 @@ def test_a_failure_inside_timm_names_timm(tmp_path: Path) -> None:
     message = str(caught.value)
     assert f"cannot open it, because timm {timm.__version__} failed: KeyError: 'bn1'. Try: " in message
     assert "cannot read" not in message
+
+
+@pytest.mark.parametrize("weights", ["vit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"])
+def test_the_name_of_a_model_is_not_weights(weights: str) -> None:
+    """timm's users type it. The error says where the weights are; random weights must be asked for."""
+    with pytest.raises(VitaError) as caught:
+        make_plan({"tower": {"type": "timm", "weights": weights}})
+    message = str(caught.value)
+    assert message.startswith(
+        f"weights: the name of a model, not its weights: {weights!r}. Try: `weights: timm/vit_tiny_"
+    )
+    assert f"timm.models.save_for_hf(timm.create_model({weights!r}), 'DIR')" in message
+    assert message.count("Try: ") == 1
+
+
+@pytest.mark.parametrize("config", [{"type": "timm", "weights": "vit_tinny"}, {"weights": "vit_tiny_patch16_224"}])
+def test_another_word_is_not_weights_either(config: dict[str, str]) -> None:
+    with pytest.raises(VitaError, match="weights: neither an existing path nor a hub id"):
+        make_plan({"tower": config})

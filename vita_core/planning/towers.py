@@ -20,7 +20,7 @@ from vita_core.plugins.installed import Owner
 from vita_core.plugins.libraries import failed_library, library_advice
 from vita_core.plugins.registry import Registered, import_object, known_towers, registry
 from vita_core.plugins.specs import Shape, TowerSpec
-from vita_core.weights.sources import Source, locate
+from vita_core.weights.sources import Source, is_path, locate
 
 __all__ = [
     "ResolvedTower",
@@ -70,7 +70,7 @@ def resolve_tower(
     settings = config if isinstance(config, TowerConfig) else validate(TowerConfig, config)
     if settings.type is not None:  # report a misspelled type before the first request to the hub
         registry().find(TowerSpec, settings.type)
-    source = source or locate(settings.weights, settings.revision, known_towers(), offline=offline)
+    source = source or _located(settings, offline=offline)
     choice = registry().choose(settings.type, source.config, source.hub_id, settings.weights)
     spec, owner = choice.tower.spec, choice.tower.owner
     rule = f"known hub id {source.hub_id}" if source.published and settings.type is None else choice.rule
@@ -98,6 +98,22 @@ def resolve_tower(
     if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail
         processor = _resized(processor, geometry.input_size[0])
     return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor, part)
+
+
+def _located(settings: TowerConfig, *, offline: bool) -> Source:
+    """Find the tower's checkpoint. Raises CheckpointError if there is none, with advice if `weights` is a model's name."""
+    try:
+        return locate(settings.weights, settings.revision, known_towers(), offline=offline)
+    except CheckpointError as error:
+        named = registry().find(TowerSpec, settings.type) if settings.type is not None else None
+        if named is None or named.spec.names is None or is_path(settings.weights) or "/" in settings.weights:
+            raise
+        asked = import_object(named.spec.names, requires=named.spec.requires, owner=named.owner)
+        advice = asked(settings.weights)
+        if advice is None:
+            raise
+        wrong = f"weights: the name of a model, not its weights: {settings.weights!r}"
+        raise CheckpointError(f"{wrong}. Try: {advice}") from error
 
 
 def named_tower(name: str) -> Registered[TowerSpec] | None:

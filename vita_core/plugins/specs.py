@@ -56,6 +56,8 @@ class TowerSpec:
     model_types: values of ``model_type`` in ``config.json`` that this tower opens.
     recognises: function of a checkpoint config that returns whether this tower opens it, for layouts without a ``model_type``.
     hub_ids: known hub ids and their published configs (geometry), so that ``vita plan`` works offline.
+    names: ``"module:function"``, called with a value of ``weights`` that is neither a path nor a hub id. If it is the name of
+    a model, the function returns what to write instead, a text to follow ``Try:``; otherwise None.
     weight_files: file patterns for a checkpoint directory; the first that matches is read.
     defaults: tower keys whose default differs from the general one (``{"select_layer": -2}``), or a function of a checkpoint
     config that returns them, for a tower that opens several layouts.
@@ -76,6 +78,7 @@ class TowerSpec:
     model_types: tuple[str, ...] = ()
     recognises: Callable[[CheckpointConfig], bool] = _never
     hub_ids: Mapping[str, CheckpointConfig] = field(default_factory=dict)
+    names: str | None = None
     weight_files: tuple[str, ...] = WEIGHT_FILES
     defaults: Mapping[str, Any] | Callable[[CheckpointConfig], Mapping[str, Any]] = field(default_factory=dict)
     options: str | None = None

@@ -57,6 +57,7 @@ def vita_towers() -> list[TowerSpec]:
             shape="vita_plugins.timm.geometry:shape",  # a string, because the module imports torch
             processor=processor,
             recognises=recognises,
+            names="vita_plugins.timm.building:written_instead",
             hub_ids={
                 "timm/vit_small_patch14_dinov2.lvd142m": published(
                     "vit_small_patch14_dinov2", 518, interpolation="bicubic", crop_pct=1.0

@@ -48,6 +48,18 @@ def build(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def written_instead(name: str) -> str | None:
+    """Return what to write in ``weights`` instead of a model's name, or None if timm knows no such model."""
+    if not timm.is_model(name):
+        return None
+    known = timm.models.get_pretrained_cfg(name)
+    hub = f"`weights: {known.hf_hub_id}` from the hub, or " if known is not None and known.hf_hub_id else ""
+    save = f"`timm.models.save_for_hf(timm.create_model({name!r}), 'DIR')`"
+    return (
+        f"{hub}`weights: ./DIR` with a directory that you have downloaded; for random weights, first save them: {save}"
+    )
+
+
 def build_on_meta(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     """Return the encoder of `build` on the meta device, frozen and in eval mode."""
     with torch.device("meta"):
