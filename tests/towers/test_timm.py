@@ -156,6 +156,41 @@ def test_a_failure_inside_timm_names_timm(tmp_path: Path) -> None:
     assert "cannot read" not in message
 
 
+def test_the_wrapper_of_transformers_opens(tmp_path: Path) -> None:
+    from transformers import TimmWrapperConfig, TimmWrapperModel
+
+    torch.manual_seed(0)
+    arguments = {"img_size": 32, "depth": 2}
+    model = TimmWrapperModel(TimmWrapperConfig(architecture="vit_tiny_patch16_224", model_args=arguments)).eval()
+    model.save_pretrained(tmp_path)
+    tower = build_tower({"weights": str(tmp_path)})
+    pixels = torch.rand(1, 3, 32, 32)
+    assert tower.resolved.spec.name == "timm"
+    close(tower(pixels), features(model.timm_model, pixels, 1))
+
+
+def test_a_tower_for_one_timm_model_is_chosen_before_timm(tmp_path: Path) -> None:
+    from vita_core import TowerSpec, list_towers, register
+    from vita_core.plugins.registry import registry
+
+    saved(tmp_path, "vit_tiny_patch16_224", **SMALL["vit_tiny_patch16_224"])
+    own = next(spec for spec in list_towers() if spec.name == "timm")
+    register(
+        TowerSpec(
+            "only_vit_tiny",
+            "one model of timm",
+            own.factory,
+            own.shape,
+            own.processor,
+            recognises=lambda config: config.get("architecture") == "vit_tiny_patch16_224",
+        )
+    )
+    try:
+        assert resolve_tower({"weights": str(tmp_path)}).spec.name == "only_vit_tiny"
+    finally:
+        registry.cache_clear()
+
+
 @pytest.mark.parametrize("weights", ["vit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"])
 def test_the_name_of_a_model_is_not_weights(weights: str) -> None:
     """timm's users type it. The error says where the weights are; random weights must be asked for."""

@@ -56,7 +56,9 @@ def vita_towers() -> list[TowerSpec]:
             factory="vita_plugins.timm.tower:TimmTower",
             shape="vita_plugins.timm.geometry:shape",  # a string, because the module imports torch
             processor=processor,
+            model_types=("timm_wrapper",),  # saved by transformers, with timm's keys behind a prefix
             recognises=recognises,
+            fallback=True,
             names="vita_plugins.timm.building:written_instead",
             hub_ids={
                 "timm/vit_small_patch14_dinov2.lvd142m": published(

@@ -16,6 +16,8 @@ from vita_plugins.timm.pruning import cut, layers_of
 class TimmTower(BaseVisionTower):
     """Runs a timm encoder. timm's ``prune_intermediate_layers`` removes the head and the layers after the selected one."""
 
+    renames = ((r"^timm_model\.", ""),)  # transformers' TimmWrapperModel
+
     def build_encoder(self) -> nn.Module:
         model = build(self.checkpoint_config, self.settings.options)
         self.input_sizes = input_sizes(model)

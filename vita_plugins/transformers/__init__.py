@@ -16,7 +16,7 @@ def recognises(config: Mapping[str, Any]) -> bool:
     Importing the library takes seconds. As this tower is a fallback, that happens only if no other tower opens the checkpoint.
     """
     model_type = config.get("model_type")
-    if not isinstance(model_type, str):
+    if not isinstance(model_type, str) or model_type == "timm_wrapper":  # the tower `timm` opens it
         return False
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
