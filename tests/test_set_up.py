@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from conftest import REPOSITORY
 pytestmark = pytest.mark.slow
 
 INSTEAD = "Installing with pip instead of uv"
+SETTINGS = "[global]\nconstraint = caps.txt\nindex-url = https://mirror/simple\n"
 PIP = """#!/bin/sh
-case "$1 $2" in
-  "config get") case "$3" in global.constraint) echo caps.txt;; global.index-url) echo https://mirror/simple;; esac;;
+case "$1" in
+  config) exec {python} -m pip "$@";;
   *) echo "pip $*" >> "$LOG"; case "$*" in *" uv") exit {rc};; esac;;
 esac
 """
@@ -27,15 +29,16 @@ exit {rc}
 def install(folder: Path, *, pip: int = 0, uv: int = 0, **environment: str) -> tuple[list[str], str]:
     """Run the script with stand-ins that exit with these codes; return their calls and what was printed."""
     folder.joinpath("bin").mkdir()
-    for name, text in (("pip", PIP.format(rc=pip)), ("uv", UV.format(rc=uv))):
+    for name, text in (("pip", PIP.format(rc=pip, python=sys.executable)), ("uv", UV.format(rc=uv))):
         program = folder / "bin" / name
         program.write_text(text)
         program.chmod(0o755)
-    log = folder / "log"
+    log, configured = folder / "log", folder / "pip.conf"
+    configured.write_text(SETTINGS)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "UV_"))}
     done = subprocess.run(
         [REPOSITORY / ".ci" / "install", folder, "--editable", "."],
-        env={**kept, "LOG": str(log), **environment},
+        env={**kept, "LOG": str(log), "PIP_CONFIG_FILE": str(configured), **environment},
         capture_output=True,
         text=True,
         check=True,
