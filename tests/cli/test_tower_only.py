@@ -50,6 +50,15 @@ def test_check_takes_a_tower_only_config(tower_config: Path) -> None:
     assert {row["outcome"] for row in json.loads(done.stdout)["checks"]} <= {"ok", "skipped"}
 
 
+def test_check_takes_a_bare_tower(golden: Path) -> None:
+    done = vita("check", "--tower", "siglip", "--weights", golden / "siglip", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert (report["tower"], report["weights"]) == ("siglip", str(golden / "siglip"))
+    assert {row["outcome"] for row in report["checks"]} <= {"ok", "skipped"}
+    assert "neither CONFIG nor --weights is given" in vita("check").stderr
+
+
 def test_plan_of_a_bare_tower_says_what_this_machine_refuses(golden: Path) -> None:
     done = vita("plan", "--weights", golden / "siglip", "--device", "cuda:77", "--json")
     assert done.returncode == 0, done.stderr

@@ -7,14 +7,24 @@ from typing import Annotated
 
 import typer
 
-from vita_core.cli.common import JsonOption, SetOption, print_json, print_table
+from vita_core.cli.common import (
+    JsonOption,
+    SetOption,
+    TowerOption,
+    WeightsOption,
+    place_of,
+    print_json,
+    print_table,
+)
 
 
 def check(
     target: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="NAME_OR_CONFIG", help="A registered tower, which gets random weights, or a config."),
-    ],
+    ] = None,
+    tower: TowerOption = None,
+    weights: WeightsOption = None,
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -25,13 +35,14 @@ def check(
     from vita_core.planning.resolution import resolve
     from vita_core.planning.towers import named_tower
 
-    if named_tower(target) is None:  # report a mistake in the config before torch is imported
-        resolve(target, overrides or (), tower_only=True)
+    place = place_of(target, tower, weights)
+    if not isinstance(place, str) or named_tower(place) is None:  # report a mistake before torch is imported
+        resolve(place, overrides or (), tower_only=True)
     from vita_core.testing import CHECKS, open_subject
 
-    with open_subject(target, overrides or ()) as subject:
+    with open_subject(place, overrides or ()) as subject:
         results = [check.run(subject) for check in CHECKS]
-        weights = "random" if subject.random_weights else subject.settings.weights
+        used = "random" if subject.random_weights else subject.settings.weights
     failed = [result for result in results if result.outcome == "failed"]
     if json:
         rows = [
@@ -40,11 +51,11 @@ def check(
             | ({"remedy": r.check.remedy} if r.outcome == "failed" else {})
             for r in results
         ]
-        print_json({"tower": target, "weights": weights, "checks": rows})
+        print_json({"tower": subject.name, "weights": used, "checks": rows})
     else:
         cells = [(r.check.name, r.outcome, r.seen if r.outcome == "skipped" else r.check.contract) for r in results]
         print_table(
-            f"tower {target}, {weights} weights", ["check", "outcome", "contract, or why it was skipped"], cells
+            f"tower {subject.name}, {used} weights", ["check", "outcome", "contract, or why it was skipped"], cells
         )
         for result in failed:
             typer.echo(f"\n{result.check.name} failed\n{result.message}")

@@ -142,13 +142,13 @@ def _random(key: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def open_subject(name: str, overrides: Sequence[str] = ()) -> Iterator[Subject]:
+def open_subject(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -> Iterator[Subject]:
     """Open the tower of a registered name (with random weights) or of a config (with its own weights) for a `with` block.
 
-    `overrides` are strings such as ``"tower.pool=2"``. Raises VitaError for an unknown name, or a missing config or
-    checkpoint.
+    A config is a name as everywhere, or a mapping of its sections. `overrides` are strings such as ``"tower.pool=2"``.
+    Raises VitaError for an unknown name, or a missing config or checkpoint.
     """
-    found = named_tower(name)
+    found = named_tower(name) if isinstance(name, str) else None
     with TemporaryDirectory(prefix="vita-check-") as directory:
         scratch = Path(directory)
         if found is None:
@@ -162,4 +162,5 @@ def open_subject(name: str, overrides: Sequence[str] = ()) -> Iterator[Subject]:
                 {"tower": {"type": name, "weights": str(scratch)}}, overrides, tower_only=True
             ).config.tower
             origin = None
-        yield Subject(name, settings, scratch, origin)
+        shown = name if isinstance(name, str) else (settings.type or settings.weights)
+        yield Subject(shown, settings, scratch, origin)
