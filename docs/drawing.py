@@ -97,7 +97,7 @@ def _placed(rows: list[list[Point]], chains: list[list[Point]]) -> tuple[dict[Po
     """Return the x of each point's middle, and the picture's width. Points move towards their neighbours, but stay apart."""
     x: dict[Point, float] = {}
     for row in rows:
-        for left, point in zip([None, *row], row, strict=False):
+        for left, point in zip([None, *row], row, strict=False):  # the last point is no other's left neighbour
             x[point] = 0.0 if left is None else x[left] + _apart(left, point)
         middle = (x[row[0]] + x[row[-1]]) / 2
         x |= {point: x[point] - middle for point in row}
