@@ -1,0 +1,163 @@
+"""Run an encoder on batches: pixels in, tokens out. It holds the half of `BaseVisionTower` that needs a loaded encoder."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from vita_core.errors import VitaError
+from vita_core.planning.geometry import Grid, shuffled_grid
+from vita_core.planning.towers import ResolvedTower
+from vita_core.towers import features
+from vita_core.towers.devices import compile_errors, compiled, pictures_at_once
+from vita_core.towers.metadata import TowerMetadata
+
+__all__ = ["BatchRunner"]
+
+
+class BatchRunner(TowerMetadata, abc.ABC):
+    """Runs the steps of a tower: encode, select layers, merge scales (S2), reduce. `BaseVisionTower` documents it."""
+
+    input_sizes: Literal["any", "patches", "fixed"] = "any"
+
+    def __init__(self, resolved: ResolvedTower, device: torch.device | str) -> None:
+        super().__init__(resolved, device)
+        self._compiled_whole = False
+
+    # what a subclass defines -----------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[Mapping[int, Tensor], Grid]:
+        """Run the encoder on pixels (B, 3, H, W). Return the hidden state of each layer, and the grid (rows, cols).
+
+        A hidden state is (B, prefix + rows * cols, C). `layers` are ascending, without duplicates, and count as Hugging
+        Face's ``hidden_states`` do: 0 is the embeddings, k the output of block k, before the final norm.
+        """
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Apply the encoder's final norm to (B, T, C), for ``norm: true``. Define it if `Shape.norm_parameters` is set."""
+        raise VitaError(
+            f"tower.norm: {type(self).__name__} states norm_parameters but has no final_norm(tokens). "
+            "Try: `tower.norm: false`, or define final_norm in the plugin"
+        )
+
+    @staticmethod
+    def run_blocks(
+        tokens: Tensor, blocks: Iterable[nn.Module], layers: Sequence[int], **kwargs: Any
+    ) -> dict[int, Tensor]:
+        """Run `blocks` one by one on (B, T, C), and return only the hidden states of `layers`."""
+        kept = {0: tokens} if 0 in layers else {}
+        for index, block in enumerate(blocks, 1):
+            if index > max(layers):
+                break
+            tokens = block(tokens, **kwargs)
+            if index in layers:
+                kept[index] = tokens
+        return kept
+
+    # the contract ----------------------------------------------------------------------------------------------------
+
+    @overload
+    def forward(self, images: Tensor) -> Tensor: ...
+    @overload
+    def forward(self, images: Sequence[Tensor]) -> list[Tensor]: ...
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Return features (B, N, C) of pixels (B, 3, H, W), or a list of (1, N, C) for a list of (3, H, W).
+
+        The features have the dtype of the pixels. Raises VitaError if the tower is not loaded or a shape is wrong.
+        """
+        if self.encoder is None:
+            raise VitaError(
+                f"tower {self.resolved.spec.name!r} is not loaded, because delay_load is set. Try: call tower.load_model()"
+            )
+        if isinstance(images, Tensor):
+            return self._batch(images)
+        output: list[Tensor | None] = [None] * len(images)
+        for size in dict.fromkeys(image.shape for image in images):  # pictures of one size share a batch
+            where = [index for index, image in enumerate(images) if image.shape == size]
+            batch = self._batch(torch.stack([images[index] for index in where]))
+            for index, tokens in zip(where, batch.split(1), strict=True):
+                output[index] = tokens
+        return [tokens for tokens in output if tokens is not None]
+
+    def _batch(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise VitaError(
+                f"pixels have the wrong shape: {tuple(images.shape)}. Try: pixels (B, 3, H, W), or a list of (3, H, W)"
+            )
+        if len(images) == 0:  # get the shape from one blank picture: some encoders fail on empty batches
+            return self._batch(images.new_zeros(1, *images.shape[1:]))[:0]
+        pixels = images.to(device=self.device, dtype=self.dtype)
+        if self.settings.s2 is not None:
+            tokens, grid = features.s2_features(pixels, self.settings.s2.scales, self._selected)
+        else:
+            tokens, grid = self._selected(pixels)
+        if self.settings.pixel_shuffle:
+            tokens = self.pixel_shuffle(tokens, self.settings.pixel_shuffle, grid=grid)
+            grid = shuffled_grid(grid, self.settings.pixel_shuffle)
+        if self.settings.pool is not None:
+            tokens = features.pool(tokens, grid, self.grid)
+        output = tokens.to(images.dtype)
+        if self.settings.check_finite and not output.isfinite().all():
+            raise VitaError(self._not_finite(images, output))
+        return output
+
+    def _not_finite(self, images: Tensor, output: Tensor) -> str:
+        dtype, wrong = str(self.dtype).removeprefix("torch."), int((~output.isfinite()).sum())
+        found = f"tower {self.resolved.spec.name!r} in {dtype} gave {wrong} of {output.numel()} features that are not finite"
+        if not images.isfinite().all():
+            return f"{found}. The pixels are not finite either. Try: check the code that makes the pixels"
+        if torch.float16 in (self.dtype, output.dtype):
+            return f"{found}. Try: `tower.dtype: bfloat16`, with pixels of that dtype too (the output has their dtype)"
+        return f"{found}. Try: `tower.dtype: float32`; if that is set, the weights are damaged, so download them again"
+
+    def _check_size(self, pixels: Tensor) -> None:
+        size, own = tuple(pixels.shape[-2:]), self.shape.image_size
+        rows, cols = own[0] // self.shape.stages[0].grid[0], own[1] // self.shape.stages[0].grid[1]
+        whole = size[0] % rows == 0 == size[1] % cols and min(size) > 0
+        if size == own or self.input_sizes == "any" or (self.input_sizes == "patches" and whole):
+            return
+        step = "" if self.input_sizes == "fixed" else f", or any height of {rows} x n and width of {cols} x n"
+        raise VitaError(
+            f"tower {self.resolved.spec.name!r} takes pictures of {own[0]} x {own[1]} pixels{step}, not {size[0]} x {size[1]}. "
+            "Try: prepare the pictures with the tower's image_processor"
+        )
+
+    def _selected(self, pixels: Tensor) -> tuple[Tensor, Grid]:
+        """Return the selected tokens (M, N, C) of pixels (M, 3, H, W), and their grid. Long batches run in parts."""
+        self._check_size(pixels)
+        encode = compiled(type(self).encode) if self._compiled_whole else type(self).encode
+        layers, scale = sorted(set(self.resolved.geometry.layers)), self.settings.feature_scale
+        parts: list[Tensor] = []
+        with compile_errors(self.resolved.spec.name, self.settings.compile):
+            for part in pixels.split(self._at_once(pixels)):
+                states, grid = encode(self, part, layers)
+                tokens = self.feature_select(states)
+                parts.append(tokens if scale is None else tokens * scale)
+        return parts[0] if len(parts) == 1 else torch.cat(parts), grid
+
+    def _at_once(self, pixels: Tensor) -> int:
+        if torch.is_grad_enabled() and (pixels.requires_grad or any(p.requires_grad for p in self.parameters())):
+            return len(pixels)  # the graph keeps every activation, so parts would save no memory
+        run = self.shape.stages[: max(self.resolved.geometry.layers) + 1]
+        return self.settings.max_batch or pictures_at_once(pixels, self.shape.image_size, run)
+
+    def feature_select(self, hidden_states: Any) -> Tensor:
+        """Return the selected layers (B, N, C), concatenated on channels, without prefix tokens, normed if ``norm: true``.
+
+        `hidden_states` is a sequence, a mapping, or an object with ``.hidden_states``.
+        """
+        states = getattr(hidden_states, "hidden_states", hidden_states)
+        chosen = [states[layer] for layer in self.resolved.geometry.layers]
+        if self.settings.norm:
+            chosen = [self.final_norm(tokens) for tokens in chosen]
+        tokens = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
+        return features.select_feature(tokens, self.settings.select_feature or "patch", self.shape.prefix_tokens)
+
+    def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
+        """Move grid positions into channels; see `vita_core.towers.features.pixel_shuffle`."""
+        return features.pixel_shuffle(x, scale_factor, grid=grid)
