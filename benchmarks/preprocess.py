@@ -16,7 +16,7 @@ from PIL import Image
 
 from vita_core import Shape
 from vita_core.pixels.images import bicubic, cut_tiles, open_picture
-from vita_core.pixels.processors import fast_resize, image_processor
+from vita_core.pixels.processors import fast_resizer, image_processor
 from vita_plugins import clip, internvit, siglip
 
 GOAL, LEVELS = 0.5, 2
@@ -49,7 +49,7 @@ def sides(config: dict[str, Any], tiled: bool) -> dict[str, Callable[[Path], tor
     return {
         "slow": lambda path: values(slow, Image.open(path).convert("RGB"), bicubic),
         "exact": lambda path: values(exact, open_picture(path), bicubic),
-        "fast": lambda path: values(fast, open_picture(path), fast_resize),
+        "fast": lambda path: values(fast, open_picture(path), fast_resizer()),
     }
 
 

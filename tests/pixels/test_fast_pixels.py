@@ -22,7 +22,7 @@ from vita_core.errors import CheckpointError
 from vita_core.models.pictures import prepare
 from vita_core.pixels.anyres import cut_anyres
 from vita_core.pixels.images import bicubic, cut_tiles, open_picture
-from vita_core.pixels.processors import fast_resize, image_processor
+from vita_core.pixels.processors import fast_resizer, image_processor
 
 PICTURES = ["square", "tall", "wide"]
 PHOTO = REPOSITORY / "examples" / "pictures" / "cat.jpg"
@@ -149,21 +149,26 @@ def test_tiles(name: str) -> None:
         lambda resize: cut_tiles(picture, tile=112, resize=resize),
         lambda resize: cut_anyres(picture, grids, 112, resize),
     ):
-        exact, fast = cut(bicubic), cut(fast_resize)
+        exact, fast = cut(bicubic), cut(fast_resizer())
         assert [tile.size for tile in fast] == [tile.size for tile in exact]
         for a, b in zip(fast, exact, strict=True):
             assert np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max() <= 2
 
 
 def test_tiles_are_resized_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """12 tiles and a thumbnail come of two resizes: of the picture to the whole grid, and to the thumbnail."""
+    """12 tiles and a thumbnail come of two resizes: of the picture to the whole grid, and to the thumbnail.
+
+    The picture's pixels are read out of PIL once for both.
+    """
     tower = build_tower({"weights": str(GOLDEN / "clip"), "preprocess": "fast"})
-    calls = []
-    own = torch.nn.functional.interpolate
+    calls, read = [], []
+    own, own_bytes = torch.nn.functional.interpolate, Image.Image.tobytes
     monkeypatch.setattr(torch.nn.functional, "interpolate", lambda *a, **k: [calls.append(a[1]), own(*a, **k)][1])
+    monkeypatch.setattr(Image.Image, "tobytes", lambda self, *a: [read.append(self.size), own_bytes(self, *a)][1])
     made = prepare(tower, ImagesConfig.model_validate({"tiles": {"max": 12}}), noise(400, 300))
     assert len(made.pixels) == 13
     assert calls == [(168, 224), (56, 56)]
+    assert read.count((400, 300)) == 1
 
 
 @pytest.mark.parametrize("size", [{"height": 40, "width": 50}, {"shortest_edge": 30, "longest_edge": 44}, 33])

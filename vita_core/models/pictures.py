@@ -12,7 +12,7 @@ from torch import Tensor
 from vita_core.config.schema import ImagesConfig
 from vita_core.pixels.anyres import cut_anyres
 from vita_core.pixels.images import MAX_PIXELS, arrange, bicubic, open_picture
-from vita_core.pixels.processors import fast_resize
+from vita_core.pixels.processors import fast_resizer
 from vita_core.towers.devices import copied
 from vita_core.towers.tower import BaseVisionTower
 
@@ -40,7 +40,7 @@ def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> P
         return picture
     processor, tiles = tower.image_processor, images.tiles
     side = tower.resolved.geometry.input_size[0]
-    resize = fast_resize if tower.settings.preprocess == "fast" else bicubic
+    resize = fast_resizer() if tower.settings.preprocess == "fast" else bicubic
     opened = open_picture(picture, max_pixels=images.max_pixels or MAX_PIXELS)
     if images.anyres is not None:
         parts = cut_anyres(opened, images.anyres.grids, side, resize)

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from vita_core.errors import CheckpointError, nearest
-from vita_core.pixels.images import to_rgb
+from vita_core.pixels.images import Resize, to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["fast_resize", "image_processor"]
+__all__ = ["fast_resizer", "image_processor"]
 
 FAST_FILTERS = {2: "bilinear", 3: "bicubic"}
 """The resampling filters of PIL (number: name) for which torch has a fast kernel."""
@@ -63,13 +63,22 @@ def image_processor(config: Mapping[str, Any], *, fast: bool = False) -> Any:
     return made
 
 
-def fast_resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return an RGB picture resized to `size` (width, height) by torch's antialiased bicubic filter.
+def fast_resizer() -> Resize:
+    """Return a function that resizes an RGB picture to a size (width, height) by torch's antialiased bicubic filter.
 
-    It is several times as fast as PIL's filter, and its values differ by at most 2 of 255 levels.
+    It is several times as fast as PIL's filter, and its values differ by at most 2 of 255 levels. It remembers the pixels
+    of the last picture: tiles and a thumbnail are made of the same one, and reading a large picture out of PIL takes a
+    third of the time. Make one for each picture.
     """
-    resized = _resized(_channels_last(picture)[None], size[::-1], "bicubic")
-    return Image.fromarray(resized[0].permute(1, 2, 0).contiguous().numpy())
+    last: list[tuple[Image.Image, Tensor]] = []
+
+    def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+        if not last or last[0][0] is not picture:
+            last[:] = [(picture, _channels_last(picture)[None])]
+        resized = _resized(last[0][1], size[::-1], "bicubic")
+        return Image.fromarray(resized[0].permute(1, 2, 0).contiguous().numpy())
+
+    return resize
 
 
 def _channels_last(picture: Image.Image) -> Tensor:
