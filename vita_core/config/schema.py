@@ -10,15 +10,18 @@ import pydantic
 from pydantic import Discriminator, Field, PositiveInt, Tag
 
 from vita_core.config.configfiles import overridden, read_config
+from vita_core.config.prompts import GenerationConfig, PromptConfig
 from vita_core.config.validation import Section, validate
 from vita_core.config.yamlfile import Document, Mark
 from vita_core.errors import ConfigError
 
 __all__ = [
     "Config",
+    "GenerationConfig",
     "LLMConfig",
     "MLPOptions",
     "ProjectorConfig",
+    "PromptConfig",
     "TowerConfig",
     "TrainingConfig",
     "config_from",
@@ -173,25 +176,6 @@ class ImagesConfig(Section):
         if self.tiles is None:
             return self
         return self.model_copy(update={"tiles": self.tiles.model_copy(update={"max": tiles})})
-
-
-class PromptConfig(Section):
-    """The prompt. `template: chat` is the tokenizer's own chat template. The others are conversation formats of other
-    projects without their system text: set it with `system`. `question` is the default question."""
-
-    template: Literal["chat", "plain", "qwen2p5_instruct", "mixtral_two", "nemo", "vicuna_v1", "mistral_instruct"] = (
-        "chat"
-    )
-    system: str | None = None
-    question: str = "What is this?"
-
-
-class GenerationConfig(Section):
-    """How the answer is generated. `temperature: 0` is greedy decoding."""
-
-    max_new_tokens: PositiveInt = 128
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class TrainingConfig(Section):
