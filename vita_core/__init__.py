@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from vita_core.plugins.registry import register as register
     from vita_core.plugins.specs import LLMShape as LLMShape
     from vita_core.plugins.specs import LLMSpec as LLMSpec
+    from vita_core.plugins.specs import NativeSize as NativeSize
     from vita_core.plugins.specs import ProjectorSpec as ProjectorSpec
     from vita_core.plugins.specs import Shape as Shape
     from vita_core.plugins.specs import TowerSpec as TowerSpec
     from vita_core.protocol import VisionTower as VisionTower
+    from vita_core.towers.measuring import count_macs as count_macs
+    from vita_core.towers.measuring import measure as measure
+    from vita_core.towers.tapping import NoBlock as NoBlock
+    from vita_core.towers.tapping import hidden_states as hidden_states
     from vita_core.towers.tower import BaseVisionTower as BaseVisionTower
     from vita_core.towers.tower import build_tower as build_tower
 
@@ -32,6 +37,8 @@ _HOME = {
     "LLMShape": "plugins.specs",
     "LLMSpec": "plugins.specs",
     "LanguageModel": "language.llm",
+    "NativeSize": "plugins.specs",
+    "NoBlock": "towers.tapping",
     "ProjectorSpec": "plugins.specs",
     "Shape": "plugins.specs",
     "TowerSpec": "plugins.specs",
@@ -39,10 +46,13 @@ _HOME = {
     "VitaError": "errors",
     "build_model": "models.building",
     "build_tower": "towers.tower",
+    "count_macs": "towers.measuring",
+    "hidden_states": "towers.tapping",
     "hookimpl": "plugins.hookspecs",
     "list_towers": "plugins.registry",
     "load_config": "config.schema",
     "make_plan": "planning.plan",
+    "measure": "towers.measuring",
     "register": "plugins.registry",
 }
 __all__ = [*_HOME]  # noqa: PLE0604  # one table, not two

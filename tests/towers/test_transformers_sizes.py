@@ -14,7 +14,7 @@ from families import CONFIGS, VISION, settings, whole
 from transformers.core_model_loading import MergeModulelist, WeightConverter
 
 from vita_core import VitaError, build_tower, make_plan
-from vita_plugins.transformers import geometry, keys
+from vita_plugins.transformers import keys
 from vita_plugins.transformers.finding import model_class, vision_part
 
 
@@ -86,15 +86,8 @@ def test_a_model_type_that_nobody_has(tmp_path: Path) -> None:
         make_plan({"tower": settings(tmp_path)})
 
 
-def test_a_model_that_does_not_fit_is_an_error_and_no_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_of_weights_that_is_not_known_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole("dinov2", tmp_path)
-    geometry.measured.cache_clear()
-    with monkeypatch.context() as patched:
-        patched.setattr(geometry, "measure", lambda *_: ((5, 5), [torch.zeros(1, 17, 32)] * 4, [0] * 4))
-        with pytest.raises(
-            VitaError, match=r"Dinov2Model .*features of shape \(1, 17, 32\) do not fit a grid of \(5, 5\)"
-        ):
-            build_tower(settings(tmp_path))
     stacked = WeightConverter("a.*.weight", "b", [MergeModulelist(dim=0)])
     monkeypatch.setattr(keys, "get_model_conversion_mapping", lambda model: [stacked])
     with pytest.raises(

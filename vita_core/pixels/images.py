@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from vita_core.errors import PictureError, nearest
 from vita_core.pixels.tiling import tile_grid
+from vita_core.plugins.native import MAX_ASPECT
 
 __all__ = [
     "MAX_PIXELS",
@@ -36,7 +37,6 @@ MAX_PIXELS = 100_000_000
 """The most pixels a picture may have: twice those of a good camera, 400 MB when decoded (PIL uses 4 bytes per pixel).
 A PNG of a few bytes can claim far more, so the size in the header is checked first."""
 
-_MAX_ASPECT = 200
 _strict_lock = threading.Lock()
 _strict_users = 0
 _strict_saved: tuple[int | None, bool] = (None, False)
@@ -140,8 +140,8 @@ def _decode(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
             todo = f"resize it, or `--set images.max_pixels={width * height}` if you trust the file"
         elif short < 2:
             what, todo = "a side under 2 pixels", "a larger picture"
-        elif max(width, height) > _MAX_ASPECT * short:
-            what, todo = f"an aspect ratio above {_MAX_ASPECT}:1", "crop it into shorter pieces"
+        elif max(width, height) > MAX_ASPECT * short:
+            what, todo = f"an aspect ratio above {MAX_ASPECT}:1", "crop it into shorter pieces"
         else:
             continue
         raise PictureError(f"{name}: the picture is {width} x {height}, {what}. Try: {todo}")

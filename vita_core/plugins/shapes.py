@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vita_core.errors import VitaError
+from vita_core.plugins.native import NativeSize
 
 __all__ = ["Shape", "Stage"]
 
@@ -30,7 +31,8 @@ class Shape:
 
     `image_size` is (height, width) in pixels. `prefix_tokens` is the number of tokens before the patch tokens (CLS,
     registers). `norm_parameters` is the number of parameters of the final norm, or None if the encoder has no final norm
-    (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected.
+    (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected. `native` is set if the encoder
+    keeps the aspect of each picture; the other numbers are then those of a square picture of `native.square` pixels.
     """
 
     image_size: tuple[int, int]
@@ -38,6 +40,7 @@ class Shape:
     prefix_tokens: int = 0
     norm_parameters: int | None = None
     first_layer: int = 0
+    native: NativeSize | None = None
 
     def __post_init__(self) -> None:
         sizes = [*self.image_size, *(size for stage in self.stages for size in (stage.channels, *stage.grid))]

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vita_core.errors import PluginError
+from vita_core.plugins.native import NativeSize
 from vita_core.plugins.shapes import Shape, Stage
 
-__all__ = ["LLMShape", "LLMSpec", "ProjectorSpec", "Shape", "Stage", "TowerSpec"]
+__all__ = ["LLMShape", "LLMSpec", "NativeSize", "ProjectorSpec", "Shape", "Stage", "TowerSpec"]
 
 CheckpointConfig = Mapping[str, Any]
 """The parsed ``config.json`` (or similar file) of a checkpoint."""
@@ -50,7 +51,8 @@ class TowerSpec:
     summary: one line for ``vita towers``.
     factory: ``"module:Class"`` of a `BaseVisionTower` subclass, imported when a tower is built.
     shape: function of a checkpoint config and ``tower.options`` that returns a `Shape`; ``"module:function"`` if it needs torch.
-    A parameter named `preprocessor` gets the content of the checkpoint's ``preprocessor_config.json``, or None.
+    A parameter named `preprocessor` gets the content of the checkpoint's ``preprocessor_config.json``, or None. An encoder of
+    native resolution (`Shape.native`) needs a parameter `size`: (height, width) of the pictures to count for, or None.
     processor: function of a checkpoint config and a `Shape` that returns a dict in the form of ``preprocessor_config.json``,
     used for checkpoints without that file.
     model_types: values of ``model_type`` in ``config.json`` that this tower opens.

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from vita_core import Shape, VitaError
+from vita_core import Shape, VitaError, count_macs
 from vita_plugins.timm.building import build_on_meta, image_size
 from vita_plugins.timm.pruning import layers_of
 from vita_plugins.timm.special import GRID_FROM_VALUES
@@ -24,45 +23,33 @@ def prefix_tokens(model: nn.Module) -> int:
     return getattr(model, "num_prefix_tokens", 0) if given else 0
 
 
-def run(
-    model: nn.Module, pixels: Tensor, indices: Sequence[int] | None = None, *, norm: bool = False
-) -> tuple[list[Tensor], int]:
-    """Return the features (B, C, rows, cols) at timm's `indices`, or all of them, and the FLOPs up to the last one."""
+def run(model: nn.Module, pixels: Tensor, indices: Sequence[int] | None = None, *, norm: bool = False) -> list[Tensor]:
+    """Return the features (B, C, rows, cols) at timm's `indices`, or all of them."""
     counted = type(model).__name__ in GRID_FROM_VALUES
     layout = "NLC" if counted else "NCHW"
-    with FlopCounterMode(display=False) as counter:
-        maps = model.forward_intermediates(
-            pixels, indices=indices, norm=norm, stop_early=True, intermediates_only=True, output_fmt=layout
-        )
+    maps: list[Tensor] = model.forward_intermediates(
+        pixels, indices=indices, norm=norm, stop_early=True, intermediates_only=True, output_fmt=layout
+    )
     if counted:
         rows, cols = getattr(model, "encoder", model).patch_size
         grid = (pixels.shape[2] // rows, pixels.shape[3] // cols)
         maps = [tokens.transpose(1, 2).unflatten(2, grid) for tokens in maps]
-    return maps, counter.get_total_flops()
+    return maps
 
 
-def spent(model: nn.Module, pixels: Tensor, count: int, whole: int) -> list[int]:
-    """Return the FLOPs up to each of `count` features; `whole` are those up to the last one.
+def features(model: nn.Module, pixels: Tensor) -> tuple[list[Tensor], list[int]]:
+    """Return all features, and the multiply-accumulates up to each of them.
 
     One run is enough if the features are the outputs of modules, one after the other, as in most encoders. Otherwise the
     encoder runs once for each feature.
     """
-    sums: list[int] = []
     modules = dict(model.named_modules())
-    hooks = []
-    with FlopCounterMode(display=False) as counter:
-        for info in model.feature_info:
-            if info["module"] in modules:
-                hooks.append(
-                    modules[info["module"]].register_forward_hook(lambda *_: sums.append(counter.get_total_flops()))
-                )
-        if len(hooks) == count:
-            run(model, pixels)
-    for hook in hooks:
-        hook.remove()
-    if len(sums) == count and sums[-1] == whole:
-        return sums
-    return [run(model, pixels, [index])[1] for index in range(count)]
+    tapped = [modules[info["module"]] for info in model.feature_info if info["module"] in modules]
+    maps, macs = count_macs(lambda: run(model, pixels), tapped)
+    *sums, whole = macs
+    if len(sums) == len(maps) and sums[-1] == whole:
+        return maps, sums
+    return maps, [count_macs(lambda index=index: run(model, pixels, [index]))[1][0] for index in range(len(maps))]
 
 
 def norms(model: nn.Module, pixels: Tensor, indices: Sequence[int]) -> bool:
@@ -112,8 +99,7 @@ def measured(settings: str) -> Shape:
     size = image_size(config, options, model)
     with torch.no_grad():
         pixels = torch.empty(1, 3, *size, device="meta")
-        maps, whole = run(model, pixels)
-        flops = spent(model, pixels, len(maps), whole)
+        maps, macs = features(model, pixels)
         has_norm = norms(model, pixels, [len(maps) - 1])
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     layers = layers_of(model, len(maps), norm=has_norm)
@@ -122,8 +108,8 @@ def measured(settings: str) -> Shape:
         parameters[layer] += sizes[name]
     stages = [(maps[0].shape[1], tuple(maps[0].shape[2:]), parameters[0], 0)]
     before = 0
-    for tapped, own, total in zip(maps, parameters[1:], flops, strict=True):
-        stages.append((tapped.shape[1], tuple(tapped.shape[2:]), own, max(total - before, 0) // 2))
+    for tapped, own, total in zip(maps, parameters[1:], macs, strict=True):
+        stages.append((tapped.shape[1], tuple(tapped.shape[2:]), own, max(total - before, 0)))
         before = max(before, total)
     final = sum(sizes[name] for name in sizes if name.startswith("norm.") and name not in layers) if has_norm else None
     return Shape.from_stages(size, stages, final, prefix_tokens(model), first_layer=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,8 @@ import torch
 import torchvision
 from accelerate import init_empty_weights
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from vita_core import Shape, VitaError
+from vita_core import Shape, VitaError, count_macs
 
 HEADS = ("classifier", "fc")
 BEHIND = ("avgpool", "dropout", "flatten", *HEADS)
@@ -66,20 +66,19 @@ def measure(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Shap
     with torch.device("meta"), torch.no_grad():
         x = torch.empty(1, 3, side, side)
         for index, (_, module) in enumerate(steps(model)):
-            with FlopCounterMode(display=False) as counter:
-                try:
-                    x = module(x)
-                except RuntimeError as error:
-                    raise VitaError(
-                        f"tower.options.architecture: torchvision's {name} is not a chain of convolutions. "
-                        "Try: `tower.type: timm`"
-                    ) from error
+            try:
+                x, (macs,) = count_macs(functools.partial(module, x))
+            except RuntimeError as error:
+                raise VitaError(
+                    f"tower.options.architecture: torchvision's {name} is not a chain of convolutions. "
+                    "Try: `tower.type: timm`"
+                ) from error
             if x.ndim != 4:
                 raise VitaError(
                     f"tower.options.architecture: torchvision's {name} gives no feature maps. Try: `tower.type: timm`"
                 )
             grid = (int(x.shape[2]), int(x.shape[3]))
-            parameters, macs = sum(p.numel() for p in module.parameters()), counter.get_total_flops() // 2
+            parameters = sum(p.numel() for p in module.parameters())
             if stages and stages[-1][1] == grid:  # steps of one resolution are one stage
                 _, _, before, macs_before = stages.pop()
                 ends.pop()

@@ -7,20 +7,18 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from vita_core import Shape, VitaError
+from vita_core import Shape, measure
 from vita_plugins.transformers.families import FAMILIES, Family
 from vita_plugins.transformers.finding import model_class, vision_config
 from vita_plugins.transformers.pictures import image_size
-from vita_plugins.transformers.running import inputs, watch
+from vita_plugins.transformers.running import inputs
 
 
 def build(part: PreTrainedConfig, attention: str | None = None) -> tuple[PreTrainedModel, Family]:
@@ -53,63 +51,17 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any], preprocessor: M
 
 @functools.lru_cache(maxsize=64)
 def measured(config: str, size: tuple[int, int]) -> Shape:
-    """Return the shape for a checkpoint config, in JSON, and pictures of that (height, width).
-
-    The patch grid is that of the first convolution. The prefix tokens are the tokens that the grid does not account for.
-    """
+    """Return the shape for a checkpoint config, in JSON, and pictures of that (height, width)."""
     with init_empty_weights(include_buffers=False):
         model, family = build(vision_config(json.loads(config)))
     model.eval().to("meta")
-    patch_grid, states, flops = measure(model, family, size)
-    prefix = 0 if states[0].ndim == 4 else states[0].shape[1] - patch_grid[0] * patch_grid[1]
-    stages = []
-    for state, parameters, macs in zip(states, parameter_counts(model, family), flops, strict=True):
-        grid = tuple(state.shape[-2:]) if state.ndim == 4 else patch_grid
-        if prefix < 0 or (state.ndim == 3 and state.shape[1] != prefix + grid[0] * grid[1]):
-            raise VitaError(
-                f"{type(model).__name__} of transformers: features of shape {tuple(state.shape)} do not fit a grid of {grid}. "
-                "Try: report this to the authors of vita-core"
-            )
-        stages.append((state.shape[1 if state.ndim == 4 else 2], grid, parameters, macs))
-    norm = final_norm(model, family)
-    norm_parameters = None if norm is None else sum(parameter.numel() for parameter in norm.parameters())
-    return Shape.from_stages(size, stages, norm_parameters, prefix, family.first_layer)
-
-
-def measure(model: nn.Module, family: Family, size: tuple[int, int]) -> tuple[tuple[int, int], list[Tensor], list[int]]:
-    """Run a model on the meta device. Return the patch grid, and the features and multiply-accumulates of each layer."""
-    blocks = model.get_submodule(family.blocks)
-    counter = FlopCounterMode(display=False)
-    grids: list[tuple[int, int]] = []
-    states: list[Tensor] = []
-    spent = [0]
-
-    def reached(state: Tensor) -> None:
-        states.append(state)
-        spent.append(counter.get_total_flops())
-
-    stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    stem.register_forward_hook(lambda _, args, output: grids.append((output.shape[-2], output.shape[-1])))
-    for layer in range(len(blocks) + 1):
-        watch(blocks, layer, reached)
-    with (
-        torch.no_grad(),
-        counter,
-    ):  # not under torch.device("meta"): BEiT would cache a table of positions without values
-        model(**inputs(family, model, torch.empty(1, 3, *size, device="meta")))
-    return grids[0], states, [(end - start) // 2 for start, end in pairwise(spent)]
+    # not made under torch.device("meta"): BEiT would cache a table of positions without values
+    given = inputs(family, model, torch.empty(1, 3, *size, device="meta"))
+    blocks, norm = model.get_submodule(family.blocks), final_norm(model, family)
+    return measure(model, blocks, lambda: model(**given), size, norm=norm, first_layer=family.first_layer)
 
 
 def final_norm(model: nn.Module, family: Family) -> nn.Module | None:
     """Return the final norm, or None: some models have an identity in its place."""
     norm = None if family.norm is None else model.get_submodule(family.norm)
     return None if isinstance(norm, nn.Identity) else norm
-
-
-def parameter_counts(model: nn.Module, family: Family) -> list[int]:
-    """Return the number of parameters before the first block, and in each block."""
-    blocks = model.get_submodule(family.blocks)
-    inside = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
-    norm = final_norm(model, family)
-    others = sum(inside) + (0 if norm is None else sum(parameter.numel() for parameter in norm.parameters()))
-    return [sum(parameter.numel() for parameter in model.parameters()) - others, *inside]

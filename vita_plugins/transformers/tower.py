@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vita_core import BaseVisionTower, VitaError
+from vita_core import BaseVisionTower, NoBlock, VitaError, hidden_states
 from vita_plugins.transformers.families import Family
 from vita_plugins.transformers.finding import vision_config
 from vita_plugins.transformers.geometry import build
 from vita_plugins.transformers.keys import checkpoint_keys
-from vita_plugins.transformers.running import NoBlock, hidden_states
+from vita_plugins.transformers.running import inputs
 
 
 class TransformersTower(BaseVisionTower):
@@ -37,7 +37,8 @@ class TransformersTower(BaseVisionTower):
         assert self.encoder is not None
         own, (rows, cols) = self.shape.image_size, self.shape.stages[0].grid
         grid = (pixels.shape[-2] // (own[0] // rows), pixels.shape[-1] // (own[1] // cols))
-        kept = hidden_states(self.encoder, self.family, pixels, layers)
+        encoder, given = self.encoder, inputs(self.family, self.encoder, pixels)
+        kept = hidden_states(encoder.get_submodule(self.family.blocks), lambda: encoder(**given), layers)
         for layer, state in kept.items():
             if state.ndim == 4:  # (B, C, rows, cols)
                 grid = (state.shape[2], state.shape[3])

@@ -1,0 +1,65 @@
+"""Run a module by its own ``forward``, and take hidden states from the inputs and outputs of its blocks by hooks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["NoBlock", "hidden_states", "watch"]
+
+
+class LastLayerError(Exception):
+    """Ends the run of a module after the last selected layer."""
+
+
+class NoBlock(nn.Module):
+    """Takes the place of the first block if only the embeddings are selected. The run ends before it."""
+
+
+def hidden_states(
+    blocks: Sequence[nn.Module] | nn.ModuleList, run: Callable[[], object], layers: Sequence[int]
+) -> dict[int, Tensor]:
+    """Return the hidden states of ascending `layers`, as the blocks give them. Nothing after the last one is run.
+
+    `run` calls the module that has these blocks. Layer 0 is the input of the first block, layer k the output of block k.
+    """
+    kept: dict[int, Tensor] = {}
+    thread = threading.get_ident()
+
+    def keeper(layer: int) -> Callable[[Tensor], None]:
+        def keep(state: Tensor) -> None:
+            if threading.get_ident() != thread:  # another thread runs the same module, which calls these hooks too
+                return
+            kept[layer] = state
+            if layer == layers[-1]:
+                raise LastLayerError
+
+        return keep
+
+    hooks = [watch(blocks, layer, keeper(layer)) for layer in layers]
+    try:
+        run()
+    except LastLayerError:
+        return kept
+    finally:
+        for hook in hooks:
+            hook.remove()
+    raise AssertionError("the module did not run its last selected block")
+
+
+def watch(blocks: Sequence[nn.Module] | nn.ModuleList, layer: int, keep: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call `keep` with the hidden state of a layer when it is reached: (B, T, C) or (B, C, rows, cols)."""
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        keep(args[0] if args else next(iter(kwargs.values())))
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        keep(output[0] if isinstance(output, tuple) else output)
+
+    if layer == 0:
+        return blocks[0].register_forward_pre_hook(before, with_kwargs=True)
+    return blocks[layer - 1].register_forward_hook(after)
