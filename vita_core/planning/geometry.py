@@ -41,7 +41,8 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
     """Check a config, with its defaults, against the shape of an encoder, and compute the sizes.
 
     Raises ConfigError for a layer out of range, layers with different grids, a final norm or CLS token that the encoder
-    does not have, a spatial step together with a kept CLS token, and a grid that is not divisible.
+    does not have, a spatial step together with a kept CLS token, a grid that is not divisible, and S2 or pooling with native
+    resolution.
     """
     layers = _layers(config, shape)
     grids = {shape.stages[layer].grid for layer in layers}
@@ -66,6 +67,8 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
             f"tower.{spatial[0]}: it cannot be used with select_feature {feature!r}, because the CLS token has no place in "
             "the grid. Try: `tower.select_feature: patch`"
         )
+    if shape.native is not None:
+        _refuse_one_size(config)
     input_size, crops = shape.image_size, 1
     if config.s2:
         input_size, crops = _s2(config.s2.scales, shape)
@@ -87,6 +90,16 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
             f"so nothing would be trained. Try: {choices}`tower.freeze: false`"
         )
     return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops)
+
+
+def _refuse_one_size(config: TowerConfig) -> None:
+    """Raise ConfigError for steps that need pictures of one size."""
+    for key, instead in (("s2", "more tokens"), ("pool", "fewer tokens")):
+        if getattr(config, key):
+            raise ConfigError(
+                f"tower.{key}: this encoder keeps the aspect of each picture, but {key} needs pictures of one size. "
+                f"Try: `tower.{key}: null`, and `images.max_tokens` for {instead}"
+            )
 
 
 def _pooled(pool: int | Sequence[int], grid: Grid) -> Grid:

@@ -22,6 +22,7 @@ from vita_core.planning.checkpoints import (
     open_checkpoint,
 )
 from vita_core.planning.language import ResolvedLLM, resolve_llm
+from vita_core.planning.native import with_budget
 from vita_core.planning.projectors import ResolvedProjector, resolve_projector
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 
@@ -103,6 +104,7 @@ def resolve(
             resolved = _of_checkpoint(name, checkpoint, checkpoint.find_tower(config.tower.weights), config)
         else:
             resolved = Resolved(name, config, resolve_tower(config.tower, offline=offline))
+    resolved = replace(resolved, tower=with_budget(resolved.tower, resolved.config.images))
     if tower_only or resolved.config.llm is None:
         return resolved
     return _with_language(resolved, resolved.config.llm, offline=offline)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 from vita_core.config.configfiles import shipped_configs
 from vita_core.config.schema import TowerConfig
 from vita_core.config.validation import validate
-from vita_core.errors import CheckpointError, ConfigError, PluginError, VitaError
+from vita_core.errors import CheckpointError, ConfigError, PluginError
 from vita_core.layouts.parts import Part
+from vita_core.planning.asking import asked, shape_of
 from vita_core.planning.geometry import Geometry, tower_geometry
+from vita_core.planning.native import in_whole_blocks
 from vita_core.planning.options import validated_options
-from vita_core.plugins.discovery import describe
 from vita_core.plugins.installed import Owner
-from vita_core.plugins.libraries import failed_library, library_advice
 from vita_core.plugins.registry import Registered, import_object, known_towers, registry
 from vita_core.plugins.specs import Shape, TowerSpec
 from vita_core.weights.sources import Source, is_path, locate
@@ -87,14 +86,11 @@ def resolve_tower(
     settings = _with_defaults(settings, spec, owner, source)
     options = validated_options("tower", spec, owner, settings.options)
     settings = settings.model_copy(update={"options": options})
-    shape = _asked(spec.shape, spec, owner, source, options)
-    if not isinstance(shape, Shape):
-        raise PluginError(
-            f"plugin {owner.plugin} of {owner}: the shape of its tower {spec.name!r} is {shape!r}, not a Shape. "
-            "Try: return a vita_core.Shape from the shape function, or report this to the author of the plugin"
-        )
+    shape = shape_of(spec, owner, source, options)
+    if shape.native is not None:
+        shape = in_whole_blocks(settings, shape, lambda size: shape_of(spec, owner, source, options, size))
     geometry = tower_geometry(settings, shape)
-    processor = source.preprocessor or _asked(spec.processor, spec, owner, source, shape)
+    processor = source.preprocessor or asked(spec.processor, spec, owner, source, shape)
     if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail
         processor = _resized(processor, geometry.input_size[0])
     return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor, part)
@@ -148,7 +144,7 @@ def _resized(processor: Mapping[str, Any], side: int) -> dict[str, Any]:
 
 def _with_defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner, source: Source) -> TowerConfig:
     """Return `settings` with the spec's defaults for keys that are not set. Raises PluginError for a wrong default."""
-    stated: Mapping[str, Any] = _asked(lambda config: dict(spec.defaults_for(config)), spec, owner, source)
+    stated: Mapping[str, Any] = asked(lambda config: dict(spec.defaults_for(config)), spec, owner, source)
     defaults = {key: value for key, value in stated.items() if getattr(settings, key, None) is None}
     try:
         validate(TowerConfig, {"weights": settings.weights, **defaults})
@@ -157,45 +153,3 @@ def _with_defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner, source:
             f"plugin {owner.plugin} of {owner}: the defaults of its tower {spec.name!r} are not valid: {error}"
         ) from error
     return settings.model_copy(update=defaults)
-
-
-def _asked(function: Callable[..., Any] | str, spec: TowerSpec, owner: Owner, source: Source, *more: Any) -> Any:
-    """Call a function of a spec with a checkpoint's config, and its preprocessor config if it has a parameter for that.
-
-    Raises CheckpointError if the function cannot read the config.
-    """
-    called: Callable[..., Any] = (
-        import_object(function, requires=spec.requires, owner=owner) if isinstance(function, str) else function
-    )
-    try:
-        named = {"preprocessor": source.preprocessor} if "preprocessor" in inspect.signature(called).parameters else {}
-        return called(source.config, *more, **named)
-    except VitaError:
-        raise
-    except Exception as error:  # any error of the plugin's code, for example because the patch size is 0
-        library = failed_library(error, (spec.factory, getattr(called, "__module__", None) or ""))
-        raise CheckpointError(_unopened(error, library, spec, owner, source)) from error
-
-
-def _unopened(error: Exception, library: str | None, spec: TowerSpec, owner: Owner, source: Source) -> str:
-    """Return the message for a checkpoint whose config made a function of a spec fail, in `library` or in its own code."""
-    tower = f"{source.weights}: tower {spec.name!r}"
-    if library is not None:
-        return (
-            f"{tower} cannot open it, because {library} failed: {describe(error).rstrip('.')}. "
-            f"Try: {library_advice(library, owner)}"
-        )
-    if isinstance(error, KeyError):
-        return (
-            f"{tower} needs {error} in the checkpoint's config.json, but {_keys(source)}. Try: copy the config.json that it "
-            "was published with into its directory"
-        )
-    return (
-        f"{tower} cannot read its config.json: {describe(error)}. Try: correct the file, or report this to the author of "
-        f"{owner} if the file is as published"
-    )
-
-
-def _keys(source: Source) -> str:
-    """Return which keys the config of a checkpoint has, for an error message."""
-    return f"it has only {', '.join(source.config)}" if source.config else "it is empty or does not exist"

@@ -24,6 +24,7 @@ class NativeSize:
     patches has 2 here.
     min_tokens, max_tokens: the fewest and most patches of a picture, the budget of the model's image processor. If that
     counts pixels, they are `Fraction(pixels, patch**2)`.
+    max_side: the most patches on a side, if the encoder has no positions beyond them.
     rule: how a size is found, a key of `RULES`, or a function of (height, width, this NativeSize) that returns the resized
     (height, width).
     """
@@ -33,6 +34,7 @@ class NativeSize:
     merge: int = 1
     min_tokens: int | Fraction = 1
     rule: str | Callable[[int, int, NativeSize], tuple[int, int]] = "fill"
+    max_side: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.rule, str) and self.rule not in RULES:
@@ -70,6 +72,11 @@ class NativeSize:
         rule = RULES[self.rule] if isinstance(self.rule, str) else self.rule
         size = rule(height, width, self)
         rows, cols = self.grid(*size)
+        if self.max_side is not None and max(rows, cols) > self.max_side:
+            raise PictureError(
+                f"{shape} takes {rows} x {cols} patches, and the encoder has positions for {self.max_side} on a side. "
+                "Try: crop it, or lower `images.max_tokens`"
+            )
         if self.merge in (rows, cols) and rows * cols > self.max_tokens:
             raise PictureError(
                 f"{shape} is too narrow for {int(self.max_tokens)} patches: it takes {rows} x {cols}. Try: crop it into shorter "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vita_core.errors import VitaError
 from vita_core.planning.geometry import Grid, shuffled_grid
 from vita_core.planning.towers import ResolvedTower
+from vita_core.plugins.native import NativeSize
 from vita_core.towers import features
 from vita_core.towers.devices import compile_errors, compiled, pictures_at_once
 from vita_core.towers.metadata import TowerMetadata
@@ -30,13 +31,27 @@ class BatchRunner(TowerMetadata, abc.ABC):
 
     # what a subclass defines -----------------------------------------------------------------------------------------
 
-    @abc.abstractmethod
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[Mapping[int, Tensor], Grid]:
         """Run the encoder on pixels (B, 3, H, W). Return the hidden state of each layer, and the grid (rows, cols).
 
         A hidden state is (B, prefix + rows * cols, C). `layers` are ascending, without duplicates, and count as Hugging
         Face's ``hidden_states`` do: 0 is the embeddings, k the output of block k, before the final norm.
         """
+        raise self._undefined("encode(pixels, layers)", "a fixed size")
+
+    def encode_pictures(
+        self, pictures: Sequence[Tensor], layers: Sequence[int]
+    ) -> list[tuple[Mapping[int, Tensor], Grid]]:
+        """Run the encoder once on pictures (3, H, W) of any sizes. Return for each what `encode` returns, with B = 1.
+
+        Towers with `Shape.native` define it instead of `encode`. The sides of the pictures are multiples of its `block`.
+        """
+        raise self._undefined("encode_pictures(pictures, layers)", "Shape.native")
+
+    def _undefined(self, method: str, kind: str) -> VitaError:
+        return VitaError(
+            f"{type(self).__name__} defines no {method}, but its encoder has {kind}. Try: define it in the plugin"
+        )
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply the encoder's final norm to (B, T, C), for ``norm: true``. Define it if `Shape.norm_parameters` is set."""
@@ -74,6 +89,8 @@ class BatchRunner(TowerMetadata, abc.ABC):
             raise VitaError(
                 f"tower {self.resolved.spec.name!r} is not loaded, because delay_load is set. Try: call tower.load_model()"
             )
+        if self.shape.native is not None:
+            return self._native(images, self.shape.native)
         if isinstance(images, Tensor):
             return self._batch(images)
         output: list[Tensor | None] = [None] * len(images)
@@ -84,11 +101,29 @@ class BatchRunner(TowerMetadata, abc.ABC):
                 output[index] = tokens
         return [tokens for tokens in output if tokens is not None]
 
+    def _native(self, images: Tensor | Sequence[Tensor], native: NativeSize) -> Tensor | list[Tensor]:
+        """Run an encoder of native resolution, in one call for all pictures unless ``max_batch`` is set."""
+        if isinstance(images, Tensor):
+            _check_pixels(images, 4)
+            if len(images) == 0:
+                return self._native(images.new_zeros(1, *images.shape[1:]), native)[:0]
+            return torch.cat([*self._native(list(images), native)])
+        for image in images:
+            _check_pixels(image, 3)
+            native.grid(image.shape[-2], image.shape[-1])  # raises an error for parts of blocks
+        encode = compiled(type(self).encode_pictures) if self._compiled_whole else type(self).encode_pictures
+        layers, step = sorted(set(self.resolved.geometry.layers)), self.settings.max_batch or max(1, len(images))
+        output = []
+        for start in range(0, len(images), step):
+            part = images[start : start + step]
+            with compile_errors(self.resolved.spec.name, self.settings.compile):
+                found = encode(self, [image.to(device=self.device, dtype=self.dtype) for image in part], layers)
+            for image, (states, grid) in zip(part, found, strict=True):
+                output.append(self._reduced(self._scaled(states), grid, image))
+        return output
+
     def _batch(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise VitaError(
-                f"pixels have the wrong shape: {tuple(images.shape)}. Try: pixels (B, 3, H, W), or a list of (3, H, W)"
-            )
+        _check_pixels(images, 4)
         if len(images) == 0:  # get the shape from one blank picture: some encoders fail on empty batches
             return self._batch(images.new_zeros(1, *images.shape[1:]))[:0]
         pixels = images.to(device=self.device, dtype=self.dtype)
@@ -96,6 +131,10 @@ class BatchRunner(TowerMetadata, abc.ABC):
             tokens, grid = features.s2_features(pixels, self.settings.s2.scales, self._selected)
         else:
             tokens, grid = self._selected(pixels)
+        return self._reduced(tokens, grid, images)
+
+    def _reduced(self, tokens: Tensor, grid: Grid, images: Tensor) -> Tensor:
+        """Return tokens (B, N, C) of a grid after the reductions, in the dtype of the `images` that they came from."""
         if self.settings.pixel_shuffle:
             tokens = self.pixel_shuffle(tokens, self.settings.pixel_shuffle, grid=grid)
             grid = shuffled_grid(grid, self.settings.pixel_shuffle)
@@ -131,14 +170,17 @@ class BatchRunner(TowerMetadata, abc.ABC):
         """Return the selected tokens (M, N, C) of pixels (M, 3, H, W), and their grid. Long batches run in parts."""
         self._check_size(pixels)
         encode = compiled(type(self).encode) if self._compiled_whole else type(self).encode
-        layers, scale = sorted(set(self.resolved.geometry.layers)), self.settings.feature_scale
+        layers = sorted(set(self.resolved.geometry.layers))
         parts: list[Tensor] = []
         with compile_errors(self.resolved.spec.name, self.settings.compile):
             for part in pixels.split(self._at_once(pixels)):
                 states, grid = encode(self, part, layers)
-                tokens = self.feature_select(states)
-                parts.append(tokens if scale is None else tokens * scale)
+                parts.append(self._scaled(states))
         return parts[0] if len(parts) == 1 else torch.cat(parts), grid
+
+    def _scaled(self, states: Mapping[int, Tensor]) -> Tensor:
+        tokens, scale = self.feature_select(states), self.settings.feature_scale
+        return tokens if scale is None else tokens * scale
 
     def _at_once(self, pixels: Tensor) -> int:
         if torch.is_grad_enabled() and (pixels.requires_grad or any(p.requires_grad for p in self.parameters())):
@@ -161,3 +203,10 @@ class BatchRunner(TowerMetadata, abc.ABC):
     def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
         """Move grid positions into channels; see `vita_core.towers.features.pixel_shuffle`."""
         return features.pixel_shuffle(x, scale_factor, grid=grid)
+
+
+def _check_pixels(images: Tensor, ndim: int) -> None:
+    if images.ndim != ndim or images.shape[-3] != 3:
+        raise VitaError(
+            f"pixels have the wrong shape: {tuple(images.shape)}. Try: pixels (B, 3, H, W), or a list of (3, H, W)"
+        )

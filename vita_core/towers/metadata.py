@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vita_core.pixels.native import native_processor
 from vita_core.pixels.processors import image_processor
 from vita_core.planning.geometry import Grid
 from vita_core.planning.towers import ResolvedTower
@@ -42,9 +43,16 @@ class TowerMetadata(nn.Module):
 
     @property
     def image_processor(self) -> Any:
-        """The Hugging Face image processor: call ``preprocess(pictures, return_tensors="pt")["pixel_values"]``."""
+        """The Hugging Face image processor: call ``preprocess(pictures, return_tensors="pt")["pixel_values"]``.
+
+        For an encoder of native resolution, the result is a list of (3, H, W).
+        """
         if self._processor is None:
-            self._processor = image_processor(self.resolved.processor, fast=self.settings.preprocess == "fast")
+            fast, native = self.settings.preprocess == "fast", self.shape.native
+            config = self.resolved.processor
+            self._processor = (
+                image_processor(config, fast=fast) if native is None else native_processor(config, native, fast=fast)
+            )
         return self._processor
 
     @property

@@ -1,0 +1,121 @@
+"""Towers of native resolution: their budget of tokens, and their sizes for one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vita_core.config.images import ImagesConfig
+from vita_core.config.schema import TowerConfig
+from vita_core.errors import ConfigError, VitaError
+from vita_core.planning.asking import shape_of
+from vita_core.planning.geometry import tower_geometry
+from vita_core.plugins.native import NativeSize
+from vita_core.plugins.specs import Shape
+
+if TYPE_CHECKING:
+    from vita_core.planning.towers import ResolvedTower
+
+__all__ = ["at_size", "in_whole_blocks", "with_budget"]
+
+
+def in_whole_blocks(settings: TowerConfig, shape: Shape, of_size: Callable[[tuple[int, int]], Shape]) -> Shape:
+    """Return the shape of a tower whose pictures also fill whole blocks of ``tower.pixel_shuffle``.
+
+    `of_size` returns the shape for pictures of a size. Raises ConfigError if the budget has no room for one block.
+    """
+    native = shape.native
+    if native is None or not settings.pixel_shuffle:
+        return shape
+    joined = native.square[0] // native.patch // shape.stages[-1].grid[0]  # more than 1 with the model's own merger
+    merge = math.lcm(native.merge, joined * round(1 / settings.pixel_shuffle))
+    if merge == native.merge:
+        return shape
+    try:
+        native = replace(native, merge=merge)
+    except VitaError:
+        raise ConfigError(
+            f"tower.pixel_shuffle: {settings.pixel_shuffle} joins more patches than a picture has: {native.max_tokens}. "
+            "Try: a larger scale factor"
+        ) from None
+    return replace(of_size(native.square), native=native)
+
+
+def with_budget(tower: ResolvedTower, images: ImagesConfig) -> ResolvedTower:
+    """Return `tower` with the budget of ``images.min_tokens`` and ``images.max_tokens``.
+
+    Raises ConfigError if the tower takes pictures of a fixed size, if the budget fits no picture, and if pictures for a tower
+    of native resolution would be cut into tiles.
+    """
+    native, geometry = tower.shape.native, tower.geometry
+    wanted = {key: getattr(images, key) for key in ("min_tokens", "max_tokens") if getattr(images, key) is not None}
+    name = f"tower {tower.spec.name!r}"
+    if native is None:
+        if wanted:
+            height, width = geometry.input_size
+            raise ConfigError(
+                f"images.{next(iter(wanted))}: {name} resizes every picture to {width} x {height} pixels and gives it "
+                f"{geometry.num_tokens} tokens. Try: leave it out, or `tower.pool` for fewer tokens, or `images.tiles` for more"
+            )
+        return tower
+    for key in ("tiles", "anyres"):
+        if getattr(images, key) is not None:
+            raise ConfigError(
+                f"images.{key}: {name} keeps the aspect of each picture, so there is nothing to cut. "
+                f"Try: `images.{key}: null`, and `images.max_tokens` for the size"
+            )
+    if not wanted:
+        return tower
+    native = _budgeted(native, tower, wanted)
+    shape = replace(
+        shape_of(tower.spec, tower.owner, tower.source, tower.settings.options, native.square), native=native
+    )
+    return replace(tower, shape=shape, geometry=tower_geometry(tower.settings, shape))
+
+
+def _budgeted(native: NativeSize, tower: ResolvedTower, wanted: dict[str, int]) -> NativeSize:
+    """Return `native` with a budget that is given in tokens of the language model. Raises ConfigError if it fits no picture."""
+    geometry, key = tower.geometry, next(iter(wanted))
+    if tower.settings.select_feature == "cls":
+        raise ConfigError(
+            f"images.{key}: with `tower.select_feature: cls` every picture has one token. Try: leave it out"
+        )
+    if "min_tokens" in wanted and native.rule != "between":
+        raise ConfigError(
+            f"images.min_tokens: tower {tower.spec.name!r} has no lower limit: it resizes pictures by the rule "
+            f"{native.rule!r}. Try: `images.max_tokens` alone"
+        )
+    rows, cols = geometry.grid
+    extra = geometry.num_tokens - rows * cols  # a kept CLS token
+    patches = (native.square[0] // native.patch // rows) * (native.square[1] // native.patch // cols)
+    least, most = ((wanted[k] - extra) * patches if k in wanted else None for k in ("min_tokens", "max_tokens"))
+    if most is not None and native.rule == "longest_edge":  # the budget of its largest square, in whole blocks
+        most = (math.isqrt(max(0, most)) // native.merge * native.merge) ** 2
+    try:
+        changed = replace(
+            native,
+            min_tokens=native.min_tokens if least is None else least,
+            max_tokens=native.max_tokens if most is None else most,
+        )
+    except VitaError:
+        low, high = (int(tokens) // patches + extra for tokens in (native.min_tokens, native.max_tokens))
+        raise ConfigError(
+            f"images.{key}: no picture fits: {wanted[key]}. One token is {patches} patches, and the tower's own budget is {low} "
+            f"to {high} tokens. Try: a value between these"
+        ) from None
+    if changed.max_side is not None and changed.square[0] // changed.patch > changed.max_side:
+        side = changed.max_side
+        raise ConfigError(
+            f"images.max_tokens: {wanted['max_tokens']} is more than the encoder has positions for: {side} x {side} patches. "
+            f"Try: {side * side // patches + extra} or less"
+        )
+    return changed
+
+
+def at_size(tower: ResolvedTower, size: tuple[int, int]) -> ResolvedTower:
+    """Return a tower of native resolution with its sizes and costs for resized pictures of `size` (height, width)."""
+    shape = shape_of(tower.spec, tower.owner, tower.source, tower.settings.options, size)
+    shape = replace(shape, native=tower.shape.native)
+    return replace(tower, shape=shape, geometry=tower_geometry(tower.settings, shape))
