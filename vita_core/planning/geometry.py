@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from vita_core.config.schema import FreezeConfig, TowerConfig
 from vita_core.errors import ConfigError, VitaError
 from vita_core.plugins.specs import Shape
 
-__all__ = ["Geometry", "Grid", "s2_sides", "shuffled_grid", "tower_geometry"]
+__all__ = ["Geometry", "Grid", "in_whole_blocks", "s2_sides", "shuffled_grid", "tower_geometry"]
 
 Grid = tuple[int, int]
 
@@ -143,6 +143,28 @@ def _s2(scales: Sequence[int], shape: Shape) -> tuple[tuple[int, int], int]:
     except VitaError as error:
         raise ConfigError(f"tower.s2.scales: {error}") from None
     return (max(scales), max(scales)), sum(side * side for side in sides)
+
+
+def in_whole_blocks(settings: TowerConfig, shape: Shape, of_size: Callable[[tuple[int, int]], Shape]) -> Shape:
+    """Return the shape of a tower whose pictures also fill whole blocks of ``tower.pixel_shuffle``.
+
+    `of_size` returns the shape for pictures of a size. Raises ConfigError if the budget has no room for one block.
+    """
+    native = shape.native
+    if native is None or not settings.pixel_shuffle:
+        return shape
+    joined = native.square[0] // native.patch // shape.stages[-1].grid[0]  # more than 1 with the model's own merger
+    merge = math.lcm(native.merge, joined * round(1 / settings.pixel_shuffle))
+    if merge == native.merge:
+        return shape
+    try:
+        native = replace(native, merge=merge)
+    except VitaError:
+        raise ConfigError(
+            f"tower.pixel_shuffle: {settings.pixel_shuffle} joins more patches than a picture has: {native.max_tokens}. "
+            "Try: a larger scale factor"
+        ) from None
+    return replace(of_size(native.square), native=native)
 
 
 def s2_sides(scales: Sequence[int]) -> list[int]:

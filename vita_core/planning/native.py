@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from vita_core.config.images import ImagesConfig
-from vita_core.config.schema import TowerConfig
 from vita_core.errors import ConfigError, VitaError
 from vita_core.planning.asking import shape_of
 from vita_core.planning.geometry import tower_geometry
+from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.native import NativeSize
-from vita_core.plugins.specs import Shape
 
-if TYPE_CHECKING:
-    from vita_core.planning.towers import ResolvedTower
-
-__all__ = ["at_size", "in_whole_blocks", "with_budget"]
-
-
-def in_whole_blocks(settings: TowerConfig, shape: Shape, of_size: Callable[[tuple[int, int]], Shape]) -> Shape:
-    """Return the shape of a tower whose pictures also fill whole blocks of ``tower.pixel_shuffle``.
-
-    `of_size` returns the shape for pictures of a size. Raises ConfigError if the budget has no room for one block.
-    """
-    native = shape.native
-    if native is None or not settings.pixel_shuffle:
-        return shape
-    joined = native.square[0] // native.patch // shape.stages[-1].grid[0]  # more than 1 with the model's own merger
-    merge = math.lcm(native.merge, joined * round(1 / settings.pixel_shuffle))
-    if merge == native.merge:
-        return shape
-    try:
-        native = replace(native, merge=merge)
-    except VitaError:
-        raise ConfigError(
-            f"tower.pixel_shuffle: {settings.pixel_shuffle} joins more patches than a picture has: {native.max_tokens}. "
-            "Try: a larger scale factor"
-        ) from None
-    return replace(of_size(native.square), native=native)
+__all__ = ["at_size", "with_budget"]
 
 
 def with_budget(tower: ResolvedTower, images: ImagesConfig) -> ResolvedTower:

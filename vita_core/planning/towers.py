@@ -13,8 +13,7 @@ from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, ConfigError, PluginError
 from vita_core.layouts.parts import Part
 from vita_core.planning.asking import asked, shape_of
-from vita_core.planning.geometry import Geometry, tower_geometry
-from vita_core.planning.native import in_whole_blocks
+from vita_core.planning.geometry import Geometry, in_whole_blocks, tower_geometry
 from vita_core.planning.options import validated_options
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import Registered, import_object, known_towers, registry
