@@ -56,19 +56,7 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
     grid = patch_grid = grids.pop()
     channels = sum(shape.stages[layer].channels for layer in layers)
     feature = config.select_feature or "patch"
-    spatial = [key for key in ("s2", "pixel_shuffle", "pool") if getattr(config, key)]
-    if feature != "patch" and shape.prefix_tokens == 0:
-        raise ConfigError(
-            f"tower.select_feature: {feature!r} needs a CLS token, but this encoder has none. "
-            "Try: `tower.select_feature: patch`"
-        )
-    if feature != "patch" and spatial:
-        raise ConfigError(
-            f"tower.{spatial[0]}: it cannot be used with select_feature {feature!r}, because the CLS token has no place in "
-            "the grid. Try: `tower.select_feature: patch`"
-        )
-    if shape.native is not None:
-        _refuse_one_size(config)
+    _check_steps(config, shape, feature)
     input_size, crops = shape.image_size, 1
     if config.s2:
         input_size, crops = _s2(config.s2.scales, shape)
@@ -92,10 +80,21 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
     return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops)
 
 
-def _refuse_one_size(config: TowerConfig) -> None:
-    """Raise ConfigError for steps that need pictures of one size."""
+def _check_steps(config: TowerConfig, shape: Shape, feature: str) -> None:
+    """Raise ConfigError for a CLS token that the encoder does not have, and for steps that do not go together."""
+    spatial = [key for key in ("s2", "pixel_shuffle", "pool") if getattr(config, key)]
+    if feature != "patch" and shape.prefix_tokens == 0:
+        raise ConfigError(
+            f"tower.select_feature: {feature!r} needs a CLS token, but this encoder has none. "
+            "Try: `tower.select_feature: patch`"
+        )
+    if feature != "patch" and spatial:
+        raise ConfigError(
+            f"tower.{spatial[0]}: it cannot be used with select_feature {feature!r}, because the CLS token has no place in "
+            "the grid. Try: `tower.select_feature: patch`"
+        )
     for key, instead in (("s2", "more tokens"), ("pool", "fewer tokens")):
-        if getattr(config, key):
+        if shape.native is not None and getattr(config, key):
             raise ConfigError(
                 f"tower.{key}: this encoder keeps the aspect of each picture, but {key} needs pictures of one size. "
                 f"Try: `tower.{key}: null`, and `images.max_tokens` for {instead}"
