@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, PositiveInt, Tag
 
 from vita_core.config.configfiles import overridden, read_config
-from vita_core.config.images import AnyresConfig, ImagesConfig
+from vita_core.config.images import AnyresConfig, ImagesConfig, TilesConfig
 from vita_core.config.prompts import GenerationConfig, PromptConfig
 from vita_core.config.validation import Section, validate
 from vita_core.config.yamlfile import Document, Mark
@@ -23,6 +23,7 @@ __all__ = [
     "MLPOptions",
     "ProjectorConfig",
     "PromptConfig",
+    "TilesConfig",
     "TowerConfig",
     "TrainingConfig",
     "config_from",
