@@ -20,7 +20,7 @@ from vita_core.planning.towers import named_tower
 from vita_core.towers import features
 from vita_core.towers.devices import pick_device
 from vita_core.weights.assets import find_asset
-from vita_core.weights.sources import read_json
+from vita_core.weights.jsonfiles import read_json
 from vita_core.weights.tensorfiles import tensor_keys
 
 HF = {"model_type": "llava", "vision_config": {"model_type": "clip"}}

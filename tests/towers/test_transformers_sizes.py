@@ -59,10 +59,14 @@ def test_compile_is_refused(tmp_path: Path) -> None:
 
 REFUSED = {
     "bert": r"model_type 'bert' has no vision encoder: it takes no pixels\. Try: ",
+    "chameleon": r"model_type 'chameleon' has no vision encoder: it turns pictures into codes of a table\. Try: ",
+    "emu3": r"model_type 'emu3' has no vision encoder: it turns pictures into codes of a table\. Try: ",
+    "fuyu": r"model_type 'fuyu' has no vision encoder: its language model takes the pixels of the patches\. Try: ",
+    "vilt": r"model_type 'vilt' has no vision encoder: pictures and texts share one encoder\. Try: ",
+    "gemma4": r"model_type 'gemma4' has no vision encoder: it takes no pixels\. Try: ",
     "siglip2": r"model_type 'siglip2' keeps each picture's own size, which is not supported yet\. Try: ",
     "qwen2_vl": r"model_type 'qwen2_vl' keeps each picture's own size, which is not supported yet\. Try: ",
     "videomae": r"model_type 'videomae' takes videos, which is not supported yet\. Try: ",
-    "llava": r"the vision part of model_type 'llava' \(clip_vision_model\) is not supported yet\. Try: ",
     "hiera": r"model_type 'hiera' is not supported yet by tower 'transformers'\. Try: ",
 }
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from vita_core import build_tower, make_plan
 from vita_core.errors import CheckpointError
-from vita_core.weights.sources import choose_file, read_json, shard_names
+from vita_core.weights.jsonfiles import read_json
+from vita_core.weights.shards import choose_file, shard_names
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SAFE_FIRST = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "*.pt")

@@ -8,7 +8,7 @@ from typing import Any
 
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.loading import LoadReport, read_tensors
-from vita_core.weights.sources import choose_file
+from vita_core.weights.shards import choose_file
 
 __all__ = ["merge_adapter"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from vita_core.errors import CheckpointError, nearest
 from vita_core.layouts import llava, llava_hf, vita
 from vita_core.layouts.layout import Layout, OldConfig
-from vita_core.weights.sources import read_json
+from vita_core.weights.jsonfiles import read_json
 
 __all__ = ["LAYOUTS", "is_adapter", "read_config", "recognise"]
 

@@ -27,7 +27,7 @@ from vita_core.plugins.registry import CORE, SESSION
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256, write_whole
-from vita_core.weights.sources import read_json
+from vita_core.weights.jsonfiles import read_json
 
 __all__ = ["is_saved", "save_model", "saved_from"]
 

@@ -16,7 +16,8 @@ from vita_core.layouts.parts import NON_LORA, Part, survey, unwrapped
 from vita_core.planning.language import LanguagePart
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.specs import WEIGHT_FILES
-from vita_core.weights.sources import Source, locate, read_json
+from vita_core.weights.jsonfiles import read_json
+from vita_core.weights.sources import Source, locate
 from vita_core.weights.tensorfiles import tensor_keys
 
 __all__ = [

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from vita_core.config.schema import TowerConfig
-from vita_core.loading import KeyRules, LoadReport, fill, part_tensors, read_tensors
+from vita_core.loading import KeyRules, LoadReport, Tensors, fill, part_tensors, read_tensors
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.registry import import_object
 from vita_core.towers.batches import BatchRunner
 from vita_core.towers.devices import check_usable, compile_blocks
 from vita_core.towers.encoders import build_checked
 from vita_core.towers.freezing import freeze, train_unfrozen
+from vita_core.towers.nesting import nested_rules
 
 __all__ = ["BaseVisionTower", "build_tower"]
 
@@ -27,8 +28,10 @@ class BaseVisionTower(BatchRunner):
     Class attributes, all optional, map checkpoint keys to the encoder's keys (see `vita_core.loading.KeyRules`):
     `renames` (regular expression, replacement); `splits` (expression, replacements) for a fused tensor cut on dim 0;
     `skips` (expression, reason) for tensors that the encoder does not need. `block_key` is an expression whose group 1 is
-    the index of a block: blocks after the last selected layer are then not read. `input_sizes` says which other picture
-    sizes the encoder accepts: ``any``, ``patches`` (multiples of the patch size; it interpolates positions) or ``fixed``.
+    the index of a block: blocks after the last selected layer are then not read. With `nested`, checkpoints may
+    hold a larger model: the encoder is taken from below the prefix where most of its keys are found, and the rules are for
+    the keys below it. `input_sizes` says which other picture sizes the encoder accepts: ``any``, ``patches`` (multiples of
+    the patch size; it interpolates positions) or ``fixed``.
 
     Subclasses may read `settings` (the tower's config with defaults), `checkpoint_config` (the checkpoint's own config),
     `shape`, and `blocks` (how many to build). They must register parameters in the order they run, or define
@@ -40,6 +43,7 @@ class BaseVisionTower(BatchRunner):
     splits: ClassVar[Sequence[tuple[str, tuple[str, ...]]]] = ()
     skips: ClassVar[Sequence[tuple[str, str]]] = ()
     block_key: ClassVar[str | None] = None
+    nested: ClassVar[bool] = False
 
     def __init__(self, resolved: ResolvedTower, device: torch.device | str = "cpu") -> None:
         super().__init__(resolved, device)
@@ -69,17 +73,31 @@ class BaseVisionTower(BatchRunner):
         if self.is_loaded:
             return
         check_usable(self.attention, self.settings.compile, self._device)
-        source, part = self.resolved.source, self.resolved.part
-        found = part_tensors(part) if part is not None else read_tensors(source.files(self.resolved.spec.weight_files))
         with torch.device("cpu"):  # even if the caller builds on the meta device
             encoder = build_checked(self.resolved, self.build_encoder)
             device = torch.device("cpu") if self._device.type == "meta" else self._device
-            where = f"tower {source.weights}"
-            report = fill(encoder, found, self.key_rules(), dtype=self.dtype, device=device, where=where)
+            rules, where = self.key_rules(), f"tower {self.resolved.source.weights}"
+            if self.nested:
+                rules = nested_rules(rules, encoder.state_dict().keys(), self._stored_keys())
+            report = fill(encoder, self._tensors(rules), rules, dtype=self.dtype, device=device, where=where)
         freeze(encoder, self.settings.freeze, self.shape, self.in_run_order)
         self._compiled_whole = self.settings.compile and not compile_blocks(encoder)
         self.encoder, self.load_report = encoder, report
         self.train(self.training)
+
+    def _stored_keys(self) -> list[str]:
+        """Return the key of every tensor in the checkpoint. No tensor is read."""
+        if self.resolved.part is not None:
+            return [key for key, _ in part_tensors(self.resolved.part)]
+        return self.resolved.source.keys(self.resolved.spec.weight_files)
+
+    def _tensors(self, rules: KeyRules) -> Tensors:
+        """Return the tensors of the checkpoint. Shards whose tensors are all skipped need not exist."""
+        if self.resolved.part is not None:
+            return part_tensors(self.resolved.part)
+        patterns = self.resolved.spec.weight_files
+        needed = self.resolved.source.files(patterns, lambda key: rules.skipped(rules.renamed(key)) is None)
+        return read_tensors(needed)
 
     def key_rules(self) -> KeyRules:
         """Return the class's rules for checkpoint keys, with a rule that skips the blocks that are not built."""

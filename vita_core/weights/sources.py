@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vita_core.errors import CheckpointError, nearest
 from vita_core.weights.assets import ASSET_PREFIX, asset_path
+from vita_core.weights.jsonfiles import read_json
+from vita_core.weights.shards import choose_file, local_files, shard_names, stored_keys
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["Source", "choose_file", "expand", "is_path", "locate", "read_json", "shard_names"]
+__all__ = ["Source", "expand", "is_path", "locate"]
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 CONFIG_FILES = ("config.json", "open_clip_config.json")
@@ -38,61 +38,27 @@ class Source:
     preprocessor: Mapping[str, Any] | None
     published: bool = False
 
-    def files(self, patterns: tuple[str, ...]) -> list[Path]:
+    def files(self, patterns: tuple[str, ...], needed: Callable[[str], bool] | None = None) -> list[Path]:
         """Return the weight files: the file itself, or the file that matches the first pattern (all shards of an index).
 
-        From a hub, only these files are downloaded, into huggingface_hub's cache. Raises CheckpointError if no file
-        matches, or if several files match one pattern.
+        With `needed`, a function of a tensor's key, shards without a needed tensor are left out. From a hub, only these
+        files are downloaded, into huggingface_hub's cache. Raises CheckpointError if no file matches, if several files
+        match one pattern, or if a shard is missing.
         """
         if self.path is None:
-            return _hub_files(self, patterns)
+            return _hub_files(self, patterns, needed)
         if self.path.is_file():
             return [self.path]
+        return local_files(self.path, patterns, self.weights, needed)
+
+    def keys(self, patterns: tuple[str, ...]) -> list[str]:
+        """Return the key of every tensor in the files that `files` returns. No tensor is read, and of shards only the index."""
+        if self.path is None:
+            return stored_keys(_hub_file(self, patterns))
+        if self.path.is_file():
+            return stored_keys(self.path)
         chosen = choose_file([entry.name for entry in self.path.iterdir()], patterns, self.weights)
-        names = shard_names(self.path / chosen) if chosen.endswith(".index.json") else [chosen]
-        missing = [name for name in names if not (self.path / name).is_file()]
-        if missing:
-            raise CheckpointError(
-                f"{self.path / chosen}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing)}. "
-                f"Try: copy them to {self.path}"
-            )
-        return [self.path / name for name in names]
-
-
-def choose_file(names: Iterable[str], patterns: Sequence[str], weights: str) -> str:
-    """Return the file among `names` that holds the weights or their index: the one that the first pattern matches.
-
-    Raises CheckpointError if no pattern matches, or if a pattern matches several files.
-    """
-    names = sorted(names)
-    for pattern in patterns:
-        found = fnmatch.filter(names, pattern)
-        if len(found) > 1:
-            raise CheckpointError(
-                f"{weights} holds {len(found)} weight files: {', '.join(found)}. Try: the path of one file, such as "
-                f"`weights: ./{found[0]}`"
-            )
-        if found:
-            return found[0]
-    raise CheckpointError(
-        f"{weights} holds no weight file: it holds {', '.join(names) or 'nothing'}. Try: a directory with one of "
-        f"{', '.join(patterns)}"
-    )
-
-
-def shard_names(index: Path) -> list[str]:
-    """Return the sorted names of the files in a ``*.index.json``. Raises CheckpointError if it lists none, or a path."""
-    weight_map = read_json(index).get("weight_map")
-    values = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    wrong = [value for value in values if not isinstance(value, str) or not value or Path(value).name != value]
-    if wrong:  # an index comes from a stranger: it must not name files outside its directory
-        raise CheckpointError(
-            f"{index}: weight_map: not the name of a file beside it: {wrong[0]!r}. Try: download it again"
-        )
-    names = sorted(set(values))
-    if not names:
-        raise CheckpointError(f"{index} lists no shards: its weight_map is missing or empty. Try: download it again")
-    return names
+        return stored_keys(self.path / chosen)
 
 
 def is_path(weights: str, base: Path | None = None) -> bool:
@@ -166,25 +132,6 @@ def _preprocessor(directory: Path) -> Mapping[str, Any] | None:
     return read_json(shared).get("image_processor") if shared.is_file() else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file. Raises CheckpointError with ``file:line:column`` for anything else."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(
-            f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}. Try: download the file again"
-        ) from error
-    except RecursionError as error:
-        raise CheckpointError(f"{path}: not a config: nested too deep. Try: download the file again") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"cannot read {path}: {error}. Try: check its permissions, or download the file again"
-        ) from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}:1:1: not a JSON object: a {type(data).__name__}. Try: download the file again")
-    return data
-
-
 def _offline_hint(hub_id: str, error: Exception) -> str:
     name = hub_id.partition("/")[2]
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -210,20 +157,32 @@ def _hub_json(hub_id: str, revision: str | None, names: tuple[str, ...]) -> dict
     return None
 
 
-def _hub_files(source: Source, patterns: tuple[str, ...]) -> list[Path]:
-    """Download the file that `choose_file` chooses, or the shards that it lists if it is an index, and nothing else."""
+def _hub_files(source: Source, patterns: tuple[str, ...], needed: Callable[[str], bool] | None = None) -> list[Path]:
+    """Download the file that `choose_file` chooses, or the needed shards that it lists if it is an index, and nothing else."""
+    first = _hub_file(source, patterns)
+    if not first.name.endswith(".index.json"):
+        return [first]
+    return [_downloaded(source, shard) for shard in shard_names(first, needed)]
+
+
+def _hub_file(source: Source, patterns: tuple[str, ...]) -> Path:
+    """Download the file that `choose_file` chooses."""
     from huggingface_hub import HfApi
 
     assert source.hub_id is not None
-    hub, revision = HfApi(), source.revision
     try:
-        name = choose_file(_hub_names(hub, source.hub_id, revision), patterns, source.hub_id)
-        first = Path(hub.hf_hub_download(source.hub_id, name, revision=revision))
-        if not name.endswith(".index.json"):
-            return [first]
-        return [Path(hub.hf_hub_download(source.hub_id, shard, revision=revision)) for shard in shard_names(first)]
-    except CheckpointError:
-        raise
+        names = _hub_names(HfApi(), source.hub_id, source.revision)
+    except Exception as error:
+        raise CheckpointError(_offline_hint(source.hub_id, error)) from error
+    return _downloaded(source, choose_file(names, patterns, source.hub_id))
+
+
+def _downloaded(source: Source, name: str) -> Path:
+    from huggingface_hub import HfApi
+
+    assert source.hub_id is not None
+    try:
+        return Path(HfApi().hf_hub_download(source.hub_id, name, revision=source.revision))
     except Exception as error:
         raise CheckpointError(_offline_hint(source.hub_id, error)) from error
 

@@ -63,5 +63,13 @@ FAMILIES = {
 TWO_TOWERS = ("aimv2", "altclip", "blip", "chinese_clip", "clip", "metaclip_2", "siglip")
 """Models of pictures and texts whose vision part is opened."""
 
+REASONS = {
+    "chameleon": "it turns pictures into codes of a table",
+    "emu3": "it turns pictures into codes of a table",
+    "fuyu": "its language model takes the pixels of the patches",
+    "vilt": "pictures and texts share one encoder",
+}
+"""Why a model of pictures has no vision encoder, by its ``model_type``."""
+
 NATIVE = ("siglip2_vision_model", "pixtral", "idefics2", "idefics3", "smolvlm", "qwen", "glm4v", "glm4_1v", "gemma4")
 """How the ``model_type`` of vision models starts that keep the size of each picture."""

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from vita_core import VitaError
-from vita_plugins.transformers.families import FAMILIES, NATIVE, TWO_TOWERS
+from vita_plugins.transformers.families import FAMILIES, NATIVE, REASONS
 
 OTHER = "Try: another tower (`vita towers` lists them), or a plugin of your own (docs/write-a-plugin.md)"
+PIXELS = ("pixel_values", "image", "flattened_patches", "grid_thw")
+"""Arguments of ``forward`` that only a model of pictures has."""
+KINDS = r"Model$|Backbone$|Transformer$|Encoder$"
+"""How the names of models end that are whole encoders, the preferred first."""
 
 
 def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
@@ -30,42 +38,95 @@ def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
             "transformers` if the model is newer"
         )
     whole = CONFIG_MAPPING[model_type].from_dict(dict(config))
-    part = vision_part(whole)
+    part = vision_part(whole, config)
     if part is None:
-        raise VitaError(f"config.json: {named} has no vision encoder: it takes no pixels. {OTHER}")
+        reason = REASONS.get(str(model_type), "it takes no pixels")
+        raise VitaError(f"config.json: {named} has no vision encoder: {reason}. {OTHER}")
     own = type(part).model_type
+    if part is not whole and not own.startswith(NATIVE):
+        named = f"the vision part of {named} ({own})"
     if type(part) in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING:
         raise VitaError(f"config.json: {named} takes videos, which is not supported yet. {OTHER}")
     if own.startswith(NATIVE):
         raise VitaError(f"config.json: {named} keeps each picture's own size, which is not supported yet. {OTHER}")
-    if part is not whole and model_type not in TWO_TOWERS:
-        raise VitaError(f"config.json: the vision part of {named} ({own}) is not supported yet. {OTHER}")
     if own not in FAMILIES:
         raise VitaError(f"config.json: {named} is not supported yet by tower 'transformers'. {OTHER}")
     return part
 
 
-def vision_part(config: PreTrainedConfig) -> PreTrainedConfig | None:
-    """Return the config of the vision model in `config`: of a part, or `config` itself. Return None if there is none."""
-    for key in config.sub_configs:
-        part = getattr(config, key, None)
-        if ("vision" in key or "image" in key) and isinstance(part, PreTrainedConfig):
-            return vision_part(part) or part
-    return None if model_class(config) is None else config
+def vision_part(config: PreTrainedConfig, given: Mapping[str, Any] | None = None) -> PreTrainedConfig | None:
+    """Return the config of the vision model in `config`: of a part, or `config` itself. Return None if there is none.
 
-
-def model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """Return the class that takes pixels among the models with this class of config.
-
-    It is transformers' plain model (``AutoModel``). Some vision parts have none; then it is the plain model of the same
-    module.
+    The class of a part comes from the class of the whole. `given` is the ``config.json`` that `config` was made from.
     """
-    if type(config) in MODEL_MAPPING:
-        found = MODEL_MAPPING[type(config)]
+    found = next(_parts(config, given or {}, _says_vision(type(config).model_type)), None)
+    if found is None and model_class(config) is not None:
+        return config
+    return found
+
+
+def _parts(config: PreTrainedConfig, given: Mapping[str, Any], inside: bool = False) -> Iterator[PreTrainedConfig]:
+    """Yield the vision models below `config`, those first whose keys say so. `inside` a vision model only those."""
+    for key in sorted(config.sub_configs, key=lambda key: not _says_vision(key)):
+        part, own = getattr(config, key, None), given.get(key) or {}
+        # a detector's backbone is a part of its encoder
+        if not isinstance(part, PreTrainedConfig) or key == "backbone_config" or (inside and not _says_vision(key)):
+            continue
+        below = list(_parts(part, own, _says_vision(key)))
+        for inner in below:
+            # an old config that calls the part as the whole, such as a nested `clip`, holds the values of the part
+            names = [name for name, kind in part.sub_configs.items() if isinstance(inner, kind)]
+            yield inner if not names or names[0] in own else type(inner).from_dict(dict(own))
+        if not below and model_class(part) is not None:
+            yield part
+
+
+def _says_vision(key: str) -> bool:
+    return "vision" in key or "image" in key
+
+
+def model_class(config: PreTrainedConfig) -> type[nn.Module] | None:
+    """Return the class that takes pixels, and no texts, among the models with this class of config.
+
+    It is transformers' plain model (``AutoModel``) if that does. Many vision parts have none; then it is the plain model in
+    the modules of the config's package. Some of these are not models of their own.
+    """
+    kind = type(config)
+    if kind in MODEL_MAPPING:
+        found = MODEL_MAPPING[kind]
         classes = list(found) if isinstance(found, tuple) else [found]
     else:
-        module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
-        classes = [getattr(module, name) for name in module.__all__ if name.endswith("Model")]
-        classes = [found for found in classes if getattr(found, "config_class", None) is type(config)]
-    taking = [found for found in classes if found.main_input_name == "pixel_values"]
-    return taking[0] if taking else None
+        named = [(re.search(KINDS, model.__name__), model) for model in _classes(kind)]
+        classes = [model for match, model in sorted(named, key=lambda pair: _rank(pair[0])) if match]
+    return next((model for model in classes if _takes_pixels(model)), None)
+
+
+def _rank(match: re.Match[str] | None) -> int:
+    return 0 if match is None else KINDS.index(match[0])
+
+
+def _classes(kind: type[PreTrainedConfig]) -> Iterator[type[nn.Module]]:
+    """Yield the models in the package of a class of config that are built from it."""
+    package = kind.__module__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if module.name.startswith(("modeling_", "vision")):
+            for model in vars(importlib.import_module(f"{package}.{module.name}")).values():
+                if inspect.isclass(model) and issubclass(model, nn.Module) and model.__module__.startswith(package):
+                    made_of = getattr(model, "config_class", None) or _annotation(model)
+                    if made_of in (kind, kind.__name__):
+                        yield model
+
+
+def _annotation(model: type[nn.Module]) -> Any:
+    """Return the type of the first argument that a model is made of."""
+    parameters = [*inspect.signature(model.__init__).parameters.values()]
+    return parameters[1].annotation if len(parameters) > 1 else None
+
+
+def _takes_pixels(model: type[nn.Module]) -> bool:
+    """Return whether ``forward`` takes pixels, and no texts, and gives features and not classes."""
+    given = inspect.signature(model.forward).parameters
+    taken = any(name in given for name in PIXELS)
+    if model.__name__.endswith("Backbone"):  # Florence-2's calls its pixels `hidden_states`
+        taken = taken or getattr(model, "main_input_name", "") == "pixel_values"
+    return taken and "input_ids" not in given and "labels" not in given

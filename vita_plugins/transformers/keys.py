@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from transformers import PreTrainedModel
+from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
 from vita_core import VitaError
 from vita_plugins.transformers.families import Family
 
-NESTED = r"(?:model\.)?(?:vision_model|vision_tower)\."
 HEADS = (
     "pooler", "pool", "head", "decoder", "classifier", "cls_classifier", "distillation_classifier", "lm_head",
     "layernorm", "layer_norm",
@@ -28,15 +27,10 @@ class Keys:
     skips: list[tuple[str, str]] = field(default_factory=list)
 
 
-def checkpoint_keys(model: PreTrainedModel, family: Family, *, nested: bool) -> Keys:
-    """Return the rules for a checkpoint of `model`. With `nested`, the model is the vision part of the checkpoint's model."""
+def checkpoint_keys(model: nn.Module, family: Family) -> Keys:
+    """Return the rules for a checkpoint of `model` alone."""
     keys = Keys()
     own = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
-    if nested:
-        keys.renames += [(rf"^(?!{NESTED}|(?:{'|'.join(own)})\.)", "beside."), (rf"^{NESTED}", "")]
-        keys.skips += [(r"^beside\.", "text model and projections")]
-    if model.base_model_prefix not in own:
-        keys.renames.append((rf"^{model.base_model_prefix}\.", ""))  # a model with a head
     for conversion in get_model_conversion_mapping(model):
         if isinstance(conversion, WeightRenaming):
             keys.renames.append(renaming(conversion, family))

@@ -18,6 +18,7 @@ from vita_plugins.transformers.running import inputs
 class TransformersTower(BaseVisionTower):
     """Runs any vision model in `vita_plugins.transformers.families.FAMILIES`, up to the last selected layer."""
 
+    nested = True
     family: Family
 
     def build_encoder(self) -> nn.Module:
@@ -25,7 +26,7 @@ class TransformersTower(BaseVisionTower):
             raise VitaError("tower.compile: tower 'transformers' does not support it yet. Try: `tower.compile: false`")
         attention = None if self.settings.attention == "auto" else self.attention
         model, self.family = build(vision_config(self.checkpoint_config), attention)
-        keys = checkpoint_keys(model, self.family, nested="vision_config" in self.checkpoint_config)
+        keys = checkpoint_keys(model, self.family)
         self.renames, self.splits, self.skips = keys.renames, keys.splits, keys.skips
         self.block_key = rf"^{re.escape(self.family.blocks)}\.(\d+)\."
         self.input_sizes = self.family.sizes

@@ -1,0 +1,77 @@
+"""Choose the weight files of a checkpoint: one file, or the shards of an index. No tensor is read."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from vita_core.errors import CheckpointError
+from vita_core.weights.jsonfiles import read_json
+from vita_core.weights.tensorfiles import tensor_keys
+
+__all__ = ["choose_file", "local_files", "shard_names", "stored_keys"]
+
+
+def choose_file(names: Iterable[str], patterns: Sequence[str], weights: str) -> str:
+    """Return the file among `names` that holds the weights or their index: the one that the first pattern matches.
+
+    Raises CheckpointError if no pattern matches, or if a pattern matches several files.
+    """
+    names = sorted(names)
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{weights} holds {len(found)} weight files: {', '.join(found)}. Try: the path of one file, such as "
+                f"`weights: ./{found[0]}`"
+            )
+        if found:
+            return found[0]
+    raise CheckpointError(
+        f"{weights} holds no weight file: it holds {', '.join(names) or 'nothing'}. Try: a directory with one of "
+        f"{', '.join(patterns)}"
+    )
+
+
+def shard_names(index: Path, needed: Callable[[str], bool] | None = None) -> list[str]:
+    """Return the sorted names of the files in a ``*.index.json``: of all, or of those that hold a tensor that is `needed`."""
+    return sorted({name for key, name in weight_map(index).items() if needed is None or needed(key)})
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Return the file of each tensor in a ``*.index.json``. Raises CheckpointError if it lists none, or a path."""
+    found = read_json(index).get("weight_map")
+    listed = found if isinstance(found, dict) else {}
+    values = list(listed.values())
+    wrong = [value for value in values if not isinstance(value, str) or not value or Path(value).name != value]
+    if wrong:  # an index comes from a stranger: it must not name files outside its directory
+        raise CheckpointError(
+            f"{index}: weight_map: not the name of a file beside it: {wrong[0]!r}. Try: download it again"
+        )
+    if not listed:
+        raise CheckpointError(f"{index} lists no shards: its weight_map is missing or empty. Try: download it again")
+    return listed
+
+
+def local_files(
+    directory: Path, patterns: Sequence[str], weights: str, needed: Callable[[str], bool] | None = None
+) -> list[Path]:
+    """Return the weight files of a directory: the file that the first pattern matches, or the shards of an index.
+
+    Of shards, only those are returned, and must exist, that hold a tensor whose key is `needed`.
+    """
+    chosen = choose_file([entry.name for entry in directory.iterdir()], patterns, weights)
+    names = shard_names(directory / chosen, needed) if chosen.endswith(".index.json") else [chosen]
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{directory / chosen}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing)}. "
+            f"Try: copy them to {directory}"
+        )
+    return [directory / name for name in names]
+
+
+def stored_keys(file: Path) -> list[str]:
+    """Return the key of every tensor in a weight file, or in the shards of an index, which need not exist."""
+    return list(weight_map(file)) if file.name.endswith(".index.json") else list(tensor_keys([file]))
