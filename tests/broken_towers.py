@@ -171,6 +171,18 @@ class FrozenButInTrainMode(ClipTower):
         return nn.Module.train(self, mode)
 
 
+class ClsBehind(ClipTower):
+    """Not broken with `cls_behind` as its shape: CLS is behind the patches."""
+
+    def encode(self, pixels: Tensor, layers: Any) -> Any:
+        states, grid = super().encode(pixels, layers)
+        return {layer: state.roll(-1, dims=1) for layer, state in states.items()}, grid
+
+
+def cls_behind(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
+    return dataclasses.replace(shape(config, options), prefix_tokens=0, suffix_tokens=1)
+
+
 def more_tokens(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
     """CLIP's shape with patches half as large as the encoder's."""
     return shape({**config, "patch_size": config["patch_size"] // 2}, options)

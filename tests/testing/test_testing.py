@@ -9,16 +9,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import broken_towers
 import pytest
+import torch
 from conftest import GOLDEN, vita
 
 from vita_core import list_towers, register
 from vita_core.errors import PluginError, VitaError
 from vita_core.plugins.registry import use_plugins
 from vita_core.testing import CHECKS, Check, Result, Subject, open_subject
+from vita_plugins.clip import shape
+from vita_plugins.clip.tower import ClipTower
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +67,7 @@ BROKEN = [
     ("MoreTokens", "tokens_are_as_planned", r"64 tokens of width 32, the output is \(16, 32\)"),
     ("ParametersNotPlanned", "parameters_are_as_planned", "the plan says .* parameters, the encoder has"),
     ("ClsLeftIn", "prefix_tokens_are_dropped", "`select_feature: patch` gave 17 tokens for 4 x 4"),
+    ("ClsBehind", "prefix_tokens_are_dropped", "17 tokens for a grid of 4 x 4, 0 prefix tokens and 0 suffix tokens"),
     ("ColumnByColumn", "tokens_stand_row_by_row", "token 3 of a grid of 4 x 4 depends on the lower left"),
     ("GridOfTheConfig", "s2_is_as_planned", ""),
     ("OwnForward", "pixel_shuffle_is_as_planned", r"4 tokens of width 128, the output is \(16, 32\)"),
@@ -85,7 +90,10 @@ BROKEN = [
     ),
     ("WrongRange", "processor_normalises_as_stated", r"colour \(255, 255, 255\) became"),
 ]
-CHANGES = {"MoreTokens": {"factory": "vita_plugins.clip.tower:ClipTower", "shape": broken_towers.more_tokens}}
+CHANGES = {
+    "MoreTokens": {"factory": "vita_plugins.clip.tower:ClipTower", "shape": broken_towers.more_tokens},
+    "ClsBehind": {"shape": lambda config, options: replace(shape(config, options), prefix_tokens=0)},
+}
 
 
 @pytest.mark.parametrize(("name", "check", "seen"), BROKEN)
@@ -93,6 +101,21 @@ def test_a_broken_tower_fails_the_contract_it_breaks(name: str, check: str, seen
     register(broken_towers.spec(name, **CHANGES.get(name, {})))
     with open_subject(name) as subject:
         assert_told(CHECK[check].run(subject), seen)
+
+
+def test_a_cls_token_behind_the_patches(clean_registry: None) -> None:
+    register(broken_towers.spec("ClsBehind", shape=broken_towers.cls_behind))
+    with open_subject("ClsBehind") as subject:
+        for name in ("tokens_are_as_planned", "prefix_tokens_are_dropped", "layers_are_as_planned", "s2_is_as_planned"):
+            assert (result := CHECK[name].run(subject)).outcome == "ok", result.message
+        pixels = subject.pixels()
+        for feature in ("patch", "cls", "cls_patch"):
+            plain = ClipTower(subject.resolved(weights=subject.weights, select_feature=feature))
+            plain.shape = shape(subject.resolved().source.config, {})
+            plain.load_model()
+            behind = subject.build(select_feature=feature)
+            assert torch.equal(behind(pixels), plain(pixels))
+            assert behind.num_tokens == {"patch": 16, "cls": 1, "cls_patch": 17}[feature]
 
 
 def test_every_check_is_seen_to_fail() -> None:

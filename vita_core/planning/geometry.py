@@ -83,7 +83,7 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
 def _check_steps(config: TowerConfig, shape: Shape, feature: str) -> None:
     """Raise ConfigError for a CLS token that the encoder does not have, and for steps that do not go together."""
     spatial = [key for key in ("s2", "pixel_shuffle", "pool") if getattr(config, key)]
-    if feature != "patch" and shape.prefix_tokens == 0:
+    if feature != "patch" and shape.prefix_tokens + shape.suffix_tokens == 0:
         raise ConfigError(
             f"tower.select_feature: {feature!r} needs a CLS token, but this encoder has none. "
             "Try: `tower.select_feature: patch`"

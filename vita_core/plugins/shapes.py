@@ -30,9 +30,10 @@ class Shape:
     """Geometry of an encoder, known before any weight is read.
 
     `image_size` is (height, width) in pixels. `prefix_tokens` is the number of tokens before the patch tokens (CLS,
-    registers). `norm_parameters` is the number of parameters of the final norm, or None if the encoder has no final norm
-    (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected. `native` is set if the encoder
-    keeps the aspect of each picture; the other numbers are then those of a square picture of `native.square` pixels.
+    registers), `suffix_tokens` of those behind them. `norm_parameters` is the number of parameters of the final norm, or None
+    if the encoder has no final norm (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected.
+    `native` is set if the encoder keeps the aspect of each picture; the other numbers are then those of a square picture of
+    `native.square` pixels.
     """
 
     image_size: tuple[int, int]
@@ -41,6 +42,7 @@ class Shape:
     norm_parameters: int | None = None
     first_layer: int = 0
     native: NativeSize | None = None
+    suffix_tokens: int = 0
 
     def __post_init__(self) -> None:
         sizes = [*self.image_size, *(size for stage in self.stages for size in (stage.channels, *stage.grid))]

@@ -61,24 +61,32 @@ def parameters_are_as_planned(subject: Subject) -> None:
     expect(built in (planned, planned - norm), f"the plan says {planned:,} parameters, the encoder has {built:,}")
 
 
-@holds("Count CLS and register tokens in Shape.prefix_tokens, and let feature_select drop them.")
+@holds(
+    "Count CLS and register tokens in Shape.prefix_tokens, those behind the patches in Shape.suffix_tokens, and let "
+    "feature_select drop them."
+)
 def prefix_tokens_are_dropped(subject: Subject) -> None:
-    """encode gives prefix_tokens + rows * cols tokens, of which `patch` keeps the last rows * cols and `cls` the first."""
+    """encode gives prefix_tokens + rows * cols + suffix_tokens tokens; `patch` keeps the patches, `cls` one token."""
     tower = subject.build(**UNREDUCED)
-    (rows, cols), prefix = tower.resolved.geometry.patch_grid, tower.shape.prefix_tokens
+    (rows, cols), prefix, suffix = (
+        tower.resolved.geometry.patch_grid,
+        tower.shape.prefix_tokens,
+        tower.shape.suffix_tokens,
+    )
     states, grid = tower.encode(subject.pixels(**UNREDUCED), tower.resolved.geometry.layers)
     for layer, state in states.items():
         told = (
-            f"layer {layer} has {state.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} and {prefix} prefix tokens"
+            f"layer {layer} has {state.shape[1]} tokens for a grid of {grid[0]} x {grid[1]}, {prefix} prefix tokens and "
+            f"{suffix} suffix tokens"
         )
-        expect(state.shape[1] == prefix + grid[0] * grid[1], told)
+        expect(state.shape[1] == prefix + grid[0] * grid[1] + suffix, told)
     expect(tuple(grid) == (rows, cols), f"encode returned the grid {tuple(grid)}, the plan says {(rows, cols)}")
     patches = tower(subject.pixels(**UNREDUCED)).detach()
     expect(
         patches.shape[1] == rows * cols,
         f"`select_feature: patch` gave {patches.shape[1]} tokens for {rows} x {cols} patches",
     )
-    if prefix:
+    if prefix or suffix:
         both = _as_planned(subject, **{**UNREDUCED, "select_feature": "cls_patch"})
         first = _as_planned(subject, **{**UNREDUCED, "select_feature": "cls"})
         expect(torch.equal(both[:, 1:], patches), "`cls_patch` without its first token differs from `patch`")

@@ -34,7 +34,7 @@ class BatchRunner(TowerMetadata, abc.ABC):
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[Mapping[int, Tensor], Grid]:
         """Run the encoder on pixels (B, 3, H, W). Return the hidden state of each layer, and the grid (rows, cols).
 
-        A hidden state is (B, prefix + rows * cols, C). `layers` are ascending, without duplicates, and count as Hugging
+        A hidden state is (B, prefix + rows * cols + suffix, C). `layers` are ascending, without duplicates, and count as Hugging
         Face's ``hidden_states`` do: 0 is the embeddings, k the output of block k, before the final norm.
         """
         raise self._undefined("encode(pixels, layers)", "a fixed size")
@@ -189,7 +189,7 @@ class BatchRunner(TowerMetadata, abc.ABC):
         return self.settings.max_batch or pictures_at_once(pixels, self.shape.image_size, run)
 
     def feature_select(self, hidden_states: Any) -> Tensor:
-        """Return the selected layers (B, N, C), concatenated on channels, without prefix tokens, normed if ``norm: true``.
+        """Return the selected layers (B, N, C), concatenated on channels, without other tokens, normed if ``norm: true``.
 
         `hidden_states` is a sequence, a mapping, or an object with ``.hidden_states``.
         """
@@ -198,7 +198,8 @@ class BatchRunner(TowerMetadata, abc.ABC):
         if self.settings.norm:
             chosen = [self.final_norm(tokens) for tokens in chosen]
         tokens = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
-        return features.select_feature(tokens, self.settings.select_feature or "patch", self.shape.prefix_tokens)
+        kind, shape = self.settings.select_feature or "patch", self.shape
+        return features.select_feature(tokens, kind, shape.prefix_tokens, shape.suffix_tokens)
 
     def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
         """Move grid positions into channels; see `vita_core.towers.features.pixel_shuffle`."""

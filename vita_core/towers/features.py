@@ -29,19 +29,20 @@ def to_tokens(features: Tensor) -> Tensor:
     return features.flatten(1, 2)
 
 
-def select_feature(tokens: Tensor, kind: str, prefix_tokens: int) -> Tensor:
-    """Select from tokens (B, prefix + N, C).
+def select_feature(tokens: Tensor, kind: str, prefix_tokens: int, suffix_tokens: int = 0) -> Tensor:
+    """Select from tokens (B, prefix + N + suffix, C). CLS is the first prefix token or, without any, the first suffix token.
 
-    ``patch`` drops the prefix tokens. ``cls`` keeps only the first token. ``cls_patch`` keeps the first token and the
-    patches, without the registers between them.
+    ``patch`` keeps the patches, ``cls`` CLS, ``cls_patch`` CLS and then the patches, without registers.
     """
+    end = tokens.shape[1] - suffix_tokens
+    patches, cls = tokens[:, prefix_tokens:end], 0 if prefix_tokens else end
     if kind == "patch":
-        return tokens[:, prefix_tokens:]
+        return patches
     if kind == "cls":
-        return tokens[:, :1]
-    if prefix_tokens == 1:
+        return tokens[:, cls : cls + 1]
+    if prefix_tokens == 1 and not suffix_tokens:
         return tokens
-    return torch.cat([tokens[:, :1], tokens[:, prefix_tokens:]], dim=1)
+    return torch.cat([tokens[:, cls : cls + 1], patches], dim=1)
 
 
 def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
