@@ -68,6 +68,26 @@ TWO_TOWERS: dict[str, dict[str, Any]] = {
 TWO_TOWERS["altclip"] = {"vision_config": VISION, "text_config": {**TEXT, "project_dim": 8}}
 """Models of pictures and texts, by model type."""
 
+VIDEOS: dict[str, dict[str, Any]] = {
+    "timesformer": {**VISION, "num_frames": 3},
+    "videomae": {**VISION, "num_frames": 4, "decoder_num_hidden_layers": 1},
+    "vivit": {**VISION, "num_frames": 4, "tubelet_size": [2, 14, 14]},
+    "vjepa2": {
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "mlp_ratio": 2.0,
+        "crop_size": 56,
+        "patch_size": 14,
+        "frames_per_clip": 4,
+        "pred_hidden_size": 24,
+        "pred_num_hidden_layers": 1,
+        "pred_num_attention_heads": 2,
+        "num_pooler_layers": 1,
+    },
+}
+"""Encoders of videos, by model type."""
+
 CONFIGS = transformers.models.auto.configuration_auto.CONFIG_MAPPING
 
 

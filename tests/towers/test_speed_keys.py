@@ -78,11 +78,11 @@ def test_pictures_at_once() -> None:
     from vita_core.plugins.specs import Shape
 
     threads, pixels = torch.get_num_threads(), torch.empty(999, 3, 64, 64)
-    heavy = Shape.from_stages((64, 64), [(1024, (32, 32), 1000, 10**9)]).stages  # 4 MiB, each weight used often
-    assert devices.pictures_at_once(pixels, (64, 64), heavy) == max(1, threads // 2)
-    light = Shape.from_stages((64, 64), [(1024, (32, 32), 10**6, 7 * 10**7)]).stages  # each weight used 70 times
-    assert devices.pictures_at_once(pixels, (64, 64), light) == 10 * threads
-    assert devices.pictures_at_once(pixels.to("meta"), (64, 64), heavy) == 999
+    heavy = Shape.from_stages((64, 64), [(1024, (32, 32), 1000, 10**9)])  # 4 MiB, each weight used often
+    assert devices.pictures_at_once(pixels, heavy, heavy.stages) == max(1, threads // 2)
+    light = Shape.from_stages((64, 64), [(1024, (32, 32), 10**6, 7 * 10**7)])  # each weight used 70 times
+    assert devices.pictures_at_once(pixels, light, light.stages) == 10 * threads
+    assert devices.pictures_at_once(pixels.to("meta"), heavy, heavy.stages) == 999
 
 
 def test_what_is_trained_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,6 @@ REFUSED = {
     "gemma4": r"model_type 'gemma4' has no vision encoder: it takes no pixels\. Try: ",
     "siglip2": r"model_type 'siglip2' keeps each picture's own size, which is not supported yet\. Try: ",
     "qwen2_vl": r"model_type 'qwen2_vl' keeps each picture's own size, which is not supported yet\. Try: ",
-    "videomae": r"model_type 'videomae' takes videos, which is not supported yet\. Try: ",
     "hiera": r"model_type 'hiera' is not supported yet by tower 'transformers'\. Try: ",
 }
 

@@ -181,7 +181,7 @@ def _utf8(name: str) -> str:
 
 
 def draw_map(
-    pictures: list[Image.Image], tokens: list[Tensor], grid: tuple[int, int], side: int = SHOWN
+    pictures: list[Image.Image], tokens: list[Tensor], grid: tuple[int, ...], side: int = SHOWN
 ) -> Image.Image:
     """Draw each picture beside its tokens (N, C), whose first three principal components are red, green and blue.
 

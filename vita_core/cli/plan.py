@@ -93,4 +93,6 @@ def _print(made: Plan) -> None:
     tiles = f", {made.tiles} tiles" if made.tiles > 1 else ""
     crops = f", {made.crops} crops per tile" if made.crops > 1 else ""
     cache = f"; its key-value cache takes {made.cache_bytes / 1e6:,.2f} MB" if made.cache_bytes else ""
-    typer.echo(f"One picture: layers {list(made.layers)}, grid {made.grid[0]} x {made.grid[1]}{tiles}{crops}{cache}.")
+    one = "picture" if made.frames is None else f"video of {made.frames} frames"
+    grid = " x ".join(map(str, made.grid))
+    typer.echo(f"One {one}: layers {list(made.layers)}, grid {grid}{tiles}{crops}{cache}.")

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vita_core.errors import CheckpointError, nearest
+from vita_core.pixels.clips import clip_processor, takes_videos
 from vita_core.pixels.images import Resize, to_rgb
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def image_processor(config: Mapping[str, Any], *, fast: bool = False) -> Any:
     By default it is transformers' PIL-backed class. Its values are bit-equal to those of the slow processors in
     transformers 4, which the towers were trained with. With `fast` it is the torchvision-backed class, whose values
     differ by at most 2 of 255 levels. `.preprocess(picture_or_list, return_tensors="pt")["pixel_values"]` is a float32
-    tensor (B, 3, H, W). Where transformers has only a torchvision-backed class, that one is returned.
+    tensor (B, 3, H, W). Where transformers has only a torchvision-backed class, that one is returned. A processor of videos
+    takes the frames of a video, and gives (1, frames, 3, H, W).
 
     Both classes get two additions. They accept pictures of every mode that `open_picture` accepts. They know the setting
     `crop_offset: round` for crops that leave an odd number of pixels: Hugging Face rounds the corner of the crop down,
@@ -36,13 +38,14 @@ def image_processor(config: Mapping[str, Any], *, fast: bool = False) -> Any:
 
     Raises `CheckpointError` for an `image_processor_type` without such a class, and for settings that the class refuses.
     """
-    kind = config.get("image_processor_type") or config.get("feature_extractor_type")  # the latter until 2022
+    keys = ("image_processor_type", "feature_extractor_type", "video_processor_type")  # the second one until 2022
+    kind = next((config[key] for key in keys if config.get(key)), None)
     if not isinstance(kind, str):
         raise CheckpointError(
             "preprocessor config: image_processor_type is missing. Try: add it to the checkpoint's "
             "preprocessor_config.json, for example CLIPImageProcessor"
         )
-    names = ("image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys", "auto_map")
+    names = (*keys, "processor_class", "_valid_processor_keys", "auto_map")
     settings = {key: value for key, value in config.items() if key not in names}
     try:
         made = _processor_class(kind, fast)(**settings)
@@ -131,6 +134,8 @@ def _processor_class(kind: str, fast: bool) -> Any:
     def reduce(self: Any) -> tuple[Any, ...]:  # pickle cannot find a class that was made inside a function
         return functools.partial(image_processor, fast=fast), (self.to_dict(),)
 
+    if takes_videos(base):
+        return clip_processor(base, reduce)
     members = {"process_image": process_image, "center_crop": center_crop, "__reduce__": reduce}
     if fast:
         members |= {"resize": _resize(base), "rescale_and_normalize": _one_pass(base)}
@@ -147,8 +152,9 @@ def _base_class(kind: str, fast: bool) -> Any:
     wanted = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
     known = [name.removesuffix("Pil") for name in dir(transformers) if name.endswith("ImageProcessorPil")]
     # some newer processors, such as DINOv3's, exist only with torchvision
-    single = wanted not in known and wanted.endswith("ImageProcessor") and hasattr(transformers, wanted)
-    if wanted not in known and (not single or wanted in ("AutoImageProcessor", "BaseImageProcessor")):
+    single = wanted.endswith(("ImageProcessor", "VideoProcessor")) and hasattr(transformers, wanted)
+    single = single and wanted not in known and not wanted.startswith(("Auto", "Base"))
+    if wanted not in known and not single:
         found = nearest(wanted, known)
         choices = "correct the name" if found else f"one of {', '.join(known)}"
         raise CheckpointError(

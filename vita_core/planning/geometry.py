@@ -12,16 +12,17 @@ from vita_core.plugins.specs import Shape
 
 __all__ = ["Geometry", "Grid", "in_whole_blocks", "s2_sides", "shuffled_grid", "tower_geometry"]
 
-Grid = tuple[int, int]
+Grid = tuple[int, ...]
+"""The places of tokens: (rows, cols) of a picture, (steps, rows, cols) of a video."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of a tower for one picture of its configured size.
+    """The sizes of a tower for one picture of its configured size, or for one video.
 
     layers: the selected layers, counted as Hugging Face's ``hidden_states`` (0 = embeddings), never negative.
     blocks: the number of blocks that are built.
-    patch_grid: the grid (rows, cols) of the encoder.
+    patch_grid: the grid of the encoder: (rows, cols), or (steps, rows, cols) of a video.
     grid, num_tokens, hidden_size: the grid, number of tokens and width of the output.
     input_size: (height, width) in pixels of the tower's input.
     crops: how many pictures the encoder sees for one picture (more than 1 with S2).
@@ -41,8 +42,8 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
     """Check a config, with its defaults, against the shape of an encoder, and compute the sizes.
 
     Raises ConfigError for a layer out of range, layers with different grids, a final norm or CLS token that the encoder
-    does not have, a spatial step together with a kept CLS token, a grid that is not divisible, and S2 or pooling with native
-    resolution.
+    does not have, a spatial step together with a kept CLS token, a grid that is not divisible, S2 or pooling with native
+    resolution, and S2 of videos.
     """
     layers = _layers(config, shape)
     grids = {shape.stages[layer].grid for layer in layers}
@@ -53,7 +54,9 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
         )
     if config.norm and shape.norm_parameters is None:
         raise ConfigError("tower.norm: this encoder has no final norm. Try: `tower.norm: false`")
-    grid = patch_grid = grids.pop()
+    steps = () if shape.frames is None else (shape.steps,)
+    grid: Grid = grids.pop()
+    patch_grid = (*steps, *grid)
     channels = sum(shape.stages[layer].channels for layer in layers)
     feature = config.select_feature or "patch"
     _check_steps(config, shape, feature)
@@ -63,13 +66,15 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
         channels *= len(config.s2.scales)
     try:
         if config.pixel_shuffle:
-            grid = shuffled_grid(grid, config.pixel_shuffle)
-            channels *= (patch_grid[0] // grid[0]) * (patch_grid[1] // grid[1])
+            shuffled = shuffled_grid(grid, config.pixel_shuffle)
+            channels *= math.prod(grid) // math.prod(shuffled)
+            grid = shuffled
     except VitaError as error:
         raise ConfigError(f"tower.pixel_shuffle: {error}") from None
     if config.pool:
         grid = _pooled(config.pool, grid)
-    tokens = 1 if feature == "cls" else grid[0] * grid[1] + (feature == "cls_patch")
+    grid = (*steps, *grid)
+    tokens = 1 if feature == "cls" else math.prod(grid) + (feature == "cls_patch")
     blocks = max(layers) if config.layers == "needed" else shape.layers
     if isinstance(config.freeze, FreezeConfig) and config.freeze.from_layer > max(layers):
         choices = f"1..{max(layers)}, or " if max(layers) else ""
@@ -88,6 +93,8 @@ def _check_steps(config: TowerConfig, shape: Shape, feature: str) -> None:
             f"tower.select_feature: {feature!r} needs a CLS token, but this encoder has none. "
             "Try: `tower.select_feature: patch`"
         )
+    if shape.frames is not None and config.s2:
+        raise ConfigError("tower.s2: this encoder takes videos, but S2 needs pictures. Try: `tower.s2: null`")
     if feature != "patch" and spatial:
         raise ConfigError(
             f"tower.{spatial[0]}: it cannot be used with select_feature {feature!r}, because the CLS token has no place in "
@@ -175,13 +182,14 @@ def s2_sides(scales: Sequence[int]) -> list[int]:
 
 
 def shuffled_grid(grid: Grid, scale_factor: float) -> Grid:
-    """Return the grid after a pixel shuffle. Raises VitaError if a side of `grid` is not divisible."""
+    """Return the grid after a pixel shuffle, which keeps the steps of a video. Raises VitaError if a side is not divisible."""
+    *steps, rows, cols = grid
     step = round(1 / scale_factor)
     if not math.isclose(step * scale_factor, 1, rel_tol=1e-6):
         raise VitaError(f"{scale_factor} is not 1/n for an integer n. Try: 0.5 or 0.25")
-    if grid[0] % step or grid[1] % step:
+    if rows % step or cols % step:
         raise VitaError(
-            f"{scale_factor} needs a grid that is divisible by {step}, not {grid[0]} x {grid[1]}. Try: a scale factor 1/n "
+            f"{scale_factor} needs a grid that is divisible by {step}, not {rows} x {cols}. Try: a scale factor 1/n "
             "for an n that divides both sides"
         )
-    return grid[0] // step, grid[1] // step
+    return (*steps, rows // step, cols // step)

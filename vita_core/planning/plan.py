@@ -19,7 +19,7 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage of a plan, for one picture: output shape, parameters, bytes of its weights, and FLOPs.
+    """One stage of a plan, for one picture or video: output shape, parameters, bytes of its weights, and FLOPs.
 
     A multiply-accumulate counts as two FLOPs.
     """
@@ -34,7 +34,7 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes and costs of a config, for one picture.
+    """The sizes and costs of a config, for one picture, or for one video of `frames` frames if the tower takes videos.
 
     `rule` says why the tower was chosen. A picture is cut into at most `tiles` tiles, and the encoder runs on `crops`
     pictures per tile (S2). `cache_bytes` is the size of the key-value cache of the visual tokens.
@@ -45,8 +45,9 @@ class Plan:
     owner: str
     weights: str
     layers: tuple[int, ...]
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     tokens: int
+    frames: int | None
     tiles: int
     crops: int
     stages: tuple[PlannedStage, ...]
@@ -70,7 +71,10 @@ def make_plan(config: Resolved | Place) -> Plan:
     resolved = config if isinstance(config, Resolved) else resolve(config, offline=True)
     tower, tiles = resolved.tower, resolved.config.images.most_tiles
     geometry, tokens = tower.geometry, tiles * tower.geometry.num_tokens
-    stages = [PlannedStage("picture", "pixels", (tiles, 3, *geometry.input_size), 0, 0, 0), tower_stage(tower, tiles)]
+    clip = () if tower.shape.frames is None else (tower.shape.frames,)
+    first = "video" if clip else "picture"
+    pixels = PlannedStage(first, "pixels", (tiles, *clip, 3, *geometry.input_size), 0, 0, 0)
+    stages = [pixels, tower_stage(tower, tiles)]
     cache = 0
     if resolved.llm is not None and resolved.projector is not None:
         dtype, llm = BYTES[resolved.llm.settings.dtype], resolved.llm.shape()
@@ -85,6 +89,7 @@ def make_plan(config: Resolved | Place) -> Plan:
         layers=geometry.layers,
         grid=geometry.grid,
         tokens=tokens,
+        frames=tower.shape.frames,
         tiles=tiles,
         crops=geometry.crops,
         stages=tuple(stages),

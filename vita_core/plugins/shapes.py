@@ -34,6 +34,9 @@ class Shape:
     if the encoder has no final norm (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected.
     `native` is set if the encoder keeps the aspect of each picture; the other numbers are then those of a square picture of
     `native.square` pixels.
+
+    An encoder of videos states `frames`, the number of frames of one video, and `steps`, the number of its positions in
+    time. The grid of each stage is then that of one step, and its `macs` are those of a whole video.
     """
 
     image_size: tuple[int, int]
@@ -43,10 +46,12 @@ class Shape:
     first_layer: int = 0
     native: NativeSize | None = None
     suffix_tokens: int = 0
+    frames: int | None = None
+    steps: int = 1
 
     def __post_init__(self) -> None:
-        sizes = [*self.image_size, *(size for stage in self.stages for size in (stage.channels, *stage.grid))]
-        if not self.stages or min(sizes) < 1:
+        sizes = [size for stage in self.stages for size in (stage.channels, *stage.grid)]
+        if not self.stages or min(*sizes, *self.pixels, self.steps) < 1:
             raise VitaError(
                 f"the encoder's shape has no features: {self.image_size} pixels, stages {self.stages[:2]}. "
                 "Try: check the sizes in the checkpoint's config.json (image_size, patch_size, hidden_size)"
@@ -56,6 +61,11 @@ class Shape:
     def layers(self) -> int:
         """Number of blocks (transformer) or stages (CNN), without the embeddings."""
         return len(self.stages) - 1
+
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """The shape of one input: (3, height, width) of a picture, (frames, 3, height, width) of a video."""
+        return (3, *self.image_size) if self.frames is None else (self.frames, 3, *self.image_size)
 
     @classmethod
     def from_stages(

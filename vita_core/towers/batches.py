@@ -35,7 +35,8 @@ class BatchRunner(TowerMetadata, abc.ABC):
         """Run the encoder on pixels (B, 3, H, W). Return the hidden state of each layer, and the grid (rows, cols).
 
         A hidden state is (B, prefix + rows * cols + suffix, C). `layers` are ascending, without duplicates, and count as Hugging
-        Face's ``hidden_states`` do: 0 is the embeddings, k the output of block k, before the final norm.
+        Face's ``hidden_states`` do: 0 is the embeddings, k the output of block k, before the final norm. An encoder of videos
+        gets pixels (B, frames, 3, H, W), and its grid is (steps, rows, cols).
         """
         raise self._undefined("encode(pixels, layers)", "a fixed size")
 
@@ -83,7 +84,8 @@ class BatchRunner(TowerMetadata, abc.ABC):
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Return features (B, N, C) of pixels (B, 3, H, W), or a list of (1, N, C) for a list of (3, H, W).
 
-        The features have the dtype of the pixels. Raises VitaError if the tower is not loaded or a shape is wrong.
+        A tower of videos takes pixels (B, frames, 3, H, W), or a list of (frames, 3, H, W). The features have the dtype of
+        the pixels. Raises VitaError if the tower is not loaded or a shape is wrong.
         """
         if self.encoder is None:
             raise VitaError(
@@ -104,12 +106,12 @@ class BatchRunner(TowerMetadata, abc.ABC):
     def _native(self, images: Tensor | Sequence[Tensor], native: NativeSize) -> Tensor | list[Tensor]:
         """Run an encoder of native resolution, in one call for all pictures unless ``max_batch`` is set."""
         if isinstance(images, Tensor):
-            _check_pixels(images, 4)
+            _check_pixels(images, (*images.shape[:1], 3))
             if len(images) == 0:
                 return self._native(images.new_zeros(1, *images.shape[1:]), native)[:0]
             return torch.cat([*self._native(list(images), native)])
         for image in images:
-            _check_pixels(image, 3)
+            _check_pixels(image, (3,))
             native.grid(image.shape[-2], image.shape[-1])  # raises an error for parts of blocks
         encode = compiled(type(self).encode_pictures) if self._compiled_whole else type(self).encode_pictures
         layers, step = sorted(set(self.resolved.geometry.layers)), self.settings.max_batch or max(1, len(images))
@@ -123,7 +125,7 @@ class BatchRunner(TowerMetadata, abc.ABC):
         return output
 
     def _batch(self, images: Tensor) -> Tensor:
-        _check_pixels(images, 4)
+        _check_pixels(images, (*images.shape[:1], *self.shape.pixels[:-2]))
         if len(images) == 0:  # get the shape from one blank picture: some encoders fail on empty batches
             return self._batch(images.new_zeros(1, *images.shape[1:]))[:0]
         pixels = images.to(device=self.device, dtype=self.dtype)
@@ -186,7 +188,7 @@ class BatchRunner(TowerMetadata, abc.ABC):
         if torch.is_grad_enabled() and (pixels.requires_grad or any(p.requires_grad for p in self.parameters())):
             return len(pixels)  # the graph keeps every activation, so parts would save no memory
         run = self.shape.stages[: max(self.resolved.geometry.layers) + 1]
-        return self.settings.max_batch or pictures_at_once(pixels, self.shape.image_size, run)
+        return self.settings.max_batch or pictures_at_once(pixels, self.shape, run)
 
     def feature_select(self, hidden_states: Any) -> Tensor:
         """Return the selected layers (B, N, C), concatenated on channels, without other tokens, normed if ``norm: true``.
@@ -206,8 +208,10 @@ class BatchRunner(TowerMetadata, abc.ABC):
         return features.pixel_shuffle(x, scale_factor, grid=grid)
 
 
-def _check_pixels(images: Tensor, ndim: int) -> None:
-    if images.ndim != ndim or images.shape[-3] != 3:
+def _check_pixels(images: Tensor, leading: tuple[int, ...]) -> None:
+    """Raise VitaError unless the shape of `images` is `leading`, a height and a width."""
+    if images.ndim != len(leading) + 2 or tuple(images.shape[:-2]) != leading:
+        one = ", ".join(map(str, [*(leading[1:] or leading), "H", "W"]))
         raise VitaError(
-            f"pixels have the wrong shape: {tuple(images.shape)}. Try: pixels (B, 3, H, W), or a list of (3, H, W)"
+            f"pixels have the wrong shape: {tuple(images.shape)}. Try: pixels (B, {one}), or a list of ({one})"
         )

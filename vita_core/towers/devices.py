@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_core.errors import ConfigError, VitaError
-from vita_core.plugins.specs import Stage
+from vita_core.plugins.specs import Shape, Stage
 
 __all__ = [
     "check_usable",
@@ -65,17 +65,18 @@ def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return any(name.strip() in ("flags", "Features") and CPU_BFLOAT16 & set(said.split()) for name, _, said in found)
 
 
-def pictures_at_once(pixels: Tensor, image_size: tuple[int, int], stages: Sequence[Stage]) -> int:
+def pictures_at_once(pixels: Tensor, shape: Shape, stages: Sequence[Stage]) -> int:
     """Return how many of `pixels` (M, 3, H, W) should run at once through `stages` if the config does not say so.
 
-    The numbers in `stages` are those for pictures of `image_size`. On a GPU, all pictures run at once. On a CPU, it is the
-    larger of two numbers: as many pictures as keep the hidden states in the cache, and enough pictures to make reading
-    each weight worthwhile (the larger one for a CNN).
+    `stages` are the first ones of `shape`, whose numbers are those of one picture (or video) of its size. On a GPU, all
+    pictures run at once. On a CPU, it is the larger of two numbers: as many pictures as keep the hidden states in the
+    cache, and enough pictures to make reading each weight worthwhile (the larger one for a CNN).
     """
     if pixels.device.type != "cpu":
         return len(pixels)
-    larger = pixels.shape[-2] * pixels.shape[-1] / (image_size[0] * image_size[1])
-    widest = max(stage.channels * stage.grid[0] * stage.grid[1] for stage in stages) * larger * pixels.element_size()
+    larger = pixels.shape[-2] * pixels.shape[-1] / (shape.image_size[0] * shape.image_size[1])
+    values = max(stage.channels * stage.grid[0] * stage.grid[1] for stage in stages) * shape.steps
+    widest = values * larger * pixels.element_size()
     rows = larger * sum(stage.macs for stage in stages) / max(1, sum(stage.parameters for stage in stages))
     return max(1, round(torch.get_num_threads() * max(CACHED_BYTES / widest, LEAST_ROWS / max(1, rows))))
 

@@ -48,13 +48,14 @@ def select_feature(tokens: Tensor, kind: str, prefix_tokens: int, suffix_tokens:
 def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
     """Move grid positions into channels: (B, H, W, C) -> (B, H s, W s, C / s^2) for the scale factor s.
 
-    Tokens (B, N, C) with their `grid` come back as tokens. The order is InternVL's ``v2``, which VITA's checkpoints were
-    trained with (``v1`` transposes the picture). Raises VitaError for tokens without a grid.
+    Tokens (B, N, C) with their `grid` come back as tokens; those of a video are shuffled step by step. The order is
+    InternVL's ``v2``, which VITA's checkpoints were trained with (``v1`` transposes the picture). Raises VitaError for
+    tokens without a grid.
     """
     if x.ndim == 3:
         if grid is None:
             raise VitaError("pixel_shuffle: the grid of the tokens (B, N, C) is missing. Try: pass grid=(rows, cols)")
-        return to_tokens(pixel_shuffle(to_map(x, grid), scale_factor))
+        return by_step(x, grid, lambda tokens, grid: to_tokens(pixel_shuffle(to_map(tokens, grid), scale_factor)))
     batch, height, width, channels = x.shape
     rows, cols = shuffled_grid((height, width), scale_factor)
     down, right = height // rows, width // cols
@@ -63,9 +64,22 @@ def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = N
 
 
 def pool(tokens: Tensor, grid: Grid, size: Grid) -> Tensor:
-    """Average tokens (B, rows * cols, C) adaptively to (B, size[0] * size[1], C)."""
-    pooled = F.adaptive_avg_pool2d(to_map(tokens, grid).permute(0, 3, 1, 2), size)
-    return pooled.flatten(2).transpose(1, 2)
+    """Average tokens (B, rows * cols, C) adaptively to the grid `size`. Of a video, each step is averaged."""
+
+    def average(tokens: Tensor, grid: Grid) -> Tensor:
+        pooled = F.adaptive_avg_pool2d(to_map(tokens, grid).permute(0, 3, 1, 2), (size[-2], size[-1]))
+        return pooled.flatten(2).transpose(1, 2)
+
+    return by_step(tokens, grid, average)
+
+
+def by_step(tokens: Tensor, grid: Grid, reduce: Callable[[Tensor, Grid], Tensor]) -> Tensor:
+    """Return `reduce` of tokens (B, rows * cols, C) and their grid, or of those of each step of a video."""
+    if len(grid) == 2:
+        return reduce(tokens, grid)
+    steps, *one = grid
+    reduced = reduce(tokens.reshape(len(tokens) * steps, -1, tokens.shape[-1]), tuple(one))
+    return reduced.reshape(len(tokens), -1, reduced.shape[-1])
 
 
 def s2_features(

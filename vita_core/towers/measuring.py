@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
@@ -47,14 +49,19 @@ def measure(
     *,
     norm: nn.Module | None = None,
     first_layer: int = 0,
+    frames: int | None = None,
 ) -> Shape:
     """Return the shape of a model, for pictures of `size` (height, width). `run` calls it with such pixels on the meta device.
+
+    An encoder of videos states the number of `frames` of a video. Its steps are the positions in time of that convolution.
 
     The layers are the input of the first of `blocks`, and the output of each. The patch grid is that of a block's maps, or
     of the last convolution before the first block; the tokens that it does not account for are prefix tokens. Parameters
     outside the blocks and the final `norm` count as those of the embeddings. Raises VitaError if the features do not fit.
     """
-    states, patch_grid, spent = _run(model, blocks, run)
+    states, (steps, *patch_grid), spent = _run(model, blocks, run)
+    if frames is None:
+        steps = 1
     inside = [parameter_count(block) for block in blocks]
     parameters = [parameter_count(model) - sum(inside) - parameter_count(norm), *inside]
     if len(states) != len(parameters):
@@ -62,24 +69,28 @@ def measure(
             f"{type(model).__name__} does not run its {len(blocks)} blocks once each: it gives {len(states)} hidden states. "
             "Try: another list of blocks, or write the shape function of the tower"
         )
-    prefix = 0 if states[0].ndim == 4 else states[0].shape[1] - patch_grid[0] * patch_grid[1]
+    prefix = 0 if states[0].ndim == 4 else states[0].shape[1] - steps * math.prod(patch_grid)
     stages = []
     for state, own, (start, end) in zip(states, parameters, pairwise([0, *spent]), strict=True):
-        grid = (state.shape[-2], state.shape[-1]) if state.ndim == 4 else patch_grid
-        if prefix < 0 or (state.ndim != 4 and (0 in grid or state.shape[1] != prefix + grid[0] * grid[1])):
+        rows, cols = state.shape[-2:] if state.ndim == 4 else patch_grid
+        if prefix < 0 or (state.ndim != 4 and (0 in (rows, cols) or state.shape[1] != prefix + steps * rows * cols)):
             raise VitaError(
-                f"{type(model).__name__}: features of shape {tuple(state.shape)} do not fit a grid of {grid[0]} x {grid[1]}. "
+                f"{type(model).__name__}: features of shape {tuple(state.shape)} do not fit a grid of {rows} x {cols}. "
                 "Try: write the shape function of the tower, or report this to its author"
             )
-        stages.append((state.shape[1 if state.ndim == 4 else 2], grid, own, end - start))
-    return Shape.from_stages(size, stages, None if norm is None else parameter_count(norm), prefix, first_layer)
+        stages.append((state.shape[1 if state.ndim == 4 else 2], (rows, cols), own, end - start))
+    shape = Shape.from_stages(size, stages, None if norm is None else parameter_count(norm), prefix, first_layer)
+    return replace(shape, frames=frames, steps=steps)
 
 
 def _run(
     model: nn.Module, blocks: Sequence[nn.Module] | nn.ModuleList, run: Callable[[], object]
-) -> tuple[list[Tensor], tuple[int, int], list[int]]:
-    """Return the hidden states, the grid of the last convolution before them, and the multiply-accumulates up to each."""
-    grids = [(0, 0)]
+) -> tuple[list[Tensor], tuple[int, ...], list[int]]:
+    """Return the hidden states, (steps, rows, cols) of the last convolution before them, and the macs up to each.
+
+    The steps of a convolution in two dimensions, which runs frame by frame, are its pictures.
+    """
+    grids: list[tuple[int, ...]] = [(1, 0, 0)]
     states: list[Tensor] = []
     spent: list[int] = []
     counter = FlopCounterMode(display=False)
@@ -90,9 +101,10 @@ def _run(
 
     def convolved(_: nn.Module, args: object, output: Tensor) -> None:
         if not states:
-            grids.append((output.shape[-2], output.shape[-1]))
+            grids.append((output.shape[2] if output.ndim == 5 else output.shape[0], *output.shape[-2:]))
 
-    hooks = [module.register_forward_hook(convolved) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    kinds = nn.Conv2d | nn.Conv3d
+    hooks = [module.register_forward_hook(convolved) for module in model.modules() if isinstance(module, kinds)]
     hooks += [watch(blocks, layer, reached) for layer in range(len(blocks) + 1)]
     try:
         with torch.no_grad(), counter:

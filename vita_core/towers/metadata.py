@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,9 +73,8 @@ class TowerMetadata(nn.Module):
 
     @property
     def num_patches(self) -> int:
-        """The number of patches of one picture of the encoder's own size, before any reduction."""
-        rows, cols = self.resolved.geometry.patch_grid
-        return rows * cols
+        """The number of patches of one picture of the encoder's own size (or one video), before any reduction."""
+        return math.prod(self.resolved.geometry.patch_grid)
 
     @property
     def num_tokens(self) -> int:
@@ -83,7 +83,7 @@ class TowerMetadata(nn.Module):
 
     @property
     def grid(self) -> Grid:
-        """The grid (rows, cols) of the output tokens for one picture of the configured size."""
+        """The grid of the output tokens: (rows, cols) of a picture of the configured size, (steps, rows, cols) of a video."""
         return self.resolved.geometry.grid
 
     @property

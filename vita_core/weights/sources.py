@@ -20,14 +20,17 @@ __all__ = ["Source", "expand", "is_path", "locate"]
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 CONFIG_FILES = ("config.json", "open_clip_config.json")
+PREPROCESSORS = {"preprocessor_config.json": "image_processor", "video_preprocessor_config.json": "video_processor"}
+"""The files that configure a processor of pictures or videos, and the parts of ``processor_config.json`` that may instead."""
 
 
 @dataclass(frozen=True)
 class Source:
     """A checkpoint: its configs, and the place of its files, a local `path` or a `hub_id` with its `revision`.
 
-    `config` is the parsed config file, {} if there is none. `preprocessor` is the parsed ``preprocessor_config.json``, or
-    None. `published` is True if `config` comes from a plugin's table of known hub ids and not from the checkpoint.
+    `config` is the parsed config file, {} if there is none. `preprocessor` is the config of its processor of
+    pictures or, without one, of videos; or None. `published` is True if `config` comes from a plugin's table of known hub
+    ids and not from the checkpoint.
     """
 
     weights: str
@@ -103,7 +106,7 @@ def locate(
             f"{weights} has no config: none of {', '.join(CONFIG_FILES)}, and no plugin knows its geometry. "
             "Try: download it, and put its config.json in the directory of the weights"
         )
-    preprocessor = _hub_json(weights, revision, ("preprocessor_config.json",))
+    preprocessor = _hub_json(weights, revision, tuple(PREPROCESSORS))
     return Source(weights, None, weights, revision, config, preprocessor, published=own is None)
 
 
@@ -125,11 +128,19 @@ def _local(weights: str, path: Path) -> Source:
 
 
 def _preprocessor(directory: Path) -> Mapping[str, Any] | None:
-    """Return the config of the image processor: a file of its own or, since transformers 5, a part of another file."""
-    own, shared = directory / "preprocessor_config.json", directory / "processor_config.json"
-    if own.is_file():
-        return read_json(own)
-    return read_json(shared).get("image_processor") if shared.is_file() else None
+    """Return the config of the processor of pictures, else of videos.
+
+    It is a file of its own or, since transformers 5, a part of another file.
+    """
+    shared = directory / "processor_config.json"
+    parts = read_json(shared) if shared.is_file() else {}
+    for name, part in PREPROCESSORS.items():
+        if (directory / name).is_file():
+            return read_json(directory / name)
+        if part in parts:
+            found: Mapping[str, Any] = parts[part]
+            return found
+    return None
 
 
 def _offline_hint(hub_id: str, error: Exception) -> str:

@@ -17,6 +17,8 @@ class Family:
     interpolates: whether ``forward`` has the argument ``interpolate_pos_encoding``. Without it, a model that takes other
     sizes always interpolates.
     settings: keys of the model's config that are set.
+    frames: of an encoder of videos, the key of the model's config with the number of frames.
+    arguments: arguments of ``forward`` besides the pixels.
     """
 
     blocks: str = "encoder.layers"
@@ -26,6 +28,8 @@ class Family:
     sizes: str = "patches"
     interpolates: bool = False
     settings: tuple[tuple[str, object], ...] = ()
+    frames: str | None = None
+    arguments: tuple[tuple[str, object], ...] = ()
 
 
 CLIP = Family(interpolates=True)
@@ -54,9 +58,19 @@ FAMILIES = {
     "mlcd_vision_model": Family(),
     "resnet": CONVNEXT,
     "siglip_vision_model": CLIP,
+    "timesformer": Family("encoder.layer", "layernorm", sizes="fixed", frames="num_frames"),
+    "videomae": Family("encoder.layer", "layernorm", sizes="fixed", frames="num_frames"),
     "vit": VIT,
     "vit_mae": replace(VIT, settings=(("mask_ratio", 0.0),)),
     "vit_msn": VIT,
+    "vivit": Family("layers", "layernorm", "encoder.layer", sizes="fixed", frames="num_frames"),
+    "vjepa2": Family(
+        "encoder.layer",
+        "encoder.layernorm",
+        sizes="fixed",
+        frames="frames_per_clip",
+        arguments=(("skip_predictor", True),),
+    ),
 }
 """The vision models that this tower opens, by the ``model_type`` of their config class. Each has a test."""
 

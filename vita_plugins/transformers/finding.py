@@ -19,8 +19,8 @@ from vita_core import VitaError
 from vita_plugins.transformers.families import FAMILIES, NATIVE, REASONS
 
 OTHER = "Try: another tower (`vita towers` lists them), or a plugin of your own (docs/write-a-plugin.md)"
-PIXELS = ("pixel_values", "image", "flattened_patches", "grid_thw")
-"""Arguments of ``forward`` that only a model of pictures has."""
+PIXELS = ("pixel_values", "pixel_values_videos", "image", "flattened_patches", "grid_thw")
+"""Arguments of ``forward`` that only a model of pictures or videos has."""
 KINDS = r"Model$|Backbone$|Transformer$|Encoder$"
 """How the names of models end that are whole encoders, the preferred first."""
 
@@ -45,7 +45,7 @@ def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
     own = type(part).model_type
     if part is not whole and not own.startswith(NATIVE):
         named = f"the vision part of {named} ({own})"
-    if type(part) in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING:
+    if type(part) in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING and own not in FAMILIES:
         raise VitaError(f"config.json: {named} takes videos, which is not supported yet. {OTHER}")
     if own.startswith(NATIVE):
         raise VitaError(f"config.json: {named} keeps each picture's own size, which is not supported yet. {OTHER}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from vita_plugins.transformers.families import FAMILIES, Family
 from vita_plugins.transformers.finding import model_class, vision_config
 from vita_plugins.transformers.pictures import image_size
 from vita_plugins.transformers.running import inputs
+from vita_plugins.transformers.video import runs_as_pictures
 
 
 def build(part: PreTrainedConfig, attention: str | None = None) -> tuple[PreTrainedModel, Family]:
@@ -56,12 +58,24 @@ def measured(config: str, size: tuple[int, int]) -> Shape:
         model, family = build(vision_config(json.loads(config)))
     model.eval().to("meta")
     # not made under torch.device("meta"): BEiT would cache a table of positions without values
-    given = inputs(family, model, torch.empty(1, 3, *size, device="meta"))
+    frames = None if family.frames is None else int(getattr(model.config, family.frames))
+    one = (3, *size) if frames is None else (frames, 3, *size)
+    given = inputs(family, model, torch.empty(1, *one, device="meta"))
     blocks, norm = model.get_submodule(family.blocks), final_norm(model, family)
-    return measure(model, blocks, lambda: model(**given), size, norm=norm, first_layer=family.first_layer)
+    still = frames is None or runs_as_pictures(model.config)
+    shape = measure(
+        model,
+        blocks,
+        lambda: model(**given),
+        size,
+        norm=norm,
+        first_layer=family.first_layer,
+        frames=None if still else frames,
+    )
+    return replace(shape, frames=frames, steps=frames, prefix_tokens=0) if still and frames is not None else shape
 
 
 def final_norm(model: nn.Module, family: Family) -> nn.Module | None:
-    """Return the final norm, or None: some models have an identity in its place."""
-    norm = None if family.norm is None else model.get_submodule(family.norm)
+    """Return the final norm, or None: some models have an identity or None in its place."""
+    norm = None if family.norm is None else operator.attrgetter(family.norm)(model)
     return None if isinstance(norm, nn.Identity) else norm

@@ -8,9 +8,11 @@ from typing import Any
 import transformers
 from transformers import PreTrainedConfig
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
 from vita_core import Shape, VitaError
 
+PROCESSORS = (IMAGE_PROCESSOR_MAPPING_NAMES, VIDEO_PROCESSOR_MAPPING_NAMES)
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 """The normalisation of DINOv2's published checkpoints. Their image processor's own default is CLIP's."""
 
@@ -48,7 +50,9 @@ def image_size(
             f"tower.options.image_size: the checkpoint's processor makes pictures of {made[0]} x {made[1]} pixels, and another "
             f"size is not supported yet: {asked[0]}. Try: leave image_size out"
         )
-    found = made or asked or pair(getattr(part, "image_size", None))
+    found = (
+        made or asked or pair(getattr(part, "image_size", getattr(part, "crop_size", None)))
+    )  # the latter is V-JEPA 2's
     if found is None:
         raise VitaError(
             "tower.options.image_size: missing, and neither config.json nor preprocessor_config.json states the size of the "
@@ -58,15 +62,16 @@ def image_size(
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """Return the default settings of the model's image processor in transformers, for pictures of the encoder's size."""
-    known = IMAGE_PROCESSOR_MAPPING_NAMES.get(config["model_type"]) or {}
+    """Return the default settings of the model's image processor in transformers, for pictures or videos of its size."""
+    known = next((names[config["model_type"]] for names in PROCESSORS if config["model_type"] in names), {})
     # DINOv2 with registers and DINOv3's ConvNeXt have none of their own
     usual = "DINOv3ViTImageProcessor" if config["model_type"].startswith("dinov3") else "BitImageProcessor"
     kind = known.get("torchvision", usual)
     made: dict[str, Any] = dict(getattr(transformers, f"{kind}Pil", getattr(transformers, kind))().to_dict())
     height, width = shape.image_size
     square = {"height": height, "width": width}
-    edge = {"shortest_edge": min(height, width)}
+    larger = made["size"].get("shortest_edge", 1) / made["crop_size"]["height"] if made.get("do_center_crop") else 1
+    edge = {"shortest_edge": round(min(height, width) * larger)}
     made["size"] = edge if "shortest_edge" in made["size"] else square
     if made.get("do_center_crop"):
         made["crop_size"] = square

@@ -12,8 +12,8 @@ from vita_plugins.transformers.pictures import pair
 
 
 def inputs(family: Family, model: nn.Module, pixels: Tensor) -> dict[str, Any]:
-    """Return the arguments of the model's ``forward`` for pixels (B, 3, H, W)."""
-    given: dict[str, Any] = {"pixel_values": pixels}
+    """Return the arguments of the model's ``forward`` for pixels (B, 3, H, W), or of videos (B, frames, 3, H, W)."""
+    given: dict[str, Any] = {str(model.main_input_name): pixels, **dict(family.arguments)}
     size, config = tuple(pixels.shape[-2:]), model.config
     if family.interpolates and size != pair(config.image_size):
         given["interpolate_pos_encoding"] = True

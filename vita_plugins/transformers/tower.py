@@ -13,6 +13,7 @@ from vita_plugins.transformers.finding import vision_config
 from vita_plugins.transformers.geometry import build
 from vita_plugins.transformers.keys import checkpoint_keys
 from vita_plugins.transformers.running import inputs
+from vita_plugins.transformers.video import step_by_step
 
 
 class TransformersTower(BaseVisionTower):
@@ -34,12 +35,15 @@ class TransformersTower(BaseVisionTower):
         model.set_submodule(self.family.blocks, nn.ModuleList([*blocks[: self.blocks]] or [NoBlock()]))
         return model
 
-    def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
+    def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, ...]]:
         assert self.encoder is not None
         own, (rows, cols) = self.shape.image_size, self.shape.stages[0].grid
-        grid = (pixels.shape[-2] // (own[0] // rows), pixels.shape[-1] // (own[1] // cols))
+        grid: tuple[int, ...] = (pixels.shape[-2] // (own[0] // rows), pixels.shape[-1] // (own[1] // cols))
         encoder, given = self.encoder, inputs(self.family, self.encoder, pixels)
         kept = hidden_states(encoder.get_submodule(self.family.blocks), lambda: encoder(**given), layers)
+        if self.shape.frames is not None:
+            steps = self.shape.steps
+            return {k: step_by_step(kept[k], encoder.config, steps) for k in kept}, (steps, *grid)
         for layer, state in kept.items():
             if state.ndim == 4:  # (B, C, rows, cols)
                 grid = (state.shape[2], state.shape[3])
