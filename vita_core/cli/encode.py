@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,14 +75,18 @@ def encode(
     resolved = resolve(place, overridden(overrides, device), tower_only=True)
     phases.end("config")
     built = _built(resolved, pictures, phases)
-    features, shown = _encoded(built, resolved.config.images, pictures, phases, draw=picture_map is not None)
-    grid = "x".join(map(str, built.grid))
-    metadata = {"tower": resolved.tower.spec.name, "weights": resolved.tower.source.weights, "grid": grid}
+    features, grids, shown = _encoded(built, resolved.config.images, pictures, phases, draw=picture_map is not None)
+    written = {name: "x".join(map(str, grid)) for name, grid in grids.items()}
+    native = built.shape.native is not None
+    grid = {"grids": dumps(written)} if native else {"grid": "x".join(map(str, built.grid))}
+    metadata = {"tower": resolved.tower.spec.name, "weights": resolved.tower.source.weights, **grid}
     last = [tokens[-1] for tokens in features.values()]
-    drawn = draw_map([shown[name] for name in features], last, built.grid) if shown else None
+    drawn = draw_map([shown[name] for name in features], last, [*grids.values()]) if shown else None
     _write(features, metadata, out, drawn, picture_map)
     phases.end("written")
-    rows: list[dict[str, Any]] = [{"picture": name, "shape": list(found.shape)} for name, found in features.items()]
+    rows: list[dict[str, Any]] = [
+        {"picture": name, "shape": list(found.shape), "grid": written[name]} for name, found in features.items()
+    ]
     if json:
         measured = {"timings": phases.seconds} if timings else {}
         print_json({"out": str(out), "picture_map": picture_map, **metadata, "pictures": rows, **measured})
@@ -89,7 +94,8 @@ def encode(
     for line in phases.lines(until="first feature") if timings else ():
         typer.echo(line)
     for row in rows:
-        typer.echo(f"{row['picture']}: {' x '.join(map(str, row['shape']))}")
+        of_grid = f", grid {row['grid']}" if native else ""
+        typer.echo(f"{row['picture']}: {' x '.join(map(str, row['shape']))}{of_grid}")
     typer.echo(f"wrote {out}")
 
 
@@ -120,15 +126,19 @@ def _built(resolved: Resolved, pictures: list[Path], phases: Phases) -> BaseVisi
 
 def _encoded(
     tower: BaseVisionTower, images: ImagesConfig, pictures: list[Path], phases: Phases, *, draw: bool
-) -> tuple[dict[str, Tensor], dict[str, Image.Image]]:
-    """Return the tokens (tiles, N, C) of each picture by its path. With `draw`, also return the pictures at `SHOWN` pixels."""
+) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]], dict[str, Image.Image]]:
+    """Return the tokens (tiles, N, C) and the grid of each picture by its path.
+
+    With `draw`, also return the pictures at `SHOWN` pixels.
+    """
     import torch
 
-    from vita_core.models.pictures import Prepared, prepare
+    from vita_core.models.pictures import Prepared, encoded, prepare
     from vita_core.pixels.images import MAX_PIXELS, open_picture
     from vita_core.pixels.prefetching import prefetched
 
     features: dict[str, Tensor] = {}
+    grids: dict[str, tuple[int, ...]] = {}
     shown: dict[str, Image.Image] = {}
 
     def read(path: Path) -> tuple[str, Prepared]:
@@ -141,16 +151,16 @@ def _encoded(
         for batch in batches:
             if not features:
                 phases.end("first pixels")
-            pixels = [picture.pixels for _, picture in batch]
-            tokens = tower(torch.cat(pixels)).cpu().split([len(tiles) for tiles in pixels])
+            tokens = encoded(tower, [picture.pixels for _, picture in batch])
             if not features:
                 phases.end("first feature")
             features |= {
-                name: found.clone(memory_format=torch.contiguous_format)
+                name: found.cpu().clone(memory_format=torch.contiguous_format)
                 for (name, _), found in zip(batch, tokens, strict=True)
             }
+            grids |= {name: tower.resolved.grid_of(*picture.pixels.shape[-2:]) for name, picture in batch}
     phases.end("further pictures")
-    return features, shown
+    return features, grids, shown
 
 
 def _write(
@@ -181,9 +191,9 @@ def _utf8(name: str) -> str:
 
 
 def draw_map(
-    pictures: list[Image.Image], tokens: list[Tensor], grid: tuple[int, ...], side: int = SHOWN
+    pictures: list[Image.Image], tokens: list[Tensor], grids: list[tuple[int, ...]], side: int = SHOWN
 ) -> Image.Image:
-    """Draw each picture beside its tokens (N, C), whose first three principal components are red, green and blue.
+    """Draw each picture beside its tokens (N, C) of its grid. Their first three principal components are red, green and blue.
 
     The components are computed over all pictures. Pictures are resized to squares. With tiles, the tokens of the last one
     (the thumbnail) are drawn.
@@ -200,7 +210,8 @@ def draw_map(
     low, high = colours.amin(0), colours.amax(0)
     levels = ((colours - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
     sheet = Image.new("RGB", (2 * side, side * len(pictures)), (255, 255, 255))
-    for index, (picture, part) in enumerate(zip(pictures, levels.split([len(t) for t in tokens]), strict=True)):
+    parts = levels.split([len(part) for part in tokens])
+    for index, (picture, part, grid) in enumerate(zip(pictures, parts, grids, strict=True)):
         sheet.paste(picture.resize((side, side)), (0, index * side))
         drawn = Image.fromarray(part.reshape(*grid, 3).numpy())
         sheet.paste(drawn.resize((side, side), Image.Resampling.NEAREST), (side, index * side))

@@ -19,7 +19,7 @@ from vita_core.language.llm import LanguageModel
 from vita_core.language.merging import merge
 from vita_core.models.exporting import Exported, export_model, source_of
 from vita_core.models.old_names import OldNames
-from vita_core.models.pictures import Picture, Prepared, prepare
+from vita_core.models.pictures import Picture, Prepared, encoded, prepare
 from vita_core.models.saving import save_model
 from vita_core.pixels.anyres import pack
 from vita_core.planning.resolution import Resolved
@@ -87,6 +87,15 @@ class VisionLanguageModel(OldNames):
         """Return the projected tokens (tiles, N, D) of pixels (tiles, 3, H, W)."""
         tokens: Tensor = self.projector(self.tower(pixels).to(self.llm.dtype))
         return tokens
+
+    def encode_each(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+        """Return the projected tokens (tiles, N, D) of each of the pixels (tiles, 3, H, W), which go through in one batch.
+
+        With native resolution, each may have another size, and gets its own N.
+        """
+        if self.tower.shape.native is None:
+            return list(self.encode_images(torch.cat([*pictures])).split([len(pixels) for pixels in pictures]))
+        return [self.projector(features.to(self.llm.dtype)) for features in encoded(self.tower, pictures)]
 
     def ask(
         self,
@@ -192,7 +201,7 @@ class VisionLanguageModel(OldNames):
         All tiles of all rows go through the tower in one batch.
         """
         flat = [picture.pixels for row in pictures for picture in row]
-        found = iter(self.encode_images(torch.cat(flat)).split([len(pixels) for pixels in flat]))
+        found = iter(self.encode_each(flat))
         return [[self.pack(next(found), picture.size, by_tile) for picture in row] for row in pictures]
 
     def pack(self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False) -> list[Tensor]:

@@ -34,6 +34,10 @@ class OldNames(nn.Module, abc.ABC):
         """Return the projected tokens (tiles, N, D) of pixels (tiles, 3, H, W)."""
 
     @abc.abstractmethod
+    def encode_each(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+        """Return the projected tokens (tiles, N, D) of each of the pixels (tiles, 3, H, W)."""
+
+    @abc.abstractmethod
     def pack(self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False) -> list[Tensor]:
         """Join the tokens (tiles, N, D) of one picture to a tensor (M, D) for each of its places in the prompt."""
 
@@ -127,7 +131,7 @@ class OldNames(nn.Module, abc.ABC):
         if isinstance(images, Tensor) and images.ndim == 4:
             return list(self.encode_images(images))
         pictures = [picture if picture.ndim == 4 else picture[None] for picture in images]
-        encoded = self.encode_images(torch.cat(pictures)).split([len(picture) for picture in pictures])
+        encoded = self.encode_each(pictures)
         if image_sizes is None:
             return [tokens.flatten(0, 1) for tokens in encoded]
         return [self.pack(tokens, size)[0] for tokens, size in zip(encoded, image_sizes, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from vita_core.pixels.processors import fast_resizer
 from vita_core.towers.devices import copied
 from vita_core.towers.tower import BaseVisionTower
 
-__all__ = ["Picture", "Prepared", "prepare"]
+__all__ = ["Picture", "Prepared", "encoded", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -54,4 +55,17 @@ def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> P
             fill=(red, green, blue),
             resize=resize,
         )
-    return Prepared(processor.preprocess(parts, return_tensors="pt")["pixel_values"], opened.size)
+    pixels = processor.preprocess(parts, return_tensors="pt")["pixel_values"]
+    return Prepared(pixels if isinstance(pixels, Tensor) else torch.stack(pixels), opened.size)
+
+
+def encoded(tower: BaseVisionTower, pictures: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tower's features (tiles, N, C) of each of the pixels (tiles, 3, H, W), which go through it in one batch.
+
+    With native resolution, each may have another size, and gets its own N.
+    """
+    tiles = [len(pixels) for pixels in pictures]
+    if tower.shape.native is None:
+        return list(tower(torch.cat([*pictures])).split(tiles))
+    features = iter(tower([tile for pixels in pictures for tile in pixels]))
+    return [torch.cat([next(features) for _ in range(count)]) for count in tiles]

@@ -40,10 +40,12 @@ def _native_class(base: Any, native: NativeSize, fast: bool) -> Any:
     def prepared(self: Any, picture: Any) -> Any:
         image = self.process_image(picture, do_convert_rgb=True)
         height, width = native.size(*image.shape[-2:])
-        image = plain(self, image, SizeDict(height=height, width=width), resample=self.resample)
+        target = SizeDict(height=height, width=width)
         if backend is TorchvisionBackend:
+            resized = plain(self, image[None], target, resample=self.resample)
             normal = (self.do_rescale, self.rescale_factor, self.do_normalize, self.image_mean, self.image_std)
-            return self.rescale_and_normalize(image[None], *normal)[0]
+            return self.rescale_and_normalize(resized, *normal)[0]
+        image = plain(self, image, target, resample=self.resample)
         image = self.rescale(image, self.rescale_factor) if self.do_rescale else image
         image = self.normalize(image, self.image_mean, self.image_std) if self.do_normalize else image
         return torch.as_tensor(image, dtype=torch.float32)

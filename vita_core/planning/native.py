@@ -59,9 +59,8 @@ def _budgeted(native: NativeSize, tower: ResolvedTower, wanted: dict[str, int]) 
             f"images.min_tokens: tower {tower.spec.name!r} has no lower limit: it resizes pictures by the rule "
             f"{native.rule!r}. Try: `images.max_tokens` alone"
         )
-    rows, cols = geometry.grid
-    extra = geometry.num_tokens - rows * cols  # a kept CLS token
-    patches = (native.square[0] // native.patch // rows) * (native.square[1] // native.patch // cols)
+    extra = geometry.num_tokens - math.prod(geometry.grid)  # a kept CLS token
+    patches = tower.patches_per_token
     least, most = ((wanted[k] - extra) * patches if k in wanted else None for k in ("min_tokens", "max_tokens"))
     if most is not None and native.rule == "longest_edge":  # the budget of its largest square, in whole blocks
         most = (math.isqrt(max(0, most)) // native.merge * native.merge) ** 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, ConfigError, PluginError
 from vita_core.layouts.parts import Part
 from vita_core.planning.asking import asked, shape_of
-from vita_core.planning.geometry import Geometry, in_whole_blocks, tower_geometry
+from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
 from vita_core.planning.options import validated_options
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import Registered, import_object, known_towers, registry
@@ -50,6 +51,29 @@ class ResolvedTower:
         """The number of parameters that are built: the blocks up to the last selected layer, and the final norm."""
         built = self.shape.stages[: self.geometry.blocks + 1]
         return sum(stage.parameters for stage in built) + (self.shape.norm_parameters or 0)
+
+    @property
+    def patches_per_token(self) -> int:
+        """The number of patches that the model's merger and ``pixel_shuffle`` join to one output token."""
+        native = self.shape.native
+        patches = self.geometry.patch_grid if native is None else native.grid(*native.square)
+        return math.prod(patches) // math.prod(self.geometry.grid)
+
+    @property
+    def most_tokens(self) -> int:
+        """The largest number of output tokens of one picture. Only with native resolution it exceeds that of a square one."""
+        native, geometry = self.shape.native, self.geometry
+        if native is None or self.settings.select_feature == "cls":
+            return geometry.num_tokens
+        return geometry.num_tokens - math.prod(geometry.grid) + int(native.max_tokens) // self.patches_per_token
+
+    def grid_of(self, height: int, width: int) -> Grid:
+        """Return the grid of the output tokens for pixels of (height, width)."""
+        native = self.shape.native
+        if native is None:
+            return self.geometry.grid
+        patches, joined = native.grid(height, width), math.isqrt(self.patches_per_token)
+        return patches[0] // joined, patches[1] // joined
 
 
 def resolve_tower(

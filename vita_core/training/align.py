@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
@@ -25,7 +24,7 @@ from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
 from vita_core.training.feature_cache import FeatureCache
 
-__all__ = ["IGNORE", "CachedSamples", "ProjectorTrainer", "Rows", "run_alignment"]
+__all__ = ["IGNORE", "CachedSamples", "ProjectorTrainer", "Rows", "projected", "run_alignment"]
 
 IGNORE = -100
 
@@ -51,7 +50,7 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
         pairs = list(zip(rows.indices, rows.groups, strict=True))
         self.groups = [[index for index, of in pairs if of == group] for group in sorted(set(rows.groups))]
         jitters = draws is not None and cache.config.training.moment_jitter > 0
-        self.moments = [_moments(cache.array[:, group]) for group in self.groups] if jitters else []
+        self.moments = [_moments(cache, group) for group in self.groups] if jitters else []
 
     def __len__(self) -> int:
         return len(self.rows.indices) if self.draws is None else self.draws
@@ -59,12 +58,12 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         if self.draws is None:
             index = self.rows.indices[item]
-            return {"features": self._features(0, index), "answer_ids": self.answers[index]}
+            return {"features": self.cache.features(0, index), "answer_ids": self.answers[index]}
         settings = self.cache.config.training
         rng = random.Random(f"{settings.seed}-{self.draws}-{item}")
         group = rng.randrange(len(self.groups))
         index, copy = rng.choice(self.groups[group]), rng.randrange(self.cache.copies)
-        features = self._features(copy, index)
+        features = self.cache.features(copy, index)
         if self.moments:
             features = self._moved(features, group, rng)
         return {"features": features, "answer_ids": self.answers[index]}
@@ -76,24 +75,34 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
         scale = (deviation + way * (other_deviation - deviation)) / deviation
         return (features - mean) * scale + mean + way * (other_mean - mean)
 
-    def _features(self, copy: int, index: int) -> Tensor:
-        return torch.from_numpy(self.cache.array[copy, index].astype("float32"))  # (N, C)
 
-
-def _moments(features: NDArray[np.float16]) -> tuple[Tensor, Tensor]:
-    """Return the mean and deviation (C) of a data set's features (copies, samples, N, C).
+def _moments(cache: FeatureCache, group: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the mean and deviation (C) of the features of a data set.
 
     They are computed over all copies, so that a constant channel (a dead unit) stays at its mean although its deviation is
     tiny.
     """
-    values = torch.from_numpy(features.astype("float32")).flatten(0, 2)
+    values = torch.cat([cache.features(copy, index) for copy in range(cache.copies) for index in group])
     return values.mean(0), values.std(0, unbiased=False) + 1e-6
 
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack samples to features (B, N, C) and answer ids (B, A), padded with -100."""
-    answers = nn.utils.rnn.pad_sequence([row["answer_ids"] for row in rows], batch_first=True, padding_value=IGNORE)
-    return {"features": torch.stack([row["features"] for row in rows]), "answer_ids": answers}
+    """Join samples to features (B, N, C) with their numbers of tokens (B), and answer ids (B, A), padded with -100."""
+    features, answers = [row["features"] for row in rows], [row["answer_ids"] for row in rows]
+    return {
+        "features": pad_sequence(features, batch_first=True),
+        "tokens": torch.tensor([len(tokens) for tokens in features]),
+        "answer_ids": pad_sequence(answers, batch_first=True, padding_value=IGNORE),
+    }
+
+
+def projected(projector: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return the projected tokens (N, D) of each sample. Those with equally many tokens go through the projector together."""
+    output: dict[int, Tensor] = {}
+    for count in inputs["tokens"].unique().tolist():
+        where = (inputs["tokens"] == count).nonzero().flatten()
+        output |= zip(where.tolist(), projector(inputs["features"][where, :count]), strict=True)
+    return [output[index] for index in range(len(output))]
 
 
 class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -154,17 +163,21 @@ class Alignment(ProjectorTrainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         """Return the mean cross-entropy of the answer's tokens. The head only runs on their positions."""
         llm, (prefix, after) = self.vlm.llm, self.prompt
-        answers, size = inputs["answer_ids"], len(inputs["features"])
-        tokens = model(inputs["features"]).to(llm.dtype)
-        embeds = torch.cat([tokens, after.expand(size, -1, -1), llm.embed(answers.clamp(min=0))], dim=1)
+        answers, words = inputs["answer_ids"], llm.embed(inputs["answer_ids"].clamp(min=0))
+        tokens = projected(model, inputs)
+        rows = [torch.cat([seen.to(llm.dtype), after, row]) for seen, row in zip(tokens, words, strict=True)]
+        embeds = pad_sequence(rows, batch_first=True)
         cache = copy.deepcopy(prefix)
         if cache is not None:
-            cache.batch_repeat_interleave(size)
+            cache.batch_repeat_interleave(len(rows))
         # padding only comes after the answers, where causal attention does not look, so no mask is needed
         read = llm.model.base_model(inputs_embeds=embeds, use_cache=cache is not None, **{cache_keyword(): cache})
         hidden = read.last_hidden_state
-        counted = answers != IGNORE
-        logits = llm.model.get_output_embeddings()(hidden[:, -answers.shape[1] - 1 : -1][counted])
+        counted, count = answers != IGNORE, answers.shape[1]
+        before = torch.stack(
+            [states[len(row) - count - 1 : len(row) - 1] for row, states in zip(rows, hidden, strict=True)]
+        )
+        logits = llm.model.get_output_embeddings()(before[counted])
         loss = F.cross_entropy(logits.float(), answers[counted])
         return (loss, {}) if return_outputs else loss
 

@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from vita_core.config.schema import Config
 from vita_core.errors import VitaError
-from vita_core.models.pictures import prepare
+from vita_core.models.pictures import encoded, prepare
 from vita_core.pixels.images import MAX_PIXELS, open_picture
 from vita_core.pixels.prefetching import prefetched
 from vita_core.towers.tower import BaseVisionTower
@@ -31,10 +32,11 @@ BATCH = 32
 
 
 class FeatureCache:
-    """A memory-mapped float16 array of features (variants + 1, samples, N, C).
+    """A memory-mapped float16 array of features (variants + 1, samples, N, C), and the number of tokens of each.
 
-    Index 0 of the first axis is the unchanged pictures. `fill` computes the features in order, and continues where an
-    interrupted run stopped. A cache of another tower, data set or seed is discarded.
+    Index 0 of the first axis is the unchanged pictures. N is the number of tokens of the largest picture; with native
+    resolution, `lengths` (variants + 1, samples) says how many of them are used. `fill` computes the features in order, and
+    continues where an interrupted run stopped. A cache of another tower, data set or seed is discarded.
     """
 
     def __init__(self, folder: Path, config: Config, tower: BaseVisionTower, samples: Sequence[Sample]) -> None:
@@ -43,26 +45,30 @@ class FeatureCache:
         self.config = config.model_copy(update={"images": config.images.model_copy(update={"tiles": None})})
         self.tower, self.samples = tower, samples
         self.copies = config.training.variants + 1
-        self.shape = (self.copies, len(samples), tower.num_tokens, tower.hidden_size)
+        self.shape = (self.copies, len(samples), tower.resolved.most_tokens, tower.hidden_size)
         self._progress = folder / "features.json"
         self._file = folder / "features.npy"
         self._key = self._identity()
-        fresh = not self._file.is_file() or self._read_progress() is None
+        kept = self._file.is_file() and (folder / "lengths.npy").is_file()
+        fresh = not kept or self._read_progress() is None
         if fresh:
             self._progress.unlink(missing_ok=True)
-        self.array = self._opened(fresh)
+        self.array: NDArray[np.float16] = self._opened(self._file, np.float16, self.shape, fresh)
+        self.lengths: NDArray[np.int32] = self._opened(folder / "lengths.npy", np.int32, self.shape[:2], fresh)
+        if fresh:
+            self.lengths[:] = self.shape[2]
 
-    def _opened(self, fresh: bool) -> NDArray[np.float16]:
-        """Map the file, with its disk space reserved. Raises VitaError if there is too little."""
+    def _opened(self, file: Path, dtype: type, shape: tuple[int, ...], fresh: bool) -> Any:
+        """Map a file, with its disk space reserved. Raises VitaError if there is too little."""
         try:
-            shape = self.shape if fresh else None
-            array = np.lib.format.open_memmap(self._file, "w+" if fresh else "r+", dtype=np.float16, shape=shape)
-            _reserve(self._file)
+            mode: Literal["w+", "r+"] = "w+" if fresh else "r+"
+            array = np.lib.format.open_memmap(file, mode, dtype=dtype, shape=shape if fresh else None)
+            _reserve(file)
         except OSError as error:
-            self._file.unlink(missing_ok=True)
-            size = 2 * math.prod(self.shape)
+            file.unlink(missing_ok=True)
+            size = np.dtype(dtype).itemsize * math.prod(shape)
             raise VitaError(
-                f"{self._file}: no space for the features: {size:,} bytes ({error.strerror}). Try: another directory for "
+                f"{file}: no space for the features: {size:,} bytes ({error.strerror}). Try: another directory for "
                 "--out, or fewer `training.variants`"
             ) from error
         return array
@@ -83,16 +89,24 @@ class FeatureCache:
     def fill(self) -> None:
         """Encode the pictures that are not in the cache yet. The next pictures are read while the tower runs."""
         total, done = self.copies * len(self.samples), self._read_progress() or 0
-        flat = self.array.reshape(total, *self.shape[2:])
+        flat, lengths = self.array.reshape(total, *self.shape[2:]), self.lengths.reshape(total)
         bar = tqdm(total=total, initial=done, unit="picture", desc="features", disable=None)
         with prefetched(range(done, total), self._pixels, batch=BATCH) as batches, bar:
-            for pixels in map(torch.cat, batches):
-                flat[done : done + len(pixels)] = self.tower(pixels).to(torch.float16).cpu().numpy()
-                done += len(pixels)
+            for pixels in batches:
+                for features in encoded(self.tower, pixels):
+                    lengths[done] = features.shape[1]
+                    flat[done, : features.shape[1]] = features[0].to(torch.float16).cpu().numpy()
+                    done += 1
                 bar.update(len(pixels))
                 if done == total or done // BATCH % 20 == 0:
-                    self.array.flush()  # type: ignore[attr-defined]  # a numpy.memmap
+                    written: tuple[Any, ...] = (self.array, self.lengths)
+                    for array in written:
+                        array.flush()  # a numpy.memmap
                     self._progress.write_text(json.dumps({"key": self._key, "done": done}))
+
+    def features(self, copy: int, index: int) -> Tensor:
+        """Return the features (N, C) of a copy of a sample."""
+        return torch.from_numpy(self.array[copy, index, : self.lengths[copy, index]].astype("float32"))
 
     def _pixels(self, item: int) -> Tensor:
         """Return the pixels (1, 3, H, W) of a picture or a variant. The variant only depends on the seed and `item`."""

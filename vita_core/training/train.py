@@ -54,6 +54,11 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
         return finished
     torch.manual_seed(settings.seed)
     vlm = build(resolved)
+    if vlm.tower.shape.native is not None and isinstance(vlm.projector, WordProjector):
+        raise ConfigError(
+            f"projector.type: {config.projector.type!r} is trained on the captions' words, with equally many tokens of each "
+            f"picture, but tower {vlm.tower.resolved.spec.name!r} keeps their aspect. Try: `projector.type: mlp2x_gelu`"
+        )
     kept, held = _split(len(samples), settings.held_out, settings.seed)
     answers = [_answer_ids(vlm, sample.caption) for sample in samples]
     captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vita_core.config.schema import TrainingConfig
 from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
-from vita_core.training.align import IGNORE, CachedSamples, ProjectorTrainer
+from vita_core.training.align import IGNORE, CachedSamples, ProjectorTrainer, projected
 
 __all__ = ["CaptionWords", "run_warm_start"]
 
@@ -42,9 +42,10 @@ class WarmStart(ProjectorTrainer):
         if isinstance(model, WordProjector):
             loss = model.word_loss(inputs["features"], wanted)
             return (loss, {}) if return_outputs else loss
-        tokens = model(inputs["features"])  # (B, N, D)
-        error = (tokens - self.targets[wanted, None]).pow(2).mean() / self.variance
-        direction = F.normalize(tokens.mean(1) - self.centre, dim=-1)
+        tokens = projected(model, inputs)
+        errors = [seen - target for seen, target in zip(tokens, self.targets[wanted], strict=True)]
+        error = torch.cat(errors).pow(2).mean() / self.variance
+        direction = F.normalize(torch.stack([seen.mean(0) for seen in tokens]) - self.centre, dim=-1)
         similarity = direction @ F.normalize(self.targets - self.centre, dim=-1).T
         loss = error + F.cross_entropy(20 * similarity, wanted)
         return (loss, {}) if return_outputs else loss

@@ -20,9 +20,17 @@ def recognises(config: Mapping[str, Any]) -> bool:
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     """Return timm's evaluation preprocessing: resize to size / crop_pct, then a centre crop.
 
-    The shortest edge is resized, or both edges for ``crop_mode: squash``.
+    The shortest edge is resized, or both edges for ``crop_mode: squash``. For a NaFlex ViT, the picture keeps its aspect.
     """
     data = config.get("pretrained_cfg", {})
+    values = {
+        "resample": RESAMPLE[data.get("interpolation", "bicubic")],
+        "image_mean": list(data.get("mean", (0.485, 0.456, 0.406))),
+        "image_std": list(data.get("std", (0.229, 0.224, 0.225))),
+    }
+    if shape.native is not None:
+        budget = {"patch_size": shape.native.patch, "max_num_patches": int(shape.native.max_tokens)}
+        return {"image_processor_type": "Siglip2ImageProcessor", **budget, **values}
     height, width = shape.image_size
     edges = [int(side / data.get("crop_pct", 0.875)) for side in (height, width)]
     squash = data.get("crop_mode") == "squash"
@@ -36,9 +44,7 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         "size": {"height": edges[0], "width": edges[1]} if squash else {"shortest_edge": edges[0]},
         "crop_size": {"height": height, "width": width},
         "crop_offset": "round",  # timm crops with torchvision, which rounds the corner of the crop
-        "resample": RESAMPLE[data.get("interpolation", "bicubic")],
-        "image_mean": list(data.get("mean", (0.485, 0.456, 0.406))),
-        "image_std": list(data.get("std", (0.229, 0.224, 0.225))),
+        **values,
     }
 
 

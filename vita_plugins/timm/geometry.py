@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from vita_core import Shape, VitaError, count_macs
 from vita_plugins.timm.building import build_on_meta, image_size
+from vita_plugins.timm.naflex import native_size
 from vita_plugins.timm.pruning import layers_of
 from vita_plugins.timm.special import GRID_FROM_VALUES
 
@@ -83,20 +85,23 @@ def normed(norm: nn.Module, tokens: Tensor) -> Tensor:
     return norm(tokens.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)  # type: ignore[no-any-return]  # as above
 
 
-def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
-    """Return a shape with one stage per feature of timm's ``forward_intermediates``.
+def shape(config: Mapping[str, Any], options: Mapping[str, Any], size: tuple[int, int] | None = None) -> Shape:
+    """Return a shape with one stage per feature of timm's ``forward_intermediates``. `size` is for NaFlex ViTs.
 
     timm's index k is layer k + 1. timm gives no features for layer 0.
     """
-    return measured(json.dumps([config, options], sort_keys=True))
+    return measured(json.dumps([config, options], sort_keys=True), size)
 
 
 @functools.lru_cache(maxsize=32)
-def measured(settings: str) -> Shape:
+def measured(settings: str, asked: tuple[int, int] | None) -> Shape:
     """Return the shape for a checkpoint config and options, in JSON."""
     config, options = json.loads(settings)
     model = build_on_meta(config, options)
     size = image_size(config, options, model)
+    native = native_size(model, size)
+    if native is not None:
+        size = asked or native.square
     with torch.no_grad():
         pixels = torch.empty(1, 3, *size, device="meta")
         maps, macs = features(model, pixels)
@@ -112,4 +117,4 @@ def measured(settings: str) -> Shape:
         stages.append((tapped.shape[1], tuple(tapped.shape[2:]), own, max(total - before, 0)))
         before = max(before, total)
     final = sum(sizes[name] for name in sizes if name.startswith("norm.") and name not in layers) if has_norm else None
-    return Shape.from_stages(size, stages, final, prefix_tokens(model), first_layer=1)
+    return replace(Shape.from_stages(size, stages, final, prefix_tokens(model), first_layer=1), native=native)

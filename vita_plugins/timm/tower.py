@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vita_core import BaseVisionTower
 from vita_plugins.timm.building import build, build_on_meta, input_sizes
 from vita_plugins.timm.geometry import check_norm, normed
+from vita_plugins.timm.naflex import intermediates
 from vita_plugins.timm.pruning import cut, layers_of
 
 
@@ -47,6 +48,13 @@ class TimmTower(BaseVisionTower):
             tokens = spatial.flatten(2).transpose(1, 2)  # (B, rows * cols, C)
             kept[layer] = tokens if first is None else torch.cat([first, tokens], dim=1)
         return kept, grid
+
+    def encode_pictures(
+        self, pictures: Sequence[Tensor], layers: Sequence[int]
+    ) -> list[tuple[dict[int, Tensor], tuple[int, int]]]:
+        assert self.encoder is not None
+        found = intermediates(self.encoder, pictures, [layer - 1 for layer in layers])
+        return [(dict(zip(layers, states, strict=True)), grid) for states, grid in found]
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         assert self.encoder is not None
