@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -80,22 +80,18 @@ def encode(
     native = built.shape.native is not None
     grid = {"grids": dumps(written)} if native else {"grid": "x".join(map(str, built.grid))}
     metadata = {"tower": resolved.tower.spec.name, "weights": resolved.tower.source.weights, **grid}
-    last = [tokens[-1] for tokens in features.values()]
-    drawn = draw_map([shown[name] for name in features], last, [*grids.values()]) if shown else None
+    drawn = draw_map(shown, features, grids) if shown else None
     _write(features, metadata, out, drawn, picture_map)
     phases.end("written")
-    rows: list[dict[str, Any]] = [
-        {"picture": name, "shape": list(found.shape), "grid": written[name]} for name, found in features.items()
-    ]
     if json:
+        rows = [{"picture": name, "shape": [*made.shape], "grid": written[name]} for name, made in features.items()]
         measured = {"timings": phases.seconds} if timings else {}
         print_json({"out": str(out), "picture_map": picture_map, **metadata, "pictures": rows, **measured})
         return
     for line in phases.lines(until="first feature") if timings else ():
         typer.echo(line)
-    for row in rows:
-        of_grid = f", grid {row['grid']}" if native else ""
-        typer.echo(f"{row['picture']}: {' x '.join(map(str, row['shape']))}{of_grid}")
+    for name, made in features.items():
+        typer.echo(f"{name}: {' x '.join(map(str, made.shape))}" + (f", grid {written[name]}" if native else ""))
     typer.echo(f"wrote {out}")
 
 
@@ -191,9 +187,9 @@ def _utf8(name: str) -> str:
 
 
 def draw_map(
-    pictures: list[Image.Image], tokens: list[Tensor], grids: list[tuple[int, ...]], side: int = SHOWN
+    pictures: dict[str, Image.Image], features: dict[str, Tensor], grids: dict[str, tuple[int, ...]], side: int = SHOWN
 ) -> Image.Image:
-    """Draw each picture beside its tokens (N, C) of its grid. Their first three principal components are red, green and blue.
+    """Draw each picture beside its features (tiles, N, C), whose first three principal components are red, green and blue.
 
     The components are computed over all pictures. Pictures are resized to squares. With tiles, the tokens of the last one
     (the thumbnail) are drawn.
@@ -201,6 +197,7 @@ def draw_map(
     import torch
     from PIL import Image
 
+    tokens = [tiles[-1] for tiles in features.values()]
     flat = torch.cat(tokens).float()
     centred = flat - flat.mean(0)
     count = min(3, *centred.shape)
@@ -211,8 +208,8 @@ def draw_map(
     levels = ((colours - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
     sheet = Image.new("RGB", (2 * side, side * len(pictures)), (255, 255, 255))
     parts = levels.split([len(part) for part in tokens])
-    for index, (picture, part, grid) in enumerate(zip(pictures, parts, grids, strict=True)):
-        sheet.paste(picture.resize((side, side)), (0, index * side))
-        drawn = Image.fromarray(part.reshape(*grid, 3).numpy())
+    for index, (name, part) in enumerate(zip(features, parts, strict=True)):
+        sheet.paste(pictures[name].resize((side, side)), (0, index * side))
+        drawn = Image.fromarray(part.reshape(*grids[name], 3).numpy())
         sheet.paste(drawn.resize((side, side), Image.Resampling.NEAREST), (side, index * side))
     return sheet
