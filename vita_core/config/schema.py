@@ -56,6 +56,9 @@ Freeze = Annotated[
 class TowerConfig(Section):
     """The vision tower. A key that is None takes the default of the tower's type (see ``vita towers --json``).
 
+    `image_size` is the size of the encoder's pictures in pixels, a side or [height, width], if it is to be another than the
+    checkpoint's: the table of positions is then interpolated.
+
     `dtype: auto` is bfloat16 if the device supports it in hardware, else float32. `attention: auto` is torch's
     ``scaled_dot_product_attention``. `compile` uses torch.compile: the first picture of each size takes longer, and a CPU
     needs a C++ compiler. `max_batch` is the largest number of pictures (tiles and S2 crops count) in one run of the
@@ -80,6 +83,7 @@ class TowerConfig(Section):
     attention: Attention = "auto"
     compile: bool = False
     delay_load: bool = False
+    image_size: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
     layers: Literal["needed", "all"] = "needed"
     preprocess: Literal["exact", "fast"] = "exact"
     max_batch: PositiveInt | None = None

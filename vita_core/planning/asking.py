@@ -24,6 +24,7 @@ def shape_of(
 
     Raises PluginError if the spec's function does not return a `Shape`, or of pictures of another size.
     """
+    assert spec.shape is not None  # else the shape is measured
     shape = asked(spec.shape, spec, owner, source, options, size=size)
     if not isinstance(shape, Shape):
         raise PluginError(

@@ -16,6 +16,7 @@ from vita_core.layouts.parts import Part
 from vita_core.planning.asking import asked, shape_of
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
 from vita_core.planning.options import validated_options
+from vita_core.planning.pictures import completed, pair, stated_size
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import Registered, import_object, known_towers, registry
 from vita_core.plugins.specs import Shape, TowerSpec
@@ -109,14 +110,37 @@ def resolve_tower(
     settings = _with_defaults(settings, spec, owner, source)
     options = validated_options("tower", spec, owner, settings.options)
     settings = settings.model_copy(update={"options": options})
-    shape = shape_of(spec, owner, source, options)
+    shape = _shape(spec, owner, settings, source)
     if shape.native is not None:
         shape = in_whole_blocks(settings, shape, lambda size: shape_of(spec, owner, source, options, size))
     geometry = tower_geometry(settings, shape)
-    processor = source.preprocessor or asked(spec.processor, spec, owner, source, shape)
+    processor = source.preprocessor or _processor(spec, owner, source, shape)
     if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail
         processor = _resized(processor, geometry.input_size[0])
     return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor, part)
+
+
+def _shape(spec: TowerSpec, owner: Owner, settings: TowerConfig, source: Source) -> Shape:
+    """Return what the spec's shape function gives, or the shape that one run of the encoder gives if there is none."""
+    size = pair(settings.image_size)
+    if spec.shape is not None:
+        if size is not None:
+            raise ConfigError(
+                f"tower.image_size: tower {spec.name!r} takes no other size than its checkpoint's. "
+                "Try: `tower.image_size: null`"
+            )
+        return shape_of(spec, owner, source, settings.options)
+    derived = import_object("vita_core.towers.deriving:derived_shape", requires=None, owner=owner)
+    shape: Shape = derived(spec, owner, settings, source, stated_size(size, source))
+    return shape
+
+
+def _processor(spec: TowerSpec, owner: Owner, source: Source, shape: Shape) -> Mapping[str, Any]:
+    """Return the preprocessing that the spec states, for a checkpoint without a preprocessor config."""
+    if spec.processor is None or isinstance(spec.processor, Mapping):
+        return completed(spec.processor, shape, source)
+    stated: Mapping[str, Any] = asked(spec.processor, spec, owner, source, shape)
+    return stated
 
 
 def _located(settings: TowerConfig, *, offline: bool) -> Source:

@@ -53,8 +53,9 @@ class TowerSpec:
     shape: function of a checkpoint config and ``tower.options`` that returns a `Shape`; ``"module:function"`` if it needs torch.
     A parameter named `preprocessor` gets the content of the checkpoint's ``preprocessor_config.json``, or None. An encoder of
     native resolution (`Shape.native`) needs a parameter `size`: (height, width) of the pictures to count for, or None.
-    processor: function of a checkpoint config and a `Shape` that returns a dict in the form of ``preprocessor_config.json``,
-    used for checkpoints without that file.
+    Without `shape`, it is measured by one run of the encoder on the meta device (see `BaseVisionTower.block_path`).
+    processor: for checkpoints without ``preprocessor_config.json``: a function of a checkpoint config and a `Shape` that
+    returns a dict in the form of that file, or the dict itself, which may leave out the type, the sizes and the filter.
     model_types: values of ``model_type`` in ``config.json`` that this tower opens.
     recognises: function of a checkpoint config that returns whether this tower opens it, for layouts without a ``model_type``.
     hub_ids: known hub ids and their published configs (geometry), so that ``vita plan`` works offline.
@@ -75,8 +76,8 @@ class TowerSpec:
     name: str
     summary: str
     factory: str
-    shape: Callable[[CheckpointConfig, Mapping[str, Any]], Shape] | str
-    processor: Callable[[CheckpointConfig, Shape], Mapping[str, Any]] | str
+    shape: Callable[[CheckpointConfig, Mapping[str, Any]], Shape] | str | None = None
+    processor: Callable[[CheckpointConfig, Shape], Mapping[str, Any]] | Mapping[str, Any] | str | None = None
     model_types: tuple[str, ...] = ()
     recognises: Callable[[CheckpointConfig], bool] = _never
     hub_ids: Mapping[str, CheckpointConfig] = field(default_factory=dict)
@@ -96,7 +97,7 @@ class TowerSpec:
             dict.fromkeys(("name", "summary", "factory"), str)
             # `in` on a string would match a part of it
             | dict.fromkeys(("model_types", "weight_files", "attentions"), tuple | list)
-            | dict.fromkeys(("shape", "processor"), Callable | str)
+            | {"shape": Callable | str | None, "processor": Callable | Mapping | str | None}
             | {"hub_ids": Mapping, "defaults": Mapping | Callable, "example": Mapping | None}
             | {"recognises": Callable, "fallback": bool},
         )

@@ -22,7 +22,7 @@ from vita_core.planning.resolution import resolve
 from vita_core.planning.towers import ResolvedTower, named_tower, resolve_tower
 from vita_core.plugins.registry import import_object
 from vita_core.testing.outcomes import BrokenContractError, SkippedCheckError
-from vita_core.towers.encoders import build_checked
+from vita_core.towers.deriving import build_encoder
 from vita_core.towers.tower import BaseVisionTower, build_resolved
 
 __all__ = ["Subject", "open_subject"]
@@ -125,7 +125,7 @@ class Subject:
         resolved = self.resolved(**whole)
         factory = import_object(resolved.spec.factory, requires=resolved.spec.requires, owner=resolved.owner)
         tower: BaseVisionTower = factory(resolved)
-        encoder = build_checked(resolved, tower.build_encoder)
+        encoder = build_encoder(tower)
         generator = torch.Generator().manual_seed(0)
         return {key: _random(key, tensor, generator) for key, tensor in encoder.state_dict().items()}
 

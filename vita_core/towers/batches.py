@@ -15,12 +15,12 @@ from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.native import NativeSize
 from vita_core.towers import features
 from vita_core.towers.devices import compile_errors, compiled, pictures_at_once
-from vita_core.towers.metadata import TowerMetadata
+from vita_core.towers.whole import WholeEncoder
 
 __all__ = ["BatchRunner"]
 
 
-class BatchRunner(TowerMetadata, abc.ABC):
+class BatchRunner(WholeEncoder, abc.ABC):
     """Runs the steps of a tower: encode, select layers, merge scales (S2), reduce. `BaseVisionTower` documents it."""
 
     input_sizes: Literal["any", "patches", "fixed"] = "any"
@@ -31,15 +31,6 @@ class BatchRunner(TowerMetadata, abc.ABC):
 
     # what a subclass defines -----------------------------------------------------------------------------------------
 
-    def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[Mapping[int, Tensor], Grid]:
-        """Run the encoder on pixels (B, 3, H, W). Return the hidden state of each layer, and the grid (rows, cols).
-
-        A hidden state is (B, prefix + rows * cols + suffix, C). `layers` are ascending, without duplicates, and count as Hugging
-        Face's ``hidden_states`` do: 0 is the embeddings, k the output of block k, before the final norm. An encoder of videos
-        gets pixels (B, frames, 3, H, W), and its grid is (steps, rows, cols).
-        """
-        raise self._undefined("encode(pixels, layers)", "a fixed size")
-
     def encode_pictures(
         self, pictures: Sequence[Tensor], layers: Sequence[int]
     ) -> list[tuple[Mapping[int, Tensor], Grid]]:
@@ -47,18 +38,9 @@ class BatchRunner(TowerMetadata, abc.ABC):
 
         Towers with `Shape.native` define it instead of `encode`. The sides of the pictures are multiples of its `block`.
         """
-        raise self._undefined("encode_pictures(pictures, layers)", "Shape.native")
-
-    def _undefined(self, method: str, kind: str) -> VitaError:
-        return VitaError(
-            f"{type(self).__name__} defines no {method}, but its encoder has {kind}. Try: define it in the plugin"
-        )
-
-    def final_norm(self, tokens: Tensor) -> Tensor:
-        """Apply the encoder's final norm to (B, T, C), for ``norm: true``. Define it if `Shape.norm_parameters` is set."""
         raise VitaError(
-            f"tower.norm: {type(self).__name__} states norm_parameters but has no final_norm(tokens). "
-            "Try: `tower.norm: false`, or define final_norm in the plugin"
+            f"{type(self).__name__} defines no encode_pictures(pictures, layers), but its encoder has Shape.native. "
+            "Try: define it in the plugin"
         )
 
     @staticmethod
@@ -168,6 +150,19 @@ class BatchRunner(TowerMetadata, abc.ABC):
             "Try: prepare the pictures with the tower's image_processor"
         )
 
+    def _check_states(self, states: Mapping[int, Tensor], grid: Grid, pixels: Tensor) -> None:
+        """Raise VitaError if an encoder whose shape was measured gives something else for pictures of its own size."""
+        if self.resolved.spec.shape is not None or tuple(pixels.shape[-2:]) != self.shape.image_size:
+            return
+        for layer, state in states.items():
+            stage = self.shape.stages[layer]
+            expected = (self.shape.prefix_tokens + stage.grid[0] * stage.grid[1], stage.channels)
+            if tuple(state.shape[1:]) != expected or tuple(grid) != stage.grid:
+                raise VitaError(
+                    f"tower {self.resolved.spec.name!r}: layer {layer} gives {tuple(state.shape[1:])} on a grid of {grid}, "
+                    f"but {expected} on {stage.grid} was measured. Try: give its TowerSpec a shape function"
+                )
+
     def _selected(self, pixels: Tensor) -> tuple[Tensor, Grid]:
         """Return the selected tokens (M, N, C) of pixels (M, 3, H, W), and their grid. Long batches run in parts."""
         self._check_size(pixels)
@@ -177,6 +172,7 @@ class BatchRunner(TowerMetadata, abc.ABC):
         with compile_errors(self.resolved.spec.name, self.settings.compile):
             for part in pixels.split(self._at_once(pixels)):
                 states, grid = encode(self, part, layers)
+                self._check_states(states, grid, part)
                 parts.append(self._scaled(states))
         return parts[0] if len(parts) == 1 else torch.cat(parts), grid
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -14,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vita_core.errors import VitaError
 from vita_core.plugins.shapes import Shape
-from vita_core.towers.tapping import watch
+from vita_core.towers.tapping import Blocks, Convolved, watch
 
-__all__ = ["count_macs", "measure", "parameter_count"]
+__all__ = ["count_macs", "measure", "parameter_count", "shape_of", "spent_on"]
 
 Output = TypeVar("Output")
 
@@ -43,7 +42,7 @@ def parameter_count(*modules: nn.Module | None) -> int:
 
 def measure(
     model: nn.Module,
-    blocks: Sequence[nn.Module] | nn.ModuleList,
+    blocks: Blocks,
     run: Callable[[], object],
     size: tuple[int, int],
     *,
@@ -59,38 +58,16 @@ def measure(
     of the last convolution before the first block; the tokens that it does not account for are prefix tokens. Parameters
     outside the blocks and the final `norm` count as those of the embeddings. Raises VitaError if the features do not fit.
     """
-    states, (steps, *patch_grid), spent = _run(model, blocks, run)
-    if frames is None:
-        steps = 1
-    inside = [parameter_count(block) for block in blocks]
-    parameters = [parameter_count(model) - sum(inside) - parameter_count(norm), *inside]
-    if len(states) != len(parameters):
-        raise VitaError(
-            f"{type(model).__name__} does not run its {len(blocks)} blocks once each: it gives {len(states)} hidden states. "
-            "Try: another list of blocks, or write the shape function of the tower"
-        )
-    prefix = 0 if states[0].ndim == 4 else states[0].shape[1] - steps * math.prod(patch_grid)
-    stages = []
-    for state, own, (start, end) in zip(states, parameters, pairwise([0, *spent]), strict=True):
-        rows, cols = state.shape[-2:] if state.ndim == 4 else patch_grid
-        if prefix < 0 or (state.ndim != 4 and (0 in (rows, cols) or state.shape[1] != prefix + steps * rows * cols)):
-            raise VitaError(
-                f"{type(model).__name__}: features of shape {tuple(state.shape)} do not fit a grid of {rows} x {cols}. "
-                "Try: write the shape function of the tower, or report this to its author"
-            )
-        stages.append((state.shape[1 if state.ndim == 4 else 2], (rows, cols), own, end - start))
-    shape = Shape.from_stages(size, stages, None if norm is None else parameter_count(norm), prefix, first_layer)
-    return replace(shape, frames=frames, steps=steps)
+    with Convolved(model, blocks) as convolved:
+        _, states, spent = spent_on(blocks, run)
+    layers = [(state, state.shape[-2:] if state.ndim == 4 else convolved.grid) for state in states]
+    steps = 1 if frames is None else convolved.steps
+    shape = shape_of(model, blocks, layers, spent, size, norm=norm, first_layer=first_layer, steps=steps)
+    return replace(shape, frames=frames)
 
 
-def _run(
-    model: nn.Module, blocks: Sequence[nn.Module] | nn.ModuleList, run: Callable[[], object]
-) -> tuple[list[Tensor], tuple[int, ...], list[int]]:
-    """Return the hidden states, (steps, rows, cols) of the last convolution before them, and the macs up to each.
-
-    The steps of a convolution in two dimensions, which runs frame by frame, are its pictures.
-    """
-    grids: list[tuple[int, ...]] = [(1, 0, 0)]
+def spent_on(blocks: Blocks, run: Callable[[], Output]) -> tuple[Output, list[Tensor], list[int]]:
+    """Return what `run` returns, the hidden states as the blocks give them, and the multiply-accumulates up to each."""
     states: list[Tensor] = []
     spent: list[int] = []
     counter = FlopCounterMode(display=False)
@@ -99,17 +76,56 @@ def _run(
         states.append(state)
         spent.append(counter.get_total_flops() // 2)
 
-    def convolved(_: nn.Module, args: object, output: Tensor) -> None:
-        if not states:
-            grids.append((output.shape[2] if output.ndim == 5 else output.shape[0], *output.shape[-2:]))
-
-    kinds = nn.Conv2d | nn.Conv3d
-    hooks = [module.register_forward_hook(convolved) for module in model.modules() if isinstance(module, kinds)]
-    hooks += [watch(blocks, layer, reached) for layer in range(len(blocks) + 1)]
+    hooks = [watch(blocks, layer, reached) for layer in range(len(blocks) + 1)]
     try:
         with torch.no_grad(), counter:
-            run()
+            output = run()
     finally:
         for hook in hooks:
             hook.remove()
-    return states, grids[-1], spent
+    return output, states, spent
+
+
+def shape_of(
+    model: nn.Module,
+    blocks: Blocks,
+    layers: Sequence[tuple[Tensor, Sequence[int] | None]],
+    spent: Sequence[int],
+    size: tuple[int, int],
+    *,
+    norm: nn.Module | None = None,
+    first_layer: int = 0,
+    steps: int = 1,
+) -> Shape:
+    """Return the shape of an encoder from the hidden state, the grid and the multiply-accumulates up to each layer.
+
+    Raises VitaError if the hidden states do not fit the grids, or the blocks.
+    """
+    inside = [parameter_count(block) for block in blocks]
+    parameters = [parameter_count(model) - sum(inside) - parameter_count(norm), *inside]
+    name = type(model).__name__
+    if not len(layers) == len(spent) == len(parameters):
+        raise VitaError(
+            f"{name} does not run its {len(blocks)} blocks once each: it gives {len(spent)} hidden states. "
+            "Try: another list of blocks, or write the shape function of the tower"
+        )
+    stages = []
+    prefix = None
+    for (state, sides), own, (start, end) in zip(layers, parameters, pairwise([0, *spent]), strict=True):
+        rows, cols = sides or (0, 0)
+        patches = steps * rows * cols
+        tokens = patches if state.ndim == 4 else state.shape[1]
+        prefix = tokens - patches if prefix is None else prefix
+        if prefix < 0 or patches == 0 or tokens != prefix + patches:
+            raise VitaError(
+                f"{name}: features of shape {tuple(state.shape)} do not fit a grid of {rows} x {cols}. "
+                "Try: write the shape function of the tower, or report this to its author"
+            )
+        if abs(rows * size[1] - cols * size[0]) > max(size):  # more than rounding: the channels are taken for a side
+            raise VitaError(
+                f"{name}: a grid of {rows} x {cols} for pictures of {size[0]} x {size[1]}, from features of shape "
+                f"{tuple(state.shape)}. Try: define `encode` to give tokens (B, T, C)"
+            )
+        stages.append((state.shape[1 if state.ndim == 4 else 2], (rows, cols), own, end - start))
+    norm_parameters = None if norm is None else parameter_count(norm)
+    return replace(Shape.from_stages(size, stages, norm_parameters, prefix or 0, first_layer), steps=steps)

@@ -27,10 +27,14 @@ class TowerMetadata(nn.Module):
         self.settings = resolved.settings
         self.shape = resolved.shape
         self.checkpoint_config = resolved.source.config
-        self.blocks = resolved.geometry.blocks
         self.encoder: nn.Module | None = None
         self._device = torch.device(device)
         self._processor: Any = None
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks that are needed: those up to the last selected layer."""
+        return self.resolved.geometry.blocks
 
     @property
     def is_loaded(self) -> bool:

@@ -14,8 +14,8 @@ from vita_core.loading import KeyRules, LoadReport, Tensors, fill, part_tensors,
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.registry import import_object
 from vita_core.towers.batches import BatchRunner
+from vita_core.towers.deriving import build_encoder
 from vita_core.towers.devices import check_usable, compile_blocks
-from vita_core.towers.encoders import build_checked
 from vita_core.towers.freezing import freeze, train_unfrozen
 from vita_core.towers.nesting import nested_rules
 
@@ -23,7 +23,12 @@ __all__ = ["BaseVisionTower", "build_tower"]
 
 
 class BaseVisionTower(BatchRunner):
-    """The base class of all towers. A subclass defines how to build its encoder (`build_encoder`) and run it (`encode`).
+    """The base class of all towers. A subclass defines how to build its encoder (`build_encoder`).
+
+    By default the encoder's own ``forward`` runs, and hooks take the hidden states from its blocks: the list at
+    `block_path`, or the largest list of modules. `norm_path` names the final norm, if there is one. `encode` and
+    `final_norm` can be defined instead. If the spec has no shape function, `build_encoder` builds all blocks, and those
+    that are not needed are removed.
 
     Class attributes, all optional, map checkpoint keys to the encoder's keys (see `vita_core.loading.KeyRules`):
     `renames` (regular expression, replacement); `splits` (expression, replacements) for a fused tensor cut on dim 0;
@@ -53,7 +58,7 @@ class BaseVisionTower(BatchRunner):
 
     @abc.abstractmethod
     def build_encoder(self) -> nn.Module:
-        """Return the encoder with `self.blocks` blocks and no weights. Its parameters are created on the meta device.
+        """Return the encoder with `self.blocks` blocks (or all, without a shape function). It is built on the meta device.
 
         Buffers that no checkpoint holds keep their dtype. Call ``.to(self.dtype)`` on the encoder if its library casts
         them too.
@@ -74,7 +79,7 @@ class BaseVisionTower(BatchRunner):
             return
         check_usable(self.attention, self.settings.compile, self._device)
         with torch.device("cpu"):  # even if the caller builds on the meta device
-            encoder = build_checked(self.resolved, self.build_encoder)
+            encoder = build_encoder(self)
             device = torch.device("cpu") if self._device.type == "meta" else self._device
             rules, where = self.key_rules(), f"tower {self.resolved.source.weights}"
             if self.nested:

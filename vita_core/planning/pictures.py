@@ -1,0 +1,66 @@
+"""The size of a tower's pictures, and their preprocessing, from a checkpoint's own files. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vita_core.errors import CheckpointError, ConfigError
+from vita_core.plugins.shapes import Shape
+from vita_core.weights.sources import Source
+
+__all__ = ["completed", "pair", "prepared_size", "stated_size"]
+
+
+def pair(size: Any) -> tuple[int, int] | None:
+    """Return (height, width) for an integer, a pair, or a dict of height and width, and None for anything else."""
+    if isinstance(size, Mapping):
+        size = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
+    if isinstance(size, int):
+        return size, size
+    return (int(size[-2]), int(size[-1])) if isinstance(size, list | tuple) and len(size) > 1 else None
+
+
+def prepared_size(preprocessor: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """Return (height, width) of the pictures that a preprocessor config makes, or None if it depends on the picture."""
+    if not preprocessor:
+        return None
+    size, crop = preprocessor.get("size"), preprocessor.get("crop_size")
+    if crop is not None and preprocessor.get("do_center_crop", True):
+        return pair(crop)
+    if isinstance(size, Mapping) and "crop_pct" in preprocessor:  # ConvNeXt's: the edge is that of a square
+        return pair(size.get("shortest_edge"))
+    return pair(size) if preprocessor.get("do_resize", True) else None
+
+
+def stated_size(asked: tuple[int, int] | None, source: Source) -> tuple[int, int]:
+    """Return (height, width) of the pictures: as asked, else of the checkpoint's processor, else of its config.
+
+    Raises ConfigError if none of them states a size.
+    """
+    size = asked or prepared_size(source.preprocessor) or pair(source.config.get("image_size"))
+    if size is None:
+        raise ConfigError(
+            f"tower.image_size: missing, and neither config.json nor preprocessor_config.json of {source.weights} states the "
+            "size of the pictures. Try: `tower.image_size: 224`, or the size that the model was trained with"
+        )
+    return size
+
+
+def completed(stated: Mapping[str, Any] | None, shape: Shape, source: Source) -> dict[str, Any]:
+    """Return a preprocessor config from what a spec states as data: the sizes are the shape's, the filter is bicubic.
+
+    Raises CheckpointError if the spec states nothing.
+    """
+    if stated is None:
+        raise CheckpointError(
+            f"{source.weights}: no preprocessor_config.json, and the tower states no preprocessing. "
+            "Try: put the file that the model was published with beside its weights"
+        )
+    height, width = shape.image_size
+    square = {"height": height, "width": width}
+    edges: dict[str, Any] = {"size": square}
+    if height == width:
+        edges = {"size": {"shortest_edge": height}, "crop_size": square}
+    kind = "CLIPImageProcessor" if height == width else "ViTImageProcessor"
+    return {"image_processor_type": kind, "resample": 3, **({} if "size" in stated else edges), **stated}
