@@ -15,7 +15,9 @@ from transformers.core_model_loading import MergeModulelist, WeightConverter
 
 from vita_core import VitaError, build_tower, make_plan
 from vita_plugins.transformers import keys
+from vita_plugins.transformers.families import Family
 from vita_plugins.transformers.finding import model_class, vision_part
+from vita_plugins.transformers.tracing import trace
 
 
 def test_the_size_is_that_of_the_checkpoints_processor(tmp_path: Path) -> None:
@@ -66,7 +68,6 @@ REFUSED = {
     "gemma4": r"model_type 'gemma4' has no vision encoder: it takes no pixels\. Try: ",
     "siglip2": r"model_type 'siglip2' keeps each picture's own size, which is not supported yet\. Try: ",
     "qwen2_vl": r"model_type 'qwen2_vl' keeps each picture's own size, which is not supported yet\. Try: ",
-    "hiera": r"model_type 'hiera' is not supported yet by tower 'transformers'\. Try: ",
 }
 
 
@@ -106,3 +107,40 @@ def test_the_vision_part_comes_from_the_parents_class() -> None:
         part = vision_part(config)
         assert type(part).__name__ == "ChineseCLIPVisionConfig"
         assert model_class(part) is transformers.ChineseCLIPVisionModel
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"), [(3, None), (1, r"fits only layer 3, the last, not \[1\]\. Try: `tower.sel")]
+)
+def test_the_final_norm_of_stages_fits_the_last_alone(tmp_path: Path, layer: int, message: str | None) -> None:
+    model = whole("swin", tmp_path)
+    if message is not None:
+        with pytest.raises(VitaError, match=message):
+            build_tower(settings(tmp_path, select_layer=layer, norm=True))
+        return
+    pixels = torch.randn(1, 3, 112, 112)
+    with torch.no_grad():
+        close(build_tower(settings(tmp_path, norm=True))(pixels), model(pixels).last_hidden_state)
+
+
+def test_a_model_without_blocks_or_a_grid_is_an_error_and_no_guess() -> None:
+    class Pooled(torch.nn.Module):
+        config = transformers.ViTConfig(patch_size=8)
+
+        def __init__(self, blocks: int) -> None:
+            super().__init__()
+            self.blocks = torch.nn.ModuleList([torch.nn.Linear(3, 3)] * blocks)
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            tokens = pixel_values.flatten(2).transpose(1, 2)[:, :5]
+            for block in self.blocks:
+                tokens = block(tokens)
+            return tokens
+
+    pixels = {"pixel_values": torch.zeros(1, 3, 32, 32)}
+    with pytest.raises(VitaError, match=r"Pooled of transformers has no list of blocks that runs\. Try: "):
+        trace(Pooled(0), Family(), pixels)
+    with pytest.raises(
+        VitaError, match=r"Pooled of .*features of shape \(1, 5, 3\) do not fit a grid of 4 x 4\. Try: "
+    ):
+        trace(Pooled(1), Family(), pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch.utils.hooks import RemovableHandle
 __all__ = ["Blocks", "Convolved", "NoBlock", "hidden_states", "watch"]
 
 Blocks = Sequence[nn.Module] | nn.ModuleList | nn.Sequential
+
+Watch = Callable[[int, Callable[[Tensor], None]], RemovableHandle]
 
 
 class LastLayerError(Exception):
@@ -22,11 +25,14 @@ class NoBlock(nn.Module):
     """Takes the place of the first block if only the embeddings are selected. The run ends before it."""
 
 
-def hidden_states(blocks: Blocks, run: Callable[[], object], layers: Sequence[int]) -> dict[int, Tensor]:
+def hidden_states(blocks: Blocks | Watch, run: Callable[[], object], layers: Sequence[int]) -> dict[int, Tensor]:
     """Return the hidden states of ascending `layers`, as the blocks give them. Nothing after the last one is run.
 
     `run` calls the module that has these blocks. Layer 0 is the input of the first block, layer k the output of block k.
+    For layers at other places, `blocks` is a function of a layer and another function, which it calls by a hook with the
+    hidden state of this layer. It returns the hook.
     """
+    place: Watch = partial(watch, blocks) if isinstance(blocks, Sequence | nn.ModuleList | nn.Sequential) else blocks
     kept: dict[int, Tensor] = {}
     thread = threading.get_ident()
 
@@ -40,7 +46,7 @@ def hidden_states(blocks: Blocks, run: Callable[[], object], layers: Sequence[in
 
         return keep
 
-    hooks = [watch(blocks, layer, keeper(layer)) for layer in layers]
+    hooks = [place(layer, keeper(layer)) for layer in layers]
     try:
         run()
     except LastLayerError:

@@ -2,77 +2,89 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where a vision model of transformers has its parts.
+    """What one run of a vision model does not show (`vita_plugins.transformers.tracing` finds the rest).
 
-    blocks: the path of the list of blocks (of a hierarchical encoder: of its stages).
-    norm: the path of the final norm, or None if there is none that maps tokens to tokens.
-    older: the path of the blocks in older versions of transformers, if it differs.
-    first_layer: 1 if the input of the first block is the pixels and not embeddings.
-    sizes: which other picture sizes the model takes, as in `BaseVisionTower.input_sizes`.
-    interpolates: whether ``forward`` has the argument ``interpolate_pos_encoding``. Without it, a model that takes other
-    sizes always interpolates.
+    blocks: the path of the list of blocks, or of stages, if it is not the list with most parameters.
+    older: this path in older versions of transformers, if it differs.
+    only: the name of the class in this list that is a layer, if others are between them.
+    down: the name of the class that begins the downsampling inside a stage. The layer's features are those before it.
+    channels_last: whether maps are (B, rows, cols, C), where the sizes alone do not show it.
+    sizes: which other picture sizes the model takes, as in `BaseVisionTower.input_sizes`. None: multiples of the patch size
+    if ``forward`` has the argument ``interpolate_pos_encoding``, else no other.
     settings: keys of the model's config that are set.
     frames: of an encoder of videos, the key of the model's config with the number of frames.
+    suffix: the key of the model's config with the number of tokens behind the patches.
     arguments: arguments of ``forward`` besides the pixels.
+    rows: puts the features of a layer into rows, from (model, layer, (B, N, C)) to (B, rows, cols, C).
     """
 
-    blocks: str = "encoder.layers"
-    norm: str | None = "post_layernorm"
+    blocks: str | None = None
     older: str | None = None
-    first_layer: int = 0
-    sizes: str = "patches"
-    interpolates: bool = False
+    only: str | None = None
+    down: str | None = None
+    channels_last: bool = False
+    sizes: str | None = None
     settings: tuple[tuple[str, object], ...] = ()
     frames: str | None = None
+    suffix: str | None = None
     arguments: tuple[tuple[str, object], ...] = ()
+    rows: Callable[[Any, int, Any], Any] | None = None
 
 
-CLIP = Family(interpolates=True)
-VIT = Family("layers", "layernorm", "encoder.layer", interpolates=True)
-DINOV2 = Family("encoder.layer", "layernorm")
-CONVNEXT = Family("encoder.stages", None, sizes="any")
+USUAL = Family()
+PATCHES = Family(sizes="patches")  # rotary positions, or positions that are always interpolated
+CNN = Family(sizes="any")
+VIDEO = Family(sizes="fixed", frames="num_frames")
 
 FAMILIES = {
-    "aimv2_vision_model": Family(norm="rms_norm", sizes="fixed"),
-    "altclip_vision_model": CLIP,
-    "beit": VIT,
-    "blip_vision_model": CLIP,
-    "chinese_clip_vision_model": CLIP,
-    "clip_vision_model": CLIP,
-    "convnext": CONVNEXT,
-    "convnextv2": CONVNEXT,
-    "data2vec-vision": Family("encoder.layer", "layernorm", interpolates=True),
-    "deit": VIT,
-    "dinov2": DINOV2,
-    "dinov2_with_registers": DINOV2,
-    "dinov3_convnext": Family("model.stages", None, first_layer=1, sizes="any"),
-    "dinov3_vit": Family("model.layer", "norm"),
-    "ijepa": VIT,
-    "internvl_vision": DINOV2,
-    "metaclip_2_vision_model": CLIP,
-    "mlcd_vision_model": Family(),
-    "resnet": CONVNEXT,
-    "siglip_vision_model": CLIP,
-    "timesformer": Family("encoder.layer", "layernorm", sizes="fixed", frames="num_frames"),
-    "videomae": Family("encoder.layer", "layernorm", sizes="fixed", frames="num_frames"),
-    "vit": VIT,
-    "vit_mae": replace(VIT, settings=(("mask_ratio", 0.0),)),
-    "vit_msn": VIT,
-    "vivit": Family("layers", "layernorm", "encoder.layer", sizes="fixed", frames="num_frames"),
-    "vjepa2": Family(
-        "encoder.layer",
-        "encoder.layernorm",
-        sizes="fixed",
-        frames="frames_per_clip",
-        arguments=(("skip_predictor", True),),
-    ),
+    "bit": CNN,
+    "convnext": CNN,
+    "convnextv2": CNN,
+    "cvt": CNN,
+    "dinov2": PATCHES,
+    "dinov2_with_registers": PATCHES,
+    "dinov3_convnext": CNN,
+    "dinov3_vit": PATCHES,
+    "efficientnet": CNN,
+    "focalnet": Family(sizes="any", down="FocalNetPatchEmbeddings"),
+    "glpn": CNN,
+    "hgnet_v2": CNN,
+    "hiera": Family(sizes="fixed", rows=lambda model, layer, state: model.encoder.reroll(state, max(layer - 1, 0))),
+    "internvl_vision": PATCHES,
+    "levit": Family(down="LevitAttentionSubsample"),
+    "mlcd_vision_model": PATCHES,
+    "mobilenet_v1": CNN,
+    "mobilenet_v2": CNN,
+    "mobilevit": CNN,
+    "mobilevitv2": CNN,
+    "poolformer": CNN,
+    "pvt_v2": CNN,
+    "regnet": CNN,
+    "resnet": CNN,
+    "rt_detr_resnet": CNN,
+    "sam_hq_vision_model": Family(channels_last=True),
+    "sam_vision_model": Family(channels_last=True),
+    "sapiens2": PATCHES,
+    "segformer": CNN,
+    "swiftformer": Family(sizes="any", only="SwiftFormerStage"),
+    "textnet": CNN,
+    "timesformer": VIDEO,
+    "tipsv2_vision_model": PATCHES,
+    "videomae": VIDEO,
+    "vit_mae": Family(settings=(("mask_ratio", 0.0),)),
+    "vitdet": PATCHES,
+    "vivit": VIDEO,
+    "vjepa2": Family(sizes="fixed", frames="frames_per_clip", arguments=(("skip_predictor", True),)),
+    "yolos": Family(sizes="fixed", suffix="num_detection_tokens"),
 }
-"""The vision models that this tower opens, by the ``model_type`` of their config class. Each has a test."""
+"""The vision models that need more than one run shows, by the ``model_type`` of their config class."""
 
 TWO_TOWERS = ("aimv2", "altclip", "blip", "chinese_clip", "clip", "metaclip_2", "siglip")
 """Models of pictures and texts whose vision part is opened."""

@@ -49,8 +49,6 @@ def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
         raise VitaError(f"config.json: {named} takes videos, which is not supported yet. {OTHER}")
     if own.startswith(NATIVE):
         raise VitaError(f"config.json: {named} keeps each picture's own size, which is not supported yet. {OTHER}")
-    if own not in FAMILIES:
-        raise VitaError(f"config.json: {named} is not supported yet by tower 'transformers'. {OTHER}")
     return part
 
 

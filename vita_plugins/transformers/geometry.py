@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,67 +15,96 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from vita_core import Shape, measure
-from vita_plugins.transformers.families import FAMILIES, Family
+from vita_core import NoBlock, Shape
+from vita_plugins.transformers.families import FAMILIES, USUAL, Family
 from vita_plugins.transformers.finding import model_class, vision_config
 from vita_plugins.transformers.pictures import image_size
 from vita_plugins.transformers.running import inputs
+from vita_plugins.transformers.tracing import Trace, inside, trace
 from vita_plugins.transformers.video import runs_as_pictures
 
 
-def build(part: PreTrainedConfig, attention: str | None = None) -> tuple[PreTrainedModel, Family]:
-    """Return the vision model of a config, without its pooling head, and its family.
+def family_of(part: PreTrainedConfig) -> Family:
+    """Return what is known about the vision model of a config."""
+    return FAMILIES.get(type(part).model_type, USUAL)
+
+
+def build(part: PreTrainedConfig, attention: str | None = None) -> PreTrainedModel:
+    """Return the vision model of a config, if possible without its pooling head.
 
     `attention` is the attention implementation, or None for the library's choice.
     """
-    found, family = model_class(part), FAMILIES[type(part).model_type]
+    found = model_class(part)
     assert found is not None  # vision_config() found it
-    for key, value in family.settings:
+    for key, value in family_of(part).settings:
         setattr(part, key, value)
     if attention is not None:
         part._attn_implementation = attention
     headless = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(found).parameters else {}
     model: PreTrainedModel = found(part, **headless)
-    if family.older is not None and not hasattr(model, family.blocks):
-        family = replace(family, blocks=family.older)
-    top = [name for name, _ in model.named_children()]
-    for name in top[top.index(family.blocks.split(".")[0]) + 1 :]:
-        if name != family.norm and any(True for _ in model.get_submodule(name).parameters()):
-            setattr(model, name, nn.Identity())  # a head: the run ends before it
-    return model, family
+    return model
+
+
+def remove(model: nn.Module, traced: Trace, layer: int, unwanted: Callable[[str], bool]) -> list[str]:
+    """Remove the parts of a model whose modules are all unwanted, and return their paths. The run ends at `layer`.
+
+    `unwanted` takes the path of a module with parameters or buffers of its own.
+    """
+    paths: list[str] = []
+    end = traced.layers[layer].path
+
+    def visit(path: str, module: nn.Module) -> None:
+        own = [one for one in traced.steps if inside(one, path)]
+        on_the_way = isinstance(module, nn.ModuleList) or (path != end and inside(end, path))
+        if own and not on_the_way and all(unwanted(one) for one in own):
+            model.set_submodule(path, NoBlock())
+            paths.append(path)
+            return
+        for name, child in module.named_children():
+            visit(f"{path}.{name}", child)
+
+    for name, child in list(model.named_children()):
+        visit(name, child)
+    return paths
 
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any], preprocessor: Mapping[str, Any] | None) -> Shape:
     """Return the shape of the vision model, measured by one run on the meta device."""
     size = image_size(vision_config(config), options, preprocessor)
-    return measured(json.dumps(config, sort_keys=True, default=str), size)
+    return measured(as_key(config), size)[0]
+
+
+def as_key(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True, default=str)
 
 
 @functools.lru_cache(maxsize=64)
-def measured(config: str, size: tuple[int, int]) -> Shape:
-    """Return the shape for a checkpoint config, in JSON, and pictures of that (height, width)."""
+def measured(config: str, size: tuple[int, int]) -> tuple[Shape, Trace]:
+    """Return the shape and the layers for a checkpoint config, in JSON, and pictures of that (height, width)."""
+    part = vision_config(json.loads(config))
     with init_empty_weights(include_buffers=False):
-        model, family = build(vision_config(json.loads(config)))
+        model = build(part)
     model.eval().to("meta")
-    # not made under torch.device("meta"): BEiT would cache a table of positions without values
+    family = family_of(part)
     frames = None if family.frames is None else int(getattr(model.config, family.frames))
-    one = (3, *size) if frames is None else (frames, 3, *size)
-    given = inputs(family, model, torch.empty(1, *one, device="meta"))
-    blocks, norm = model.get_submodule(family.blocks), final_norm(model, family)
     still = frames is None or runs_as_pictures(model.config)
-    shape = measure(
-        model,
-        blocks,
-        lambda: model(**given),
-        size,
-        norm=norm,
-        first_layer=family.first_layer,
-        frames=None if still else frames,
-    )
-    return replace(shape, frames=frames, steps=frames, prefix_tokens=0) if still and frames is not None else shape
-
-
-def final_norm(model: nn.Module, family: Family) -> nn.Module | None:
-    """Return the final norm, or None: some models have an identity or None in its place."""
-    norm = None if family.norm is None else operator.attrgetter(family.norm)(model)
-    return None if isinstance(norm, nn.Identity) else norm
+    pixels = torch.empty(1, *(3, *size) if frames is None else (frames, 3, *size), device="meta")
+    traced = trace(model, family, inputs(family, model, pixels), still=still)
+    parameters = [0] * (len(traced.layers) + 1)
+    for path, step in traced.steps.items():
+        if traced.norm is None or not inside(path, traced.norm):
+            parameters[step] += sum(one.numel() for one in model.get_submodule(path).parameters(recurse=False))
+    flops = [0, *(layer.flops for layer in traced.layers)]
+    stages = [
+        (layer.channels, layer.grid, count, (after - before) // 2)
+        for layer, count, (before, after) in zip(traced.layers, parameters, pairwise(flops), strict=False)
+    ]
+    norm = None if traced.norm is None else sum(one.numel() for one in model.get_submodule(traced.norm).parameters())
+    prefix = min(layer.prefix for layer in traced.layers[traced.first_layer :])
+    suffix = 0 if family.suffix is None else int(getattr(model.config, family.suffix))
+    shape = replace(Shape.from_stages(size, stages, norm, prefix, traced.first_layer), suffix_tokens=suffix)
+    if frames is None:
+        return shape, traced
+    if still:
+        return replace(shape, frames=frames, steps=frames, prefix_tokens=0), traced
+    return replace(shape, frames=frames, steps=traced.layers[0].steps), traced

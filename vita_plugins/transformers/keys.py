@@ -31,6 +31,9 @@ def checkpoint_keys(model: nn.Module, family: Family) -> Keys:
     """Return the rules for a checkpoint of `model` alone."""
     keys = Keys()
     own = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    whole = getattr(model, "base_model_prefix", None)
+    if whole and whole not in own:  # transformers saves ViT-MSN's classifier with `vit.` before some keys only
+        keys.renames.append((rf"^{whole}\.", ""))
     for conversion in get_model_conversion_mapping(model):
         if isinstance(conversion, WeightRenaming):
             keys.renames.append(renaming(conversion, family))

@@ -1,23 +1,45 @@
-"""The arguments with which the vision models of transformers are run."""
+"""The arguments with which the vision models of transformers are run, and the hooks that take their hidden states."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from vita_plugins.transformers.families import Family
 from vita_plugins.transformers.pictures import pair
+from vita_plugins.transformers.recording import first_tensor
+from vita_plugins.transformers.tracing import Layer
+
+
+def interpolates(model: nn.Module) -> bool:
+    """Return whether ``forward`` has the argument that interpolates the positions."""
+    return "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 
 
 def inputs(family: Family, model: nn.Module, pixels: Tensor) -> dict[str, Any]:
     """Return the arguments of the model's ``forward`` for pixels (B, 3, H, W), or of videos (B, frames, 3, H, W)."""
     given: dict[str, Any] = {str(model.main_input_name): pixels, **dict(family.arguments)}
     size, config = tuple(pixels.shape[-2:]), model.config
-    if family.interpolates and size != pair(config.image_size):
+    if interpolates(model) and size != pair(getattr(config, "image_size", None)):
         given["interpolate_pos_encoding"] = True
-    if hasattr(config, "mask_ratio"):  # ViT-MAE shuffles the patches in the order of the noise
+    if config.model_type == "vit_mae":  # it shuffles the patches in the order of the noise
         patches = size[0] // config.patch_size * (size[1] // config.patch_size)
         given["noise"] = torch.arange(patches, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
     return given
+
+
+def watch(model: nn.Module, layer: Layer, keep: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call `keep` with the hidden state of a layer when it is reached."""
+    module = model.get_submodule(layer.path)
+    if layer.after:
+        return module.register_forward_hook(lambda _, args, output: keep(first_tensor(output)))
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        keep(first_tensor([*args, *kwargs.values()]))
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)

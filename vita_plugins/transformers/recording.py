@@ -1,0 +1,52 @@
+"""Record what the modules of a model get and give in one run on the meta device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Event:
+    """A module is reached (`after` is false) or left. `tensor` is its first argument or its output, `flops` those so far."""
+
+    path: str
+    after: bool
+    tensor: Tensor
+    flops: int
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """Return the first tensor of a module's arguments or output."""
+    if isinstance(value, Tensor):
+        return value
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return next((found for found in map(first_tensor, values) if found is not None), None)
+
+
+def record(model: nn.Module, arguments: dict[str, Any]) -> list[Event]:
+    """Run a model on the meta device and return what its modules got and gave."""
+    counter, events, hooks = FlopCounterMode(display=False), [], []
+
+    def note(path: str, after: bool, value: Any) -> None:
+        tensor = first_tensor(value)
+        if tensor is not None:
+            events.append(Event(path, after, tensor, counter.get_total_flops()))
+
+    for path, module in model.named_modules():
+        if path:
+            before = lambda _, args, kwargs, path=path: note(path, False, [*args, *kwargs.values()])  # noqa: E731
+            hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            hooks.append(module.register_forward_hook(lambda _, args, output, path=path: note(path, True, output)))
+    with (
+        torch.no_grad(),
+        counter,
+    ):  # not under torch.device("meta"): BEiT would cache a table of positions without values
+        model(**arguments)
+    for hook in hooks:
+        hook.remove()
+    return events
