@@ -16,8 +16,8 @@ from vita_core import build_model
 from vita_core.errors import CheckpointError, ConfigError
 from vita_core.language.merging import merge
 from vita_core.layouts.llava_hf import LAYOUT
-from vita_core.pixels.anyres import best_grid
 from vita_core.pixels.images import open_picture, pad_to_square
+from vita_core.planning.tiling import best_grid
 
 PICTURES = ["wide", "tall", "square"]
 PROMPT = [3, -200, 9, 10, 11]

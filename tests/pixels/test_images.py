@@ -23,7 +23,7 @@ from vita_core.pixels.images import (
     open_picture,
     pad_to_square,
 )
-from vita_core.pixels.tiling import count_tiles
+from vita_core.planning.tiling import count_tiles
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

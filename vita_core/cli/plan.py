@@ -29,6 +29,10 @@ def plan(
     weights: WeightsOption = None,
     device: DeviceOption = None,
     overrides: SetOption = None,
+    picture: Annotated[
+        str | None,
+        typer.Option(metavar="WIDTHxHEIGHT", help="Plan for a picture of this size in pixels, such as 1024x768."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Print shape, parameters, memory and FLOPs of each stage for one picture, and why the tower was chosen.
@@ -39,7 +43,7 @@ def plan(
     from vita_core.planning.resolution import resolve
 
     resolved = resolve(place_of(config, tower, weights), overridden(overrides, device), offline=True)
-    made = make_plan(resolved)
+    made = make_plan(resolved, picture=None if picture is None else _size(picture))
     refused = _refused(resolved.config.device, resolved.tower.settings.attention, resolved.tower.settings.compile)
     if json:
         print_json({**made.to_dict(), "device": resolved.config.device, "refused_here": refused})
@@ -47,6 +51,16 @@ def plan(
     _print(made)
     if refused:
         typer.echo(f"This machine cannot run it: {refused}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Return the (width, height) that the option --picture states. Raises ConfigError for anything else."""
+    from vita_core.errors import ConfigError
+
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise ConfigError(f"--picture: not a width and a height in pixels: {text!r}. Try: 1024x768")
+    return int(sides[0]), int(sides[1])
 
 
 def _refused(device: str, attention: str, compiled: bool) -> str | None:
@@ -94,5 +108,9 @@ def _print(made: Plan) -> None:
     crops = f", {made.crops} crops per tile" if made.crops > 1 else ""
     cache = f"; its key-value cache takes {made.cache_bytes / 1e6:,.2f} MB" if made.cache_bytes else ""
     one = "picture" if made.frames is None else f"video of {made.frames} frames"
+    if made.picture is not None:
+        to = " x ".join(map(str, made.pixels[::-1]))
+        tiles = f", {made.tiles} tiles of {to} pixels" if made.tiles > 1 else f", resized to {to} pixels"
+        one = f"{one} of {made.picture[0]} x {made.picture[1]} pixels"
     grid = " x ".join(map(str, made.grid))
     typer.echo(f"One {one}: layers {list(made.layers)}, grid {grid}{tiles}{crops}{cache}.")

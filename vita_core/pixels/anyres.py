@@ -18,8 +18,9 @@ from vita_core.errors import CheckpointError
 from vita_core.loading import read_tensors
 from vita_core.pixels.images import Resize, bicubic
 from vita_core.planning.geometry import Grid
+from vita_core.planning.tiling import best_grid, unpadded
 
-__all__ = ["NEWLINE", "best_grid", "cut_anyres", "pack", "read_newline"]
+__all__ = ["NEWLINE", "cut_anyres", "pack", "read_newline"]
 
 NEWLINE = "image_newline"
 """The key of the tensor (D) that ends a row of tokens, as LLaVA-1.6's checkpoints name it."""
@@ -39,23 +40,6 @@ def read_newline(config: AnyresConfig | None, *, dtype: torch.dtype, device: tor
             f"Try: the checkpoint file that has {NEWLINE!r}"
         )
     return found[NEWLINE].to(device=device, dtype=dtype)
-
-
-def best_grid(size: tuple[int, int], grids: Sequence[Sequence[int]], tile: int) -> Grid:
-    """Return the grid of `grids` (rows, cols) that fits a picture of `size` (width, height) best.
-
-    The best grid keeps the most pixels of the picture. Among those, it has the fewest unused pixels.
-    """
-    width, height = size
-
-    def kept_and_wasted(grid: Sequence[int]) -> tuple[int, int]:
-        rows, cols = grid[0] * tile, grid[1] * tile
-        scale = min(cols / width, rows / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        return kept, kept - rows * cols
-
-    best = max(grids, key=kept_and_wasted)  # the first of several equal grids, as in LLaVA
-    return best[0], best[1]
 
 
 def cut_anyres(
@@ -105,9 +89,6 @@ def pack(
 def _unpad(whole: Tensor, size: tuple[int, int]) -> Tensor:
     """Remove from a map (H, W, D) the border that was added when a picture of `size` (width, height) was centred."""
     height, width = whole.shape[:2]
-    if size[0] / size[1] > width / height:
-        # round to seven digits before the floor, as transformers does: 24.000000000000004 and 23.999999999999996 are both 24
-        border = (height - int(round(size[1] * (width / size[0]), 7))) // 2
-        return whole[border : height - border]
-    border = (width - int(round(size[0] * (height / size[1]), 7))) // 2
-    return whole[:, border : width - border]
+    rows, cols = unpadded((height, width), size)
+    top, left = (height - rows) // 2, (width - cols) // 2
+    return whole[top : top + rows, left : left + cols]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from vita_core.errors import PictureError, nearest
-from vita_core.pixels.tiling import tile_grid
+from vita_core.planning.tiling import tile_grid
 from vita_core.plugins.native import MAX_ASPECT
 
 __all__ = [
@@ -218,7 +218,7 @@ def cut_tiles(
     """Return InternVL's tiles (arXiv 2404.16821): `picture` resized to its grid, cut row by row into `tile` x `tile` pixels.
 
     With `thumbnail`, the whole picture resized to one tile comes last, unless the grid is a single tile.
-    `vita_core.pixels.tiling.count_tiles` returns the number of tiles. Raises `ConfigError` for impossible bounds.
+    `vita_core.planning.tiling.count_tiles` returns the number of tiles. Raises `ConfigError` for impossible bounds.
     """
     cols, rows = tile_grid(*picture.size, tile=tile, min_tiles=min_tiles, max_tiles=max_tiles)
     resized = resize(picture, (cols * tile, rows * tile))

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vita_core.errors import ConfigError, PictureError
 from vita_core.planning.language import ResolvedLLM
+from vita_core.planning.native import at_size
 from vita_core.planning.projectors import ResolvedProjector
 from vita_core.planning.resolution import Place, Resolved, resolve
+from vita_core.planning.tiling import tiles_and_tokens
 from vita_core.planning.towers import ResolvedTower
+from vita_core.plugins.native import MAX_ASPECT
 from vita_core.plugins.specs import LLMShape
 
 __all__ = ["Plan", "PlannedStage", "make_plan", "tower_stage"]
@@ -36,14 +40,18 @@ class PlannedStage:
 class Plan:
     """The sizes and costs of a config, for one picture, or for one video of `frames` frames if the tower takes videos.
 
-    `rule` says why the tower was chosen. A picture is cut into at most `tiles` tiles, and the encoder runs on `crops`
-    pictures per tile (S2). `cache_bytes` is the size of the key-value cache of the visual tokens.
+    `rule` says why the tower was chosen. `picture` is the picture's (width, height) in pixels, or None for the largest
+    costs of any picture (for native resolution, of a square one). It is cut into `tiles` tiles, resized to `pixels` (height,
+    width) each, and the encoder runs on `crops` pictures per tile (S2). `cache_bytes` is the size of the key-value cache of
+    the visual tokens.
     """
 
     rule: str
     tower: str
     owner: str
     weights: str
+    picture: tuple[int, int] | None
+    pixels: tuple[int, int]
     layers: tuple[int, ...]
     grid: tuple[int, ...]
     tokens: int
@@ -61,16 +69,17 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(config: Resolved | Place) -> Plan:
+def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = None) -> Plan:
     """Plan a config, or anything else that `resolve` takes. No weight is read; known hub ids need no network.
 
-    The costs are those of one picture that is cut into as many tiles as the config allows; of the prompt, only the visual
-    tokens count. A tower alone has no stages for a projector and a language model. Raises ConfigError, PluginError or
-    CheckpointError.
+    The costs are those of one picture of the size `picture`, (width, height) in pixels. Without a size, it is cut into as
+    many tiles as the config allows. Of the prompt, only the visual tokens count. A tower alone has no stages for a projector
+    and a language model. Raises ConfigError, PluginError or CheckpointError, and PictureError for a picture that is too
+    narrow.
     """
     resolved = config if isinstance(config, Resolved) else resolve(config, offline=True)
-    tower, tiles = resolved.tower, resolved.config.images.most_tiles
-    geometry, tokens = tower.geometry, tiles * tower.geometry.num_tokens
+    tower, tiles, tokens = _of_picture(resolved, picture)
+    geometry = tower.geometry
     clip = () if tower.shape.frames is None else (tower.shape.frames,)
     first = "video" if clip else "picture"
     pixels = PlannedStage(first, "pixels", (tiles, *clip, 3, *geometry.input_size), 0, 0, 0)
@@ -86,6 +95,8 @@ def make_plan(config: Resolved | Place) -> Plan:
         tower=tower.spec.name,
         owner=str(tower.owner),
         weights=tower.source.weights,
+        picture=picture,
+        pixels=geometry.input_size,
         layers=geometry.layers,
         grid=geometry.grid,
         tokens=tokens,
@@ -98,6 +109,29 @@ def make_plan(config: Resolved | Place) -> Plan:
         cache_bytes=cache,
         flops=sum(stage.flops for stage in stages),
     )
+
+
+def _of_picture(resolved: Resolved, picture: tuple[int, int] | None) -> tuple[ResolvedTower, int, int]:
+    """Return the tower with its sizes for a picture of (width, height), and the picture's tiles and visual tokens."""
+    tower, images = resolved.tower, resolved.config.images
+    geometry, native = tower.geometry, tower.shape.native
+    if picture is None:
+        return tower, images.most_tiles, images.most_tiles * geometry.num_tokens
+    width, height = picture
+    if tower.shape.frames is not None:
+        raise ConfigError(f"--picture: tower {tower.spec.name!r} takes videos, not pictures. Try: leave it out")
+    if min(picture) < 2 or max(picture) > MAX_ASPECT * min(picture):
+        raise PictureError(
+            f"a picture of {width} x {height} pixels is not opened: it has fewer than 2 pixels on a side, or an aspect ratio "
+            f"above {MAX_ASPECT}:1. Try: crop it into shorter pieces"
+        )
+    if native is not None:
+        side = max(width, height)
+        padded = (side, side) if images.aspect == "pad" else (height, width)
+        tower = at_size(tower, native.size(*padded))
+        return tower, 1, tower.geometry.num_tokens
+    *_, rows, cols = geometry.grid
+    return tower, *tiles_and_tokens(images, picture, geometry.input_size[0], (rows, cols), geometry.num_tokens)
 
 
 def tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vita_core.errors import ConfigError, PictureError
-from vita_core.pixels.tiling import count_tiles, tile_grid
+from vita_core.planning.tiling import count_tiles, tile_grid
 
 GOLDEN: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent.parent / "fixtures" / "golden" / "tiling.json").read_text(encoding="utf-8")
@@ -63,6 +63,6 @@ def test_a_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
 
 @pytest.mark.slow
 def test_it_imports_no_numerics() -> None:
-    code = "import sys, vita_core.pixels.tiling; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    code = "import sys, vita_core.planning.tiling; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
