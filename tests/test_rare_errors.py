@@ -93,7 +93,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "model_type.*does not match the checkpoint",
     ),
     "no demo": (lambda _: vita.check_demo_type("nemmo", {}), "unknown value: 'nemmo'. Did you mean 'nemo'"),
-    "no picture": (lambda folder: encode(["config.yaml"], folder / "out.safetensors"), "no picture is given"),
+    "no picture": (lambda folder: encode(folder / "out.safetensors", ["config.yaml"]), "no picture is given"),
     "no language model": (lambda _: llm(GOLDEN / "clip"), "llm.weights: cannot open .* as a causal language model"),
     "an image_newline too few": (
         lambda _: build_model(

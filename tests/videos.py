@@ -1,4 +1,4 @@
-"""Videos whose frames tell their numbers."""
+"""Videos whose frames tell their numbers, and a small tower of videos."""
 
 from __future__ import annotations
 
@@ -30,3 +30,17 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def save_vivit(folder: Path) -> Path:
+    """A ViViT of 4 frames of 56 pixels, with a CLS token and 2 x 4 x 4 patches, and its processor."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.VivitConfig(**sizes, image_size=56, num_frames=4, tubelet_size=[2, 14, 14])
+    transformers.VivitModel(config).save_pretrained(folder)
+    crop = {"height": 56, "width": 56}
+    transformers.VivitImageProcessor(size={"shortest_edge": 60}, crop_size=crop).save_pretrained(folder)
+    return folder

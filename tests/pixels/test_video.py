@@ -17,7 +17,7 @@ from PIL import Image
 from videos import LEVELS, write_video
 
 from vita_core.errors import PictureError, VitaError
-from vita_core.pixels.video import read_frames
+from vita_core.pixels.video import is_still, read_clip, read_frames
 
 
 def numbers(frames: Sequence[Image.Image]) -> list[int]:
@@ -117,6 +117,30 @@ def test_what_is_refused(tmp_path: Path) -> None:
             read_frames(file)
     with pytest.raises(VitaError, match=r"max_frames: 0 is too small\. Try: --max-frames 1 or more"):
         read_frames(good, 0)
+
+
+@pytest.mark.parametrize(("count", "frames"), [(35, 4), (60, 16), (7, 7), (20, 3)])
+def test_a_clip_has_the_frames_that_transformers_samples(tmp_path: Path, count: int, frames: int) -> None:
+    from transformers import VideoMAEVideoProcessor
+    from transformers.video_utils import VideoMetadata
+
+    expected = VideoMAEVideoProcessor().sample_frames(VideoMetadata(total_num_frames=count), num_frames=frames)
+    clip = read_clip(write_video(tmp_path / "v.mp4", count), frames)
+    assert numbers(clip.frames) == list(expected)
+
+
+def test_a_clip_of_a_short_video_repeats_its_frames(tmp_path: Path) -> None:
+    assert numbers(read_clip(write_video(tmp_path / "v.mp4", 3), 8).frames) == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_a_still_picture_is_told_from_a_video(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (32, 32))
+    picture.save(tmp_path / "still.png")
+    picture.save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("RGB", (32, 32), (200, 0, 0))])
+    assert is_still(tmp_path / "still.png")
+    assert not is_still(tmp_path / "moving.gif")
+    assert not is_still(write_video(tmp_path / "v.mp4", 3))
+    assert not is_still(tmp_path / "none.mp4")
 
 
 @pytest.mark.slow

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vita_core.cli.common import open_model, print_json
+from vita_core.cli.videos import open_video
 
 if TYPE_CHECKING:
+    from vita_core.models.pictures import Picture
     from vita_core.planning.resolution import Resolved
 
 __all__ = [
-    "UNTILED",
-    "MaxFramesOption",
     "MaxTilesOption",
     "MaxTokensOption",
     "ModelBaseOption",
@@ -23,9 +23,6 @@ __all__ = [
     "TowerWeightsOption",
     "ask",
 ]
-
-UNTILED = ("images.tiles=null", "images.anyres=null")
-"""Overrides for a video, whose frames are not cut into tiles, as in VITA."""
 
 TowerWeightsOption = Annotated[
     str | None,
@@ -49,7 +46,6 @@ ModelBaseOption = Annotated[
 ]
 SystemOption = Annotated[str | None, typer.Option(help="The system text that the checkpoint was trained with.")]
 MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="The largest number of tokens of an answer.")]
-MaxFramesOption = Annotated[int, typer.Option(min=1, help="Use at most this many frames of a video, evenly spaced.")]
 
 
 def ask(
@@ -58,24 +54,25 @@ def ask(
     question: str | None,
     *,
     video: Path | None,
-    max_frames: int,
+    max_frames: int | None,
     system: str | None,
     max_new_tokens: int | None,
     json: bool,
 ) -> None:
-    """Build the model, ask it about `pictures` and at most `max_frames` frames of a video, and print the answer.
+    """Build the model, ask it about `pictures` or a video (see `open_video`), and print the answer.
 
     The answer is printed piece by piece, or as a whole as JSON. Raises VitaError.
     """
     from vita_core.pixels.images import MAX_PIXELS, open_picture
+    from vita_core.planning.videos import refuse_stills
 
+    if pictures:
+        refuse_stills(resolved.tower, f"{pictures[0]}: it is a still picture")
     limit = resolved.config.images.max_pixels or MAX_PIXELS
     # open the pictures before a weight is read, so that mistakes are reported early
-    opened = [open_picture(picture, max_pixels=limit) for picture in pictures]
+    opened: list[Picture] = [open_picture(picture, max_pixels=limit) for picture in pictures]
     if video is not None:
-        from vita_core.pixels.video import read_frames
-
-        opened += [open_picture(frame, max_pixels=limit) for frame in read_frames(video, max_frames)]
+        opened += open_video(resolved, video, max_frames)
     answer = open_model(resolved).ask(
         opened, question, system=system, max_new_tokens=max_new_tokens, on_text=None if json else _show
     )

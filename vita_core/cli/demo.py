@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vita_core.cli.asking import UNTILED, MaxFramesOption, MaxTilesOption, SystemOption, TowerWeightsOption, ask
+from vita_core.cli.asking import MaxTilesOption, SystemOption, TowerWeightsOption, ask
 from vita_core.cli.common import JsonOption
+from vita_core.cli.videos import UNTILED, MaxFramesOption
 
 EXAMPLE = "`vita demo --model_path DIR --image_path PICTURE --question TEXT`"
 ModelPathOption = Annotated[
@@ -51,7 +52,7 @@ def demo(
     conv_mode: ConvModeOption = None,
     system: SystemOption = None,
     max_new_tokens: MaxTokensOption = 1024,
-    max_frames: MaxFramesOption = 16,
+    max_frames: MaxFramesOption = None,
     tower_weights: TowerWeightsOption = None,
     max_tiles: MaxTilesOption = None,
     json: JsonOption = False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,36 +22,44 @@ from vita_core.cli.common import (
     place_of,
     print_json,
 )
+from vita_core.cli.maps import SIDE, draw_maps
 from vita_core.cli.timing import Phases
+from vita_core.cli.videos import UNTILED, MaxFramesOption, open_video
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
     from vita_core.config.schema import ImagesConfig
-    from vita_core.planning.resolution import Resolved
+    from vita_core.pixels.video import Clip
+    from vita_core.planning.resolution import Place, Resolved
     from vita_core.towers.tower import BaseVisionTower
 
 BATCH = 8
 """How many pictures the tower encodes at once."""
-SHOWN = 336
-"""The side of a drawn picture, in pixels."""
 ConfigAndPictures = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="[CONFIG] PICTURE...",
         help=f"{CONFIG_HELP} After it, one or more pictures. With --weights, only pictures.",
     ),
 ]
+VideosOption = Annotated[
+    list[Path] | None,
+    typer.Option("--video", metavar="VIDEO", help="A video instead of pictures. Repeat the option for more videos."),
+]
+PictureMapOption = Annotated[
+    Path | None,
+    typer.Option(metavar="OUT.png", help="Also write a PNG with each picture and its tokens, coloured by PCA."),
+]
 
 
 def encode(
-    arguments: ConfigAndPictures,
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    picture_map: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT.png", help="Also write a PNG with each picture and its tokens, coloured by PCA."),
-    ] = None,
+    arguments: ConfigAndPictures = None,
+    video: VideosOption = None,
+    max_frames: MaxFramesOption = None,
+    picture_map: PictureMapOption = None,
     tower: TowerOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -59,28 +69,28 @@ def encode(
 ) -> None:
     """Write the tower's tokens of each picture to a safetensors file. No language model is needed.
 
-    The keys are the paths of the pictures, as typed. Each tensor has the shape (tiles, N, C).
+    The keys are the paths of the pictures or videos, as typed. Each tensor has the shape (tiles, N, C). Of a video, it is
+    (1, N, C) from a tower of videos, and (frames, N, C) from a tower of pictures.
     """
-    from vita_core.errors import ConfigError
-    from vita_core.planning.resolution import resolve
-
     phases = Phases()
     phases.end("start, command line")
-    config = arguments.pop(0) if tower is None and weights is None else None
-    place, pictures = place_of(config, tower, weights), [Path(argument) for argument in arguments]
-    if not pictures:
-        raise ConfigError("no picture is given. Try: `vita encode CONFIG PICTURE --out OUT.safetensors`")
+    given = [*(arguments or ())]
+    config = given.pop(0) if given and tower is None and weights is None else None
+    place, pictures = place_of(config, tower, weights), [Path(argument) for argument in given]
     _check_file("--out", out, ".safetensors")
     _check_file("--picture-map", picture_map, ".png")
-    resolved = resolve(place, overridden(overrides, device), tower_only=True)
+    resolved = _resolved(place, overridden(overrides, device), pictures, video)
     phases.end("config")
-    built = _built(resolved, pictures, phases)
-    features, grids, shown = _encoded(built, resolved.config.images, pictures, phases, draw=picture_map is not None)
+    files = video or pictures
+    built = _built(resolved, files, phases)
+    opened = partial(open_video, resolved, max_frames=max_frames) if video else partial(_opened, resolved)
+    images, draw = resolved.config.images, picture_map is not None
+    features, grids, shown = _encoded(built, images, files, opened, phases, draw=draw)
     written = {name: "x".join(map(str, grid)) for name, grid in grids.items()}
     native = built.shape.native is not None
     grid = {"grids": dumps(written)} if native else {"grid": "x".join(map(str, built.grid))}
     metadata = {"tower": resolved.tower.spec.name, "weights": resolved.tower.source.weights, **grid}
-    drawn = draw_map(shown, features, grids) if shown else None
+    drawn = draw_maps(shown, features, grids) if shown else None
     _write(features, metadata, out, drawn, picture_map)
     phases.end("written")
     if json:
@@ -93,6 +103,22 @@ def encode(
     for name, made in features.items():
         typer.echo(f"{name}: {' x '.join(map(str, made.shape))}" + (f", grid {written[name]}" if native else ""))
     typer.echo(f"wrote {out}")
+
+
+def _resolved(place: Place, overrides: Sequence[str], pictures: list[Path], videos: list[Path] | None) -> Resolved:
+    """Resolve the tower. Raises ConfigError unless pictures or videos are given, and for pictures for a tower of videos."""
+    from vita_core.errors import ConfigError
+    from vita_core.pixels.video import is_still
+    from vita_core.planning.resolution import resolve
+    from vita_core.planning.videos import refuse_stills
+
+    if bool(pictures) == bool(videos):
+        wrong = "pictures and --video exclude each other" if videos else "no picture is given"
+        raise ConfigError(f"{wrong}. Try: `vita encode CONFIG PICTURE --out OUT.safetensors`")
+    resolved = resolve(place, [*overrides, *(UNTILED if videos else ())], tower_only=True)
+    for still in pictures[:1] or filter(is_still, videos or ()):
+        refuse_stills(resolved.tower, f"{still}: it is a still picture")
+    return resolved
 
 
 def _check_file(option: str, path: Path | None, suffix: str) -> None:
@@ -120,30 +146,45 @@ def _built(resolved: Resolved, pictures: list[Path], phases: Phases) -> BaseVisi
     return tower
 
 
-def _encoded(
-    tower: BaseVisionTower, images: ImagesConfig, pictures: list[Path], phases: Phases, *, draw: bool
-) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]], dict[str, Image.Image]]:
-    """Return the tokens (tiles, N, C) and the grid of each picture by its path.
+def _opened(resolved: Resolved, path: Path) -> Sequence[Image.Image]:
+    from vita_core.pixels.images import MAX_PIXELS, open_picture
 
-    With `draw`, also return the pictures at `SHOWN` pixels.
+    return [open_picture(path, max_pixels=resolved.config.images.max_pixels or MAX_PIXELS)]
+
+
+def _encoded(
+    tower: BaseVisionTower,
+    images: ImagesConfig,
+    files: list[Path],
+    opened: Callable[[Path], Sequence[Clip | Image.Image]],
+    phases: Phases,
+    *,
+    draw: bool,
+) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]], dict[str, list[Image.Image]]]:
+    """Return the tokens (tiles, N, C) and the grid of each file by its path.
+
+    With `draw`, also return the pictures at `SIDE` pixels: one of a picture or a frame, one for each step of a clip.
     """
     import torch
 
     from vita_core.models.pictures import Prepared, encoded, prepare
-    from vita_core.pixels.images import MAX_PIXELS, open_picture
     from vita_core.pixels.prefetching import prefetched
 
     features: dict[str, Tensor] = {}
     grids: dict[str, tuple[int, ...]] = {}
-    shown: dict[str, Image.Image] = {}
+    shown: dict[str, list[Image.Image]] = {}
 
     def read(path: Path) -> tuple[str, Prepared]:
-        opened = open_picture(path, max_pixels=images.max_pixels or MAX_PIXELS)
+        parts = opened(path)
         if draw:
-            shown[str(path)] = opened.resize((SHOWN, SHOWN))
-        return str(path), prepare(tower, images, opened).copied(tower.device)
+            frames, steps = getattr(parts[-1], "frames", [parts[-1]]), tower.shape.steps
+            shown[str(path)] = [frames[step * len(frames) // steps].resize((SIDE, SIDE)) for step in range(steps)]
+        first, *others = (prepare(tower, images, part) for part in parts)
+        if others:  # the frames of a video, for a tower of pictures
+            first = Prepared(torch.cat([first.pixels, *(frame.pixels for frame in others)]), first.size)
+        return str(path), first.copied(tower.device)
 
-    with prefetched(dict.fromkeys(pictures), read, batch=BATCH) as batches, torch.inference_mode():
+    with prefetched(dict.fromkeys(files), read, batch=BATCH) as batches, torch.inference_mode():
         for batch in batches:
             if not features:
                 phases.end("first pixels")
@@ -184,32 +225,3 @@ def _write(
 def _utf8(name: str) -> str:
     """Return a path as a key of a safetensors file, which must be UTF-8: other bytes become ``\\xNN``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def draw_map(
-    pictures: dict[str, Image.Image], features: dict[str, Tensor], grids: dict[str, tuple[int, ...]], side: int = SHOWN
-) -> Image.Image:
-    """Draw each picture beside its features (tiles, N, C), whose first three principal components are red, green and blue.
-
-    The components are computed over all pictures. Pictures are resized to squares. With tiles, the tokens of the last one
-    (the thumbnail) are drawn.
-    """
-    import torch
-    from PIL import Image
-
-    tokens = [tiles[-1] for tiles in features.values()]
-    flat = torch.cat(tokens).float()
-    centred = flat - flat.mean(0)
-    count = min(3, *centred.shape)
-    _, _, directions = torch.pca_lowrank(centred, q=count, center=False)
-    colours = torch.zeros(len(flat), 3)
-    colours[:, :count] = centred @ directions[:, :count]
-    low, high = colours.amin(0), colours.amax(0)
-    levels = ((colours - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
-    sheet = Image.new("RGB", (2 * side, side * len(pictures)), (255, 255, 255))
-    parts = levels.split([len(part) for part in tokens])
-    for index, (name, part) in enumerate(zip(features, parts, strict=True)):
-        sheet.paste(pictures[name].resize((side, side)), (0, index * side))
-        drawn = Image.fromarray(part.reshape(*grids[name], 3).numpy())
-        sheet.paste(drawn.resize((side, side), Image.Resampling.NEAREST), (side, index * side))
-    return sheet

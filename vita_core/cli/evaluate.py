@@ -26,10 +26,12 @@ def evaluate(
     For comparison, the same answers are also scored with the captions shuffled among the pictures.
     """
     from vita_core.planning.resolution import resolve
+    from vita_core.planning.videos import refuse_stills
     from vita_core.training.data import read_samples
 
     resolved = resolve(config, overridden(overrides, device))
     resolved.language("vita eval")
+    refuse_stills(resolved.tower, "vita eval: it takes still pictures")
     samples = read_samples(data)[:limit]
     model = open_model(resolved)
     from vita_core.training.evaluate import evaluate as score

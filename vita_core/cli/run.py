@@ -9,8 +9,6 @@ from typing import Annotated
 import typer
 
 from vita_core.cli.asking import (
-    UNTILED,
-    MaxFramesOption,
     MaxTilesOption,
     MaxTokensOption,
     ModelBaseOption,
@@ -19,6 +17,7 @@ from vita_core.cli.asking import (
     ask,
 )
 from vita_core.cli.common import CONFIG_HELP, DeviceOption, JsonOption, SetOption, overridden, print_json
+from vita_core.cli.videos import UNTILED, MaxFramesOption
 
 ConfigArgument = Annotated[str | None, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)]
 CheckpointOption = Annotated[
@@ -29,7 +28,8 @@ ImageOption = Annotated[
     typer.Option("--image", metavar="PICTURE", help="A picture to ask about. Repeat the option for more pictures."),
 ]
 VideoOption = Annotated[
-    Path | None, typer.Option(help="A video to ask about. One frame per second is used, without tiles.")
+    Path | None,
+    typer.Option(help="A video to ask about. A tower of pictures gets one frame per second, without tiles."),
 ]
 ImagesOption = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Ask about every picture in this folder. Needs --jsonl.")
@@ -49,7 +49,7 @@ def run(
     config: ConfigArgument = None,
     image: ImageOption = None,
     video: VideoOption = None,
-    max_frames: MaxFramesOption = 16,
+    max_frames: MaxFramesOption = None,
     images: ImagesOption = None,
     jsonl: JsonlOption = None,
     batch: BatchOption = 16,
@@ -70,6 +70,7 @@ def run(
     """
     from vita_core.errors import ConfigError
     from vita_core.planning.resolution import resolve
+    from vita_core.planning.videos import refuse_stills
 
     place = config or checkpoint
     if place is None or (config and checkpoint):
@@ -87,6 +88,7 @@ def run(
             max_new_tokens=max_new_tokens, json=json,
         )  # fmt: skip
         return
+    refuse_stills(resolved.tower, "--images: it asks about still pictures")
     from vita_core.cli.answers import answer_folder
 
     counts = answer_folder(resolved, images, jsonl, question, batch=batch, system=system, max_new_tokens=max_new_tokens)

@@ -45,7 +45,8 @@ class ImagesConfig(Section):
     """Pixels before the tower. `aspect: pad` pads pictures to a square; larger ones than `max_pixels` are not opened.
 
     `min_tokens` and `max_tokens` are for towers of native resolution: the fewest and most tokens of a picture that the
-    language model gets. By default they follow from the checkpoint's image processor.
+    language model gets. By default they follow from the checkpoint's image processor. `frames` is the number of frames that
+    are used of a video: of a tower of pictures the most (16 by default), of a tower of videos its own number.
     """
 
     aspect: Literal["square", "pad"] = "square"
@@ -54,6 +55,7 @@ class ImagesConfig(Section):
     max_pixels: PositiveInt | None = None
     min_tokens: PositiveInt | None = None
     max_tokens: PositiveInt | None = None
+    frames: PositiveInt | None = None
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> ImagesConfig:

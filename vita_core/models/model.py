@@ -22,6 +22,7 @@ from vita_core.models.old_names import OldNames
 from vita_core.models.pictures import Picture, Prepared, encoded, prepare
 from vita_core.models.saving import save_model
 from vita_core.pixels.anyres import pack
+from vita_core.pixels.video import Clip
 from vita_core.planning.resolution import Resolved
 from vita_core.towers.tower import BaseVisionTower
 
@@ -106,11 +107,14 @@ class VisionLanguageModel(OldNames):
         max_new_tokens: int | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> Answer:
-        """Answer a question about one or more pictures. `on_text` is called with each piece of the answer.
+        """Answer a question about one or more pictures, or videos for a tower of videos.
 
+        `on_text` is called with each piece of the answer.
         Raises PictureError for a picture that cannot be opened, and VitaError if the prompt is longer than the context.
         """
-        images = [pictures] if isinstance(pictures, str | os.PathLike | Image.Image | Prepared) else list(pictures)
+        images = (
+            [pictures] if isinstance(pictures, str | os.PathLike | Image.Image | Clip | Prepared) else list(pictures)
+        )
         return self._answer([images], question, system, max_new_tokens, on_text)[0]
 
     def ask_each(

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from vita_core.config.schema import ImagesConfig
+from vita_core.errors import VitaError
 from vita_core.pixels.anyres import cut_anyres
-from vita_core.pixels.images import MAX_PIXELS, arrange, bicubic, open_picture
+from vita_core.pixels.images import MAX_PIXELS, arrange, bicubic, open_picture, pad_to_square
 from vita_core.pixels.processors import fast_resizer
+from vita_core.pixels.video import Clip, is_still, read_clip
+from vita_core.planning.videos import refuse_stills
 from vita_core.towers.devices import copied
 from vita_core.towers.tower import BaseVisionTower
 
@@ -22,7 +26,10 @@ __all__ = ["Picture", "Prepared", "encoded", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture that is prepared for the tower: pixels (tiles, 3, H, W) and its original `size` (width, height)."""
+    """A picture that is prepared for the tower: pixels (tiles, 3, H, W) and its original `size` (width, height).
+
+    A video has pixels (1, frames, 3, H, W).
+    """
 
     pixels: Tensor
     size: tuple[int, int]
@@ -32,13 +39,23 @@ class Prepared:
         return Prepared(copied(self.pixels, device), self.size)
 
 
-Picture = str | os.PathLike[str] | Image.Image | Prepared
+Picture = str | os.PathLike[str] | Image.Image | Clip | Prepared
+"""What a question may be about: for a tower of pictures a picture, for a tower of videos the path of a video or a clip."""
 
 
 def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> Prepared:
-    """Open a picture, pad it or cut it into tiles as `images` says, and return its pixels. Raises PictureError."""
+    """Open a picture, pad it or cut it into tiles as `images` says, and return its pixels.
+
+    A tower of videos takes a video. Raises PictureError, and VitaError for a picture in place of a video or the reverse.
+    """
     if isinstance(picture, Prepared):
         return picture
+    if tower.shape.frames is not None:
+        return _prepared_clip(tower, images, picture, tower.shape.frames)
+    if isinstance(picture, Clip):
+        raise VitaError(
+            f"tower {tower.resolved.spec.name!r} takes pictures, not videos. Try: its frames as pictures, ask(clip.frames)"
+        )
     processor, tiles = tower.image_processor, images.tiles
     side = tower.resolved.geometry.input_size[0]
     resize = fast_resizer() if tower.settings.preprocess == "fast" else bicubic
@@ -69,3 +86,23 @@ def encoded(tower: BaseVisionTower, pictures: Sequence[Tensor]) -> list[Tensor]:
         return list(tower(torch.cat([*pictures])).split(tiles))
     features = iter(tower([tile for pixels in pictures for tile in pixels]))
     return [torch.cat([next(features) for _ in range(count)]) for count in tiles]
+
+
+def _prepared_clip(
+    tower: BaseVisionTower, images: ImagesConfig, video: str | os.PathLike[str] | Image.Image | Clip, frames: int
+) -> Prepared:
+    if isinstance(video, Image.Image) or (not isinstance(video, Clip) and is_still(video)):
+        name = "a PIL picture" if isinstance(video, Image.Image) else os.fspath(video)
+        refuse_stills(tower.resolved, f"{name}: it is a still picture")
+    clip = video if isinstance(video, Clip) else read_clip(cast("str | os.PathLike[str]", video), frames)
+    if len(clip.frames) != frames:
+        raise VitaError(
+            f"a clip has {len(clip.frames)} frames, but tower {tower.resolved.spec.name!r} takes {frames}. "
+            f"Try: read_clip(path, {frames})"
+        )
+    processor = tower.image_processor
+    red, green, blue = (int(255 * mean) for mean in processor.image_mean)
+    shown = [open_picture(frame, max_pixels=images.max_pixels or MAX_PIXELS) for frame in clip.frames]
+    if images.aspect == "pad":
+        shown = [pad_to_square(frame, (red, green, blue)) for frame in shown]
+    return Prepared(processor.preprocess(shown, return_tensors="pt")["pixel_values"], shown[0].size)

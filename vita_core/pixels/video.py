@@ -26,19 +26,27 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["read_frames"]
+__all__ = ["Clip", "is_still", "read_clip", "read_frames"]
 
 _SLACK = 1.0
 """How many seconds longer than the stream the header's duration may be before the file counts as cut short."""
 
 
 @dataclass(frozen=True)
+class Clip:
+    """The frames of a video, as one input of a tower of videos."""
+
+    frames: Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
 class _Timeline:
-    """The times of a video in units of `unit` seconds: start of the first frame, end of the last, ascending key frames."""
+    """The times of a video in units of `unit` seconds: start and end, and in ascending order of the frames and key frames."""
 
     unit: Fraction
     start: int
     end: int
+    times: Sequence[int]
     keys: Sequence[int]
 
     @property
@@ -63,6 +71,27 @@ def read_frames(path: str | os.PathLike[str], max_frames: int = 16) -> list[Imag
         chosen = np.linspace(0, moments - 1, min(moments, max_frames)).round().astype(int).tolist()
         targets = [line.start + second / line.unit for second in chosen]
         return [_upright(frame) for frame in _frames_at(container, stream, line, targets)]
+
+
+def read_clip(path: str | os.PathLike[str], frames: int) -> Clip:
+    """Return `frames` frames of a video as upright RGB pictures, evenly spaced from the first one.
+
+    Frame i is the ``i * n // frames``-th of the n frames of the video, as in transformers' processors of videos. Frames of
+    a video that has fewer are repeated. Raises as `read_frames` does.
+    """
+    with _opened(Path(path).expanduser()) as (container, stream):
+        line = _timeline(container, stream)
+        chosen = [Fraction(line.times[number * len(line.times) // frames]) for number in range(frames)]
+        return Clip([_upright(frame) for frame in _frames_at(container, stream, line, chosen)])
+
+
+def is_still(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a picture that does not move. FFmpeg would open it as a video of one frame."""
+    try:
+        with Image.open(Path(path).expanduser()) as picture:
+            return getattr(picture, "n_frames", 1) == 1
+    except Exception:  # PIL's decoders raise many types
+        return False
 
 
 @contextmanager
@@ -100,11 +129,12 @@ def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline:
     """Read the time of every packet without decoding it. Raises PictureError if the file is shorter than its header says."""
     start = end = None
-    keys = []
+    times, keys = [], []
     for packet in container.demux(stream):
         time = packet.dts if packet.pts is None else packet.pts
         if time is None:  # the empty packet at the end, or a packet of a raw stream
             continue
+        times.append(time)
         start = time if start is None else min(start, time)
         end = max(time + (packet.duration or 1), start if end is None else end)
         if packet.is_keyframe:
@@ -113,7 +143,7 @@ def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline:
         raise PictureError(
             f"{container.name}: its frames have no times. Try: put it into a container with `ffmpeg -i IN -c copy OUT.mp4`"
         )
-    line = _Timeline(stream.time_base, start, end, sorted(keys))
+    line = _Timeline(stream.time_base, start, end, sorted(times), sorted(keys))
     stated = _stated_seconds(container, stream)
     if line.seconds + _SLACK < stated:
         raise PictureError(

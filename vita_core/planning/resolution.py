@@ -25,6 +25,7 @@ from vita_core.planning.language import ResolvedLLM, resolve_llm
 from vita_core.planning.native import with_budget
 from vita_core.planning.projectors import ResolvedProjector, resolve_projector
 from vita_core.planning.towers import ResolvedTower, resolve_tower
+from vita_core.planning.videos import with_frames
 
 __all__ = ["Place", "Resolved", "resolve"]
 
@@ -105,6 +106,8 @@ def resolve(
         else:
             resolved = Resolved(name, config, resolve_tower(config.tower, offline=offline))
     resolved = replace(resolved, tower=with_budget(resolved.tower, resolved.config.images))
+    images = with_frames(resolved.tower, resolved.config.images)
+    resolved = replace(resolved, config=resolved.config.model_copy(update={"images": images}))
     if tower_only or resolved.config.llm is None:
         return resolved
     return _with_language(resolved, resolved.config.llm, offline=offline)

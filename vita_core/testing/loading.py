@@ -85,7 +85,9 @@ def protocol(subject: Subject) -> None:
         value = getattr(tower, name)
         expect(isinstance(value, kind), f"{name} is {value!r}, not a {kind.__name__}")
     sides = tower.grid
-    expect(len(sides) == 2 and all(isinstance(side, int) for side in sides), f"grid is {sides!r}, not (rows, cols)")
+    named = "(rows, cols)" if subject.resolved().shape.frames is None else "(steps, rows, cols)"
+    whole = len(sides) == len(named.split(",")) and all(isinstance(side, int) for side in sides)
+    expect(whole, f"grid is {sides!r}, not {named}")
     expect(callable(getattr(tower.image_processor, "preprocess", None)), "image_processor has no preprocess()")
     dummy = tower.dummy_feature
     expect(dummy.shape == (1, tower.hidden_size), f"dummy_feature is {tuple(dummy.shape)}, not (1, hidden_size)")

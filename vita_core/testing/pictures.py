@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vita_core.testing.kit import holds
 from vita_core.testing.outcomes import SkippedCheckError, expect
@@ -20,30 +24,44 @@ PROCESSOR_REMEDY = (
 @holds(PROCESSOR_REMEDY)
 def processor_gives_the_towers_pixels(subject: Subject) -> None:
     """image_processor.preprocess turns pictures of any mode and size into float32 pixels (B, 3, H, W) of the tower's size."""
-    height, width = subject.resolved().geometry.input_size
+    *leading, _, _ = subject.resolved().shape.pixels
+    size = (*leading, *subject.resolved().geometry.input_size)
     pictures = {f"{mode} {size[0]} x {size[1]}": Image.new(mode, size) for mode in MODES for size in SIZES}
     for what, picture in pictures.items():
-        pixels = subject.tower.image_processor.preprocess(picture, return_tensors="pt")["pixel_values"]
-        told = f"a picture {what} gave pixels {tuple(pixels.shape)}, but the tower takes (1, 3, {height}, {width})"
-        expect(tuple(pixels.shape) == (1, 3, height, width), told)
+        pixels = _prepared(subject, [picture])
+        told = f"a picture {what} gave pixels {tuple(pixels.shape)}, but the tower takes {(1, *size)}"
+        expect(tuple(pixels.shape) == (1, *size), told)
         expect(pixels.dtype == torch.float32, f"a picture {what} gave {pixels.dtype} pixels")
         expect(bool(pixels.isfinite().all()), f"a picture {what} gave pixels that are not finite")
-    together = subject.tower.image_processor.preprocess([*pictures.values()][:2], return_tensors="pt")["pixel_values"]
-    expect(tuple(together.shape) == (2, 3, height, width), f"two pictures gave pixels {tuple(together.shape)}")
+    together = _prepared(subject, [*pictures.values()][:2])
+    expect(tuple(together.shape) == (2, *size), f"two pictures gave pixels {tuple(together.shape)}")
+
+
+def _prepared(subject: Subject, pictures: Sequence[Image.Image]) -> Tensor:
+    """Return the pixels of pictures, or of videos that show each picture in all frames."""
+    frames = subject.resolved().shape.frames
+    given: Sequence[Any] = pictures if frames is None else [[picture] * frames for picture in pictures]
+    processed = subject.tower.image_processor.preprocess(given[0] if len(given) == 1 else given, return_tensors="pt")
+    pixels: Tensor = processed["pixel_values"]
+    return pixels
 
 
 @holds(PROCESSOR_REMEDY)
 def processor_normalises_as_stated(subject: Subject) -> None:
-    """A picture of one colour becomes (value / 255 - image_mean) / image_std of the processor's config in each channel."""
+    """A picture of one colour becomes (value / 255 - image_mean) / image_std of the processor's config in each channel.
+
+    With ViViT's `offset`, 1 is subtracted from the rescaled values.
+    """
     stated = subject.resolved().processor
     if not {"image_mean", "image_std"} <= stated.keys() or stated.get("do_normalize") is False:
         raise SkippedCheckError("the processor's config has no image_mean and image_std")
     mean, std = torch.tensor(stated["image_mean"]), torch.tensor(stated["image_std"])
     scale = stated.get("rescale_factor", 1 / 255) if stated.get("do_rescale", True) else 1.0
+    offset = 1 if stated.get("offset", stated.get("video_processor_type") == "VivitVideoProcessor") else 0
     for colour in ((0, 0, 0), (255, 255, 255), (200, 100, 50)):
         picture = Image.new("RGB", (64, 64), colour)
-        pixels = subject.tower.image_processor.preprocess(picture, return_tensors="pt")["pixel_values"]
-        expected = (torch.tensor(colour) * scale - mean) / std
-        found = pixels.mean(dim=(0, 2, 3))
+        pixels = _prepared(subject, [picture])
+        expected = (torch.tensor(colour) * scale - offset - mean) / std
+        found = pixels.flatten(0, -4).mean(dim=(0, 2, 3))
         told = f"colour {colour} became {found.tolist()}, but the processor's config says {expected.tolist()}"
-        expect(torch.allclose(pixels, expected.view(1, 3, 1, 1).expand_as(pixels), atol=1e-4), told)
+        expect(torch.allclose(pixels, expected.view(3, 1, 1).expand_as(pixels), atol=1e-4), told)

@@ -68,9 +68,13 @@ class Subject:
         return build_resolved(self.resolved(**changes), device)
 
     def pixels(self, count: int = 2, **changes: Any) -> Tensor:
-        """Return random pixels (count, 3, H, W) of the size that the changed config takes, the same in every call."""
-        size = self.resolved(**changes).geometry.input_size
-        return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
+        """Return random pixels (count, 3, H, W) of the size that the changed config takes, the same in every call.
+
+        For a tower of videos they are (count, frames, 3, H, W).
+        """
+        resolved = self.resolved(**changes)
+        size = (*resolved.shape.pixels[:-2], *resolved.geometry.input_size)
+        return torch.randn(count, *size, generator=torch.Generator().manual_seed(0))
 
     @cached_property
     def weights(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,9 +37,13 @@ def _as_planned(subject: Subject, **changes: Any) -> Tensor:
     stated = (tower.num_tokens, tower.hidden_size)
     expect(stated == found, f"{where}num_tokens and hidden_size are {stated}, the output is {found}")
     if resolved.settings.select_feature == "patch":
-        rows, cols = tower.grid
-        expect(rows * cols == tokens, f"{where}the grid is {rows} x {cols}, the output has {tokens} tokens")
+        places = math.prod(tower.grid)
+        expect(places == tokens, f"{where}the grid is {_sides(tower.grid)}, the output has {tokens} tokens")
     return output.detach()
+
+
+def _sides(grid: Sequence[int]) -> str:
+    return " x ".join(map(str, grid))
 
 
 def _square(resolved: ResolvedTower) -> int:
@@ -68,23 +74,20 @@ def parameters_are_as_planned(subject: Subject) -> None:
 def prefix_tokens_are_dropped(subject: Subject) -> None:
     """encode gives prefix_tokens + rows * cols + suffix_tokens tokens; `patch` keeps the patches, `cls` one token."""
     tower = subject.build(**UNREDUCED)
-    (rows, cols), prefix, suffix = (
-        tower.resolved.geometry.patch_grid,
-        tower.shape.prefix_tokens,
-        tower.shape.suffix_tokens,
-    )
+    planned, prefix, suffix = tower.resolved.geometry.patch_grid, tower.shape.prefix_tokens, tower.shape.suffix_tokens
+    places = math.prod(planned)
     states, grid = tower.encode(subject.pixels(**UNREDUCED), tower.resolved.geometry.layers)
     for layer, state in states.items():
         told = (
-            f"layer {layer} has {state.shape[1]} tokens for a grid of {grid[0]} x {grid[1]}, {prefix} prefix tokens and "
+            f"layer {layer} has {state.shape[1]} tokens for a grid of {_sides(grid)}, {prefix} prefix tokens and "
             f"{suffix} suffix tokens"
         )
-        expect(state.shape[1] == prefix + grid[0] * grid[1] + suffix, told)
-    expect(tuple(grid) == (rows, cols), f"encode returned the grid {tuple(grid)}, the plan says {(rows, cols)}")
+        expect(state.shape[1] == prefix + math.prod(grid) + suffix, told)
+    expect(tuple(grid) == planned, f"encode returned the grid {tuple(grid)}, the plan says {planned}")
     patches = tower(subject.pixels(**UNREDUCED)).detach()
     expect(
-        patches.shape[1] == rows * cols,
-        f"`select_feature: patch` gave {patches.shape[1]} tokens for {rows} x {cols} patches",
+        patches.shape[1] == places,
+        f"`select_feature: patch` gave {patches.shape[1]} tokens for {_sides(planned)} patches",
     )
     if prefix or suffix:
         both = _as_planned(subject, **{**UNREDUCED, "select_feature": "cls_patch"})
@@ -95,20 +98,28 @@ def prefix_tokens_are_dropped(subject: Subject) -> None:
 
 @holds("Flatten maps (B, C, rows, cols) with .flatten(2).transpose(1, 2), and swap no axes of the pixels.")
 def tokens_stand_row_by_row(subject: Subject) -> None:
-    """Token r * cols + c is the patch in row r and column c: in the first layer it depends most on the pixels there."""
+    """Token r * cols + c is the patch in row r and column c: in the first layer it depends most on the pixels there.
+
+    The tokens of a video stand step by step.
+    """
     changes = {**UNREDUCED, "select_layer": subject.resolved().shape.first_layer}
-    rows, cols = subject.resolved(**changes).geometry.patch_grid
+    *steps, rows, cols = subject.resolved(**changes).geometry.patch_grid
     if min(rows, cols) < 2:
         raise SkippedCheckError(f"the grid is only {rows} x {cols}")
     pixels = subject.pixels(1, **changes).requires_grad_()
     tokens = subject.build(**changes)(pixels)
     if not tokens.requires_grad:
         raise SkippedCheckError("no gradient reaches the pixels; fix the check `gradient_reaches_the_input` first")
-    for token, place in ((cols - 1, "upper right"), ((rows - 1) * cols, "lower left")):
+    last = (math.prod(steps) - 1) * rows * cols
+    for token, place in ((cols - 1, "upper right"), (last + (rows - 1) * cols, "lower left")):
         (gradient,) = torch.autograd.grad(tokens[0, token].square().sum(), pixels, retain_graph=True)
-        found = _quadrant(gradient[0].abs().sum(0))
-        told = f"token {token} of a grid of {rows} x {cols} depends on the {found} of the picture, not on the {place}"
-        expect(found == place, told)
+        weight = gradient[0].abs().sum(-3)  # (H, W), or of a video (frames, H, W)
+        found = _quadrant(weight if not steps else weight.sum(0))
+        told = f"token {token} of a grid of {_sides([*steps, rows, cols])} depends on the"
+        expect(found == place, f"{told} {found} of the picture, not on the {place}")
+        if last:
+            first, second = (float(half.sum()) for half in weight.tensor_split(2))
+            expect((first > second) == (token < last), f"{told} wrong half of the video")
 
 
 def _quadrant(weight: Tensor) -> str:
@@ -122,6 +133,8 @@ def _quadrant(weight: Tensor) -> str:
 @holds("Let encode() return the grid of the pixels that it gets, which is all that S2 needs.")
 def s2_is_as_planned(subject: Subject) -> None:
     """S2 with two scales keeps the number of tokens and doubles their width."""
+    if subject.resolved().shape.frames is not None:
+        raise SkippedCheckError("S2 is for pictures, and the tower takes videos")
     side = _square(subject.resolved())
     _as_planned(subject, **{**UNREDUCED, "s2": {"scales": [side, 2 * side]}})
 
@@ -129,7 +142,7 @@ def s2_is_as_planned(subject: Subject) -> None:
 @holds("Let encode() return the grid of the pixels that it gets, and the tokens row by row.")
 def pixel_shuffle_is_as_planned(subject: Subject) -> None:
     """Pixel shuffle by 0.5 gives a quarter of the tokens, each four times as wide."""
-    rows, cols = subject.resolved(**UNREDUCED).geometry.patch_grid
+    *_, rows, cols = subject.resolved(**UNREDUCED).geometry.patch_grid
     if rows % 2 or cols % 2:
         raise SkippedCheckError(f"the grid of {rows} x {cols} cannot be halved")
     _as_planned(subject, **{**UNREDUCED, "pixel_shuffle": 0.5})
@@ -138,9 +151,9 @@ def pixel_shuffle_is_as_planned(subject: Subject) -> None:
 @holds("Let encode() return the grid of the pixels that it gets, and the tokens row by row.")
 def pool_is_as_planned(subject: Subject) -> None:
     """Pooling to one column gives the mean of the patches of each row."""
-    rows, cols = subject.resolved(**UNREDUCED).geometry.patch_grid
+    *_, rows, cols = subject.resolved(**UNREDUCED).geometry.patch_grid
     pooled = _as_planned(subject, **{**UNREDUCED, "pool": [rows, 1]})
-    patches = _as_planned(subject, **UNREDUCED).unflatten(1, (rows, cols))
+    patches = _as_planned(subject, **UNREDUCED).unflatten(1, (-1, cols))
     expect(torch.allclose(pooled, patches.mean(2), atol=1e-4), "the pooled tokens are not the means of the rows")
 
 

@@ -21,6 +21,7 @@ from vita_core.errors import ConfigError
 from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
 from vita_core.planning.resolution import Place, Resolved, resolve
+from vita_core.planning.videos import refuse_stills
 from vita_core.protocol import WordProjector
 from vita_core.training.align import CachedSamples, Rows, run_alignment
 from vita_core.training.data import Sample, read_samples
@@ -43,6 +44,7 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     """
     resolved = config if isinstance(config, Resolved) else resolve(config)
     resolved.language("vita train")
+    refuse_stills(resolved.tower, "vita train: it takes still pictures")
     config = resolved.config
     sets = [read_samples(path) for path in data]
     samples = [sample for group in sets for sample in group]
