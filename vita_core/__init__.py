@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vita_core.plugins.specs import NativeSize as NativeSize
     from vita_core.plugins.specs import ProjectorSpec as ProjectorSpec
     from vita_core.plugins.specs import Shape as Shape
+    from vita_core.plugins.specs import Stated as Stated
     from vita_core.plugins.specs import TowerSpec as TowerSpec
     from vita_core.protocol import VisionTower as VisionTower
     from vita_core.towers.measuring import count_macs as count_macs
@@ -41,6 +42,7 @@ _HOME = {
     "NoBlock": "towers.tapping",
     "ProjectorSpec": "plugins.specs",
     "Shape": "plugins.specs",
+    "Stated": "plugins.specs",
     "TowerSpec": "plugins.specs",
     "VisionTower": "protocol",
     "VitaError": "errors",

@@ -57,9 +57,9 @@ IMAGE_SIDE = {"video_llava": "image_tower"}
 """The module of the vision part, where another module has a config of the same class before it."""
 
 
-def chat_model(model_type: str, folder: Path) -> tuple[Any, nn.Module]:
+def chat_model(model_type: str, folder: Path, **changes: Any) -> tuple[Any, nn.Module]:
     """A model with random weights, saved as the library saves it, and its vision part."""
-    config = CONFIGS[model_type](**MODELS[model_type])
+    config = CONFIGS[model_type](**MODELS[model_type], **changes)
     mappings = (modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, modeling_auto.MODEL_MAPPING)
     kind = next(mapping[type(config)] for mapping in mappings if type(config) in mapping)
     model = saved(kind(config), folder)

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from chat_models import MODELS, chat_model
-from conftest import close
+from conftest import close, vita
 from families import library_states, patches_of, settings
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import load_file, save_file
 
 from vita_core import VitaError, build_tower, make_plan
+from vita_core.planning.resolution import resolve
 from vita_core.towers import tower as tower_module
 
 
@@ -36,14 +38,14 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("model_type", MODELS)
 def test_the_vision_part_of_a_multimodal_model(tmp_path: Path, model_type: str, read: list[int]) -> None:
     _, vision = chat_model(model_type, tmp_path)
-    tower = build_tower(settings(tmp_path, layers="all"))
+    tower = build_tower(settings(tmp_path, layers="all", select_layer=-1, select_feature="patch"))
     pixels = torch.randn(2, 3, *tower.shape.image_size)
     states = library_states(vision, pixels)
     close(tower(pixels), patches_of(states[-1], tower.shape.prefix_tokens))
     wanted = sum(tensor.nbytes for tensor in tower.encoder.state_dict().values())
     assert sum(read) == wanted  # and nothing of the language model
     assert tower.load_report.skipped["other parts of the model"]
-    first = build_tower(settings(tmp_path, select_layer=1))
+    first = build_tower(settings(tmp_path, select_layer=1, select_feature="patch"))
     close(first(pixels), patches_of(states[1], tower.shape.prefix_tokens))
 
 
@@ -84,15 +86,89 @@ def sharded(folder: Path) -> tuple[set[str], set[str]]:
 
 def test_only_the_shards_of_the_vision_part_are_needed(tmp_path: Path) -> None:
     chat_model("llava", tmp_path)
-    expected = build_tower(settings(tmp_path)).state_dict()
+    expected = build_tower(settings(tmp_path, select_layer=-1)).state_dict()
     vision, others = sharded(tmp_path)
     assert others
     for name in others:
         (tmp_path / name).unlink()
-    found = build_tower(settings(tmp_path)).state_dict()
+    found = build_tower(settings(tmp_path, select_layer=-1)).state_dict()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     missing = min(vision)
     (tmp_path / missing).unlink()
     with pytest.raises(VitaError, match=rf"1 of {len(vision)} shards are missing: {missing}\. Try: copy them to"):
-        build_tower(settings(tmp_path))
+        build_tower(settings(tmp_path, select_layer=-1))
     assert make_plan({"tower": settings(tmp_path)}).grid == (4, 4)  # which reads no weights
+
+
+def origins(place: object, *overrides: str) -> dict[str, tuple[object, str]]:
+    plan = make_plan(resolve(place, overrides, offline=True))
+    return {setting.key: (setting.value, setting.origin) for setting in plan.settings}
+
+
+def test_the_defaults_are_the_checkpoints_own(tmp_path: Path) -> None:
+    """And the plan says where each value comes from."""
+    _, vision = chat_model("llava", tmp_path / "llava")
+    place = tmp_path / "tower.yaml"
+    place.write_text("tower:\n  type: transformers\n  weights: ./llava\n")
+    found = origins(place)
+    assert found == {
+        "select_layer": (-2, "checkpoint: vision_feature_layer"),
+        "select_feature": ("patch", "checkpoint: vision_feature_select_strategy"),
+        "norm": (False, "tower 'transformers'"),
+        "image_size": (56, "checkpoint: config.json"),
+        "dtype": ("float32", "general default"),
+    }
+    transformers.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=28).save_pretrained(tmp_path / "llava")
+    place.write_text("tower:\n  type: transformers\n  weights: ./llava\n  norm: true\n  pool: 1\n")
+    found = origins(place, "tower.select_layer=1")
+    assert found["image_size"] == (28, "preprocessor_config.json: crop_size")
+    assert found["norm"] == (True, f"set in {place}")
+    assert found["pool"] == (1, f"set in {place}")
+    assert found["select_layer"] == (1, "set by --set")
+    tower = build_tower(settings(tmp_path / "llava"))
+    pixels = torch.randn(1, 3, 28, 28)
+    with torch.no_grad():
+        states = vision(pixels, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states
+    close(tower(pixels), states[-2][:, 1:])
+
+
+def test_several_layers_and_all_tokens(tmp_path: Path) -> None:
+    """As the language model gets them: transformers' own features before the projector."""
+    for model_type, kind in (("vipllava", "clip"), ("llava_next", "clip"), ("llava_onevision", "siglip")):
+        folder = tmp_path / model_type
+        changes: dict[str, Any] = {"vision_feature_layer": [-2, 1]}
+        if model_type != "vipllava":
+            changes["vision_feature_select_strategy"] = "full"
+        _, vision = chat_model(model_type, folder, **changes)
+        tower = build_tower(settings(folder))
+        pixels = torch.randn(1, 3, 56, 56)
+        states = library_states(vision, pixels)
+        kept = [states[layer][:, 1:] if model_type == "vipllava" else states[layer] for layer in (-2, 1)]
+        close(tower(pixels), torch.cat(kept, dim=-1))
+        expected = "cls_patch" if kind == "clip" and model_type != "vipllava" else "patch"
+        assert tower.settings.select_feature == expected
+
+
+@pytest.mark.slow
+def test_the_plan_on_the_command_line(tmp_path: Path) -> None:
+    chat_model("llava", tmp_path)
+    run = vita("plan", "--tower", "transformers", "--weights", str(tmp_path))
+    assert "select_layer -2 (checkpoint: vision_feature_layer)\n" in run.stdout
+    assert "norm false (tower 'transformers')\n" in run.stdout
+    data = json.loads(vita("plan", "--tower", "transformers", "--weights", str(tmp_path), "--json").stdout)
+    assert {"key": "dtype", "value": "float32", "origin": "general default"} in data["settings"]
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    """Unless the vision part is not: then only the language model's weights are."""
+    chat_model("llava", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        VitaError, match=r"its weights are quantised: bitsandbytes .* Try: the checkpoint that it was made"
+    ):
+        make_plan({"tower": settings(tmp_path)})
+    config["quantization_config"]["llm_int8_skip_modules"] = ["model.vision_tower", "lm_head"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert build_tower(settings(tmp_path)).is_loaded

@@ -104,6 +104,9 @@ def _print(made: Plan) -> None:
         ["stage", "what", "shape", "parameters", "weights, MB", "GFLOPs"],
         rows,
     )
+    for setting in made.settings:
+        value = str(setting.value).lower() if isinstance(setting.value, bool) else setting.value
+        typer.echo(f"{setting.key} {value} ({setting.origin})")
     tiles = f", {made.tiles} tiles" if made.tiles > 1 else ""
     crops = f", {made.crops} crops per tile" if made.crops > 1 else ""
     cache = f"; its key-value cache takes {made.cache_bytes / 1e6:,.2f} MB" if made.cache_bytes else ""

@@ -7,6 +7,7 @@ from vita_core.cli.common import JsonOption, print_json, print_table
 
 def towers(json: JsonOption = False) -> None:
     """List all registered towers: name, summary, model types, and the distribution that each one comes from."""
+    from vita_core.planning.origins import plain
     from vita_core.plugins.registry import registry
     from vita_core.plugins.specs import TowerSpec
 
@@ -17,7 +18,7 @@ def towers(json: JsonOption = False) -> None:
             "distribution": tower.owner.distribution,
             "version": tower.owner.version,
             "model_types": list(tower.spec.model_types),
-            "defaults": dict(tower.spec.defaults_for(tower.spec.example or {})),
+            "defaults": plain(tower.spec.defaults_for(tower.spec.example or {})),
         }
         for tower in registry().all(TowerSpec)
     ]

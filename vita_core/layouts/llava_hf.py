@@ -90,7 +90,7 @@ def tower_source(own: Source) -> Source:
         processor = {key: value for key, value in processor.items() if key not in ("image_grid_pinpoints", "do_pad")}
         processor["image_processor_type"] = "CLIPImageProcessor"
     vision = {"model_type": "clip_vision_model", **own.config["vision_config"]}
-    return Source(own.weights, None, None, None, vision, processor)
+    return Source(own.weights, None, None, None, vision, processor, preprocessor_file=own.preprocessor_file)
 
 
 LAYOUT = Layout(

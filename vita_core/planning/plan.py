@@ -8,6 +8,7 @@ from typing import Any
 from vita_core.errors import ConfigError, PictureError
 from vita_core.planning.language import ResolvedLLM
 from vita_core.planning.native import at_size
+from vita_core.planning.origins import Setting, used_settings
 from vita_core.planning.projectors import ResolvedProjector
 from vita_core.planning.resolution import Place, Resolved, resolve
 from vita_core.planning.tiling import tiles_and_tokens
@@ -40,10 +41,10 @@ class PlannedStage:
 class Plan:
     """The sizes and costs of a config, for one picture, or for one video of `frames` frames if the tower takes videos.
 
-    `rule` says why the tower was chosen. `picture` is the picture's (width, height) in pixels, or None for the largest
-    costs of any picture (for native resolution, of a square one). It is cut into `tiles` tiles, resized to `pixels` (height,
-    width) each, and the encoder runs on `crops` pictures per tile (S2). `cache_bytes` is the size of the key-value cache of
-    the visual tokens.
+    `rule` says why the tower was chosen, and `settings` where the values of its config come from. `picture` is the picture's
+    (width, height) in pixels, or None for the largest costs of any picture (for native resolution, of a square one). It is
+    cut into `tiles` tiles, resized to `pixels` (height, width) each, and the encoder runs on `crops` pictures per tile (S2).
+    `cache_bytes` is the size of the key-value cache of the visual tokens.
     """
 
     rule: str
@@ -52,6 +53,7 @@ class Plan:
     weights: str
     picture: tuple[int, int] | None
     pixels: tuple[int, int]
+    settings: tuple[Setting, ...]
     layers: tuple[int, ...]
     grid: tuple[int, ...]
     tokens: int
@@ -97,6 +99,7 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
         weights=tower.source.weights,
         picture=picture,
         pixels=geometry.input_size,
+        settings=used_settings(tower.settings, tower.shape, tower.origins),
         layers=geometry.layers,
         grid=geometry.grid,
         tokens=tokens,

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vita_core.config.schema import Config, LLMConfig, config_from, load_config
+from vita_core.config.configfiles import read_config
+from vita_core.config.schema import Config, LLMConfig, config_from
 from vita_core.config.validation import validate
 from vita_core.errors import ConfigError
 from vita_core.layouts.finding import FoundTower
@@ -23,6 +24,7 @@ from vita_core.planning.checkpoints import (
 )
 from vita_core.planning.language import ResolvedLLM, resolve_llm
 from vita_core.planning.native import with_budget
+from vita_core.planning.origins import override_marks, tower_marks
 from vita_core.planning.projectors import ResolvedProjector, resolve_projector
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.planning.videos import with_frames
@@ -92,9 +94,11 @@ def resolve(
         checkpoint = open_checkpoint(os.fspath(place), model_base)
         found = checkpoint.find_tower(tower_weights)
         config = checkpoint_config(checkpoint.layout, checkpoint.source, found, overrides)
-        resolved = _of_checkpoint(os.fspath(place), checkpoint, found, _at_most(config, max_tiles))
+        given = dict.fromkeys(config.tower.model_fields_set, "checkpoint: config.json")
+        marks: Mapping[str, str] = given | override_marks(overrides)
+        resolved = _of_checkpoint(os.fspath(place), checkpoint, found, _at_most(config, max_tiles), marks)
     else:
-        name, config = _config(place, overrides)
+        name, config, marks = _config(place, overrides)
         _refuse_flags(
             name,
             {("--tower-weights", "tower.weights"): tower_weights, ("--model-base", "llm.weights"): model_base},
@@ -102,9 +106,9 @@ def resolve(
         config = _at_most(config, max_tiles)
         if config.llm is not None and is_known(config.llm.weights):
             checkpoint = open_checkpoint(config.llm.weights)
-            resolved = _of_checkpoint(name, checkpoint, checkpoint.find_tower(config.tower.weights), config)
+            resolved = _of_checkpoint(name, checkpoint, checkpoint.find_tower(config.tower.weights), config, marks)
         else:
-            resolved = Resolved(name, config, resolve_tower(config.tower, offline=offline))
+            resolved = Resolved(name, config, resolve_tower(config.tower, offline=offline, marks=marks))
     resolved = replace(resolved, tower=with_budget(resolved.tower, resolved.config.images))
     images = with_frames(resolved.tower, resolved.config.images)
     resolved = replace(resolved, config=resolved.config.model_copy(update={"images": images}))
@@ -113,10 +117,13 @@ def resolve(
     return _with_language(resolved, resolved.config.llm, offline=offline)
 
 
-def _of_checkpoint(name: str, checkpoint: Checkpoint, found: FoundTower, config: Config) -> Resolved:
+def _of_checkpoint(
+    name: str, checkpoint: Checkpoint, found: FoundTower, config: Config, marks: Mapping[str, str]
+) -> Resolved:
     """Resolve the tower of a checkpoint with the settings of `config`. Its tensors are the checkpoint's own if it has any."""
     inside = checkpoint.counts["tower"]
-    tower = resolve_tower(config.tower, source=found.source, part=checkpoint.part("tower") if inside else None)
+    part = checkpoint.part("tower") if inside else None
+    tower = resolve_tower(config.tower, source=found.source, part=part, marks=marks)
     check_width(checkpoint, tower)
     kind, *others = checkpoint.notes
     notes = [f"{kind}; tower {tower.spec.name!r}, {'config' if inside else 'weights'} from {found.how}", *others]
@@ -152,14 +159,15 @@ def _refuse_flags(name: str, flags: Mapping[tuple[str, str], str | None]) -> Non
             )
 
 
-def _config(place: Place, overrides: Sequence[str]) -> tuple[str, Config]:
-    """Return the name for error messages, and the config."""
+def _config(place: Place, overrides: Sequence[str]) -> tuple[str, Config, Mapping[str, str]]:
+    """Return the name for error messages, the config, and where the keys of its tower are set."""
     if isinstance(place, str | os.PathLike):
-        return os.fspath(place), load_config(place, overrides)
+        document = read_config(place, overrides)
+        return os.fspath(place), validate(Config, document.data, document.marks), tower_marks(document)
     if isinstance(place, Mapping) and not overrides:
-        return "config", validate(Config, place)
+        return "config", validate(Config, place), {}
     if overrides:
         data = place.model_dump(exclude_unset=True) if isinstance(place, Config) else place
-        return "config", config_from(data, overrides, "config")
+        return "config", config_from(data, overrides, "config"), override_marks(overrides)
     assert isinstance(place, Config)
-    return "config", place
+    return "config", place, {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from vita_core.layouts.parts import Part
 from vita_core.planning.asking import asked, shape_of
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
 from vita_core.planning.options import validated_options
+from vita_core.planning.origins import key_origins, merged, size_origin
 from vita_core.planning.pictures import completed, pair, stated_size
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import Registered, import_object, known_towers, registry
 from vita_core.plugins.specs import Shape, TowerSpec
-from vita_core.weights.sources import Source, is_path, locate
+from vita_core.weights.sources import Source, is_path, locate, quantised
 
 __all__ = [
     "ResolvedTower",
@@ -34,7 +35,8 @@ class ResolvedTower:
     """A tower's spec, owner, config and sizes.
 
     `rule` says why this tower was chosen. `settings` is its config with the defaults of its type. Its weights are the files
-    of `source`, or `part` of a larger checkpoint. `processor` is the preprocessor config.
+    of `source`, or `part` of a larger checkpoint. `processor` is the preprocessor config. `origins` says where the value of
+    each key of `settings` comes from, and that of ``image_size``.
     """
 
     spec: TowerSpec
@@ -46,6 +48,7 @@ class ResolvedTower:
     geometry: Geometry
     processor: Mapping[str, Any]
     part: Part | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -83,11 +86,13 @@ def resolve_tower(
     offline: bool = False,
     source: Source | None = None,
     part: Part | None = None,
+    marks: Mapping[str, str] | None = None,
 ) -> ResolvedTower:
     """Choose the tower, and check its config against the geometry of the checkpoint.
 
     With `offline`, the published geometry of known hub ids is used without a request to the hub (``vita plan``). A caller
     that has already found the checkpoint passes it as `source`, and `part` if the weights are inside a larger checkpoint.
+    `marks` says where the keys of `config` are set.
     Raises ConfigError, PluginError or CheckpointError before any weight is read.
     """
     settings = config if isinstance(config, TowerConfig) else validate(TowerConfig, config)
@@ -97,6 +102,25 @@ def resolve_tower(
     choice = registry().choose(settings.type, source.config, source.hub_id, settings.weights)
     spec, owner = choice.tower.spec, choice.tower.owner
     rule = f"known hub id {source.hub_id}" if source.published and settings.type is None else choice.rule
+    _check(settings, spec, source)
+    defaults = _defaults(settings, spec, owner, source)
+    origins = key_origins(settings, defaults, spec, marks or {})
+    settings = settings.model_copy(update=merged(settings, defaults))
+    options = validated_options("tower", spec, owner, settings.options)
+    settings = settings.model_copy(update={"options": options})
+    shape = _shape(spec, owner, settings, source)
+    if shape.native is not None:
+        shape = in_whole_blocks(settings, shape, lambda size: shape_of(spec, owner, source, options, size))
+    geometry = tower_geometry(settings, shape)
+    processor = source.preprocessor or _processor(spec, owner, source, shape)
+    if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail
+        processor = _resized(processor, geometry.input_size[0])
+    origins["image_size"] = size_origin(shape, source, origins)
+    return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor, part, origins)
+
+
+def _check(settings: TowerConfig, spec: TowerSpec, source: Source) -> None:
+    """Raise ConfigError for settings that a tower does not support, and CheckpointError for quantised weights."""
     if settings.trust_remote_code and not spec.remote_code:
         raise ConfigError(
             f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository. "
@@ -107,17 +131,12 @@ def resolve_tower(
         raise ConfigError(
             f"tower.attention: tower {spec.name!r} does not support {settings.attention!r}. Try: {choices}"
         )
-    settings = _with_defaults(settings, spec, owner, source)
-    options = validated_options("tower", spec, owner, settings.options)
-    settings = settings.model_copy(update={"options": options})
-    shape = _shape(spec, owner, settings, source)
-    if shape.native is not None:
-        shape = in_whole_blocks(settings, shape, lambda size: shape_of(spec, owner, source, options, size))
-    geometry = tower_geometry(settings, shape)
-    processor = source.preprocessor or _processor(spec, owner, source, shape)
-    if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail
-        processor = _resized(processor, geometry.input_size[0])
-    return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor, part)
+    method = quantised(source.config)
+    if method is not None:
+        raise CheckpointError(
+            f"{source.weights}: its weights are quantised: {method} (quantization_config in its config.json). A tower computes "
+            "with the weights as they were trained. Try: the checkpoint that it was made from"
+        )
 
 
 def _shape(spec: TowerSpec, owner: Owner, settings: TowerConfig, source: Source) -> Shape:
@@ -189,14 +208,13 @@ def _resized(processor: Mapping[str, Any], side: int) -> dict[str, Any]:
     return {**processor, "size": size, **crop}
 
 
-def _with_defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner, source: Source) -> TowerConfig:
-    """Return `settings` with the spec's defaults for keys that are not set. Raises PluginError for a wrong default."""
+def _defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner, source: Source) -> Mapping[str, Any]:
+    """Return the spec's defaults for a checkpoint. Raises PluginError for a wrong one."""
     stated: Mapping[str, Any] = asked(lambda config: dict(spec.defaults_for(config)), spec, owner, source)
-    defaults = {key: value for key, value in stated.items() if getattr(settings, key, None) is None}
     try:
-        validate(TowerConfig, {"weights": settings.weights, **defaults})
+        validate(TowerConfig, {"weights": settings.weights, **merged(settings, stated)})
     except ConfigError as error:
         raise PluginError(
             f"plugin {owner.plugin} of {owner}: the defaults of its tower {spec.name!r} are not valid: {error}"
         ) from error
-    return settings.model_copy(update=defaults)
+    return stated

@@ -33,7 +33,8 @@ class Shape:
     registers), `suffix_tokens` of those behind them. `norm_parameters` is the number of parameters of the final norm, or None
     if the encoder has no final norm (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected.
     `native` is set if the encoder keeps the aspect of each picture; the other numbers are then those of a square picture of
-    `native.square` pixels.
+    `native.square` pixels. `size_from` is what states `image_size`, if it is not the checkpoint's ``config.json``:
+    ``preprocessor: KEY`` or ``options.image_size``.
 
     An encoder of videos states `frames`, the number of frames of one video, and `steps`, the number of its positions in
     time. The grid of each stage is then that of one step, and its `macs` are those of a whole video.
@@ -48,6 +49,7 @@ class Shape:
     suffix_tokens: int = 0
     frames: int | None = None
     steps: int = 1
+    size_from: str | None = None
 
     def __post_init__(self) -> None:
         sizes = [size for stage in self.stages for size in (stage.channels, *stage.grid)]

@@ -14,7 +14,7 @@ from vita_core.errors import PluginError
 from vita_core.plugins.native import NativeSize
 from vita_core.plugins.shapes import Shape, Stage
 
-__all__ = ["LLMShape", "LLMSpec", "NativeSize", "ProjectorSpec", "Shape", "Stage", "TowerSpec"]
+__all__ = ["LLMShape", "LLMSpec", "NativeSize", "ProjectorSpec", "Shape", "Stage", "Stated", "TowerSpec"]
 
 CheckpointConfig = Mapping[str, Any]
 """The parsed ``config.json`` (or similar file) of a checkpoint."""
@@ -27,6 +27,14 @@ WEIGHT_FILES = (
 """The names of transformers' weight files. The first that exists is read."""
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 """The values of ``tower.attention`` other than ``auto``, named as in transformers."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A default that the checkpoint states, for `TowerSpec.defaults`. `by` is the key in its ``config.json``."""
+
+    value: Any
+    by: str
 
 
 def _check(spec: Any, kinds: Mapping[str, Any]) -> None:
@@ -63,7 +71,8 @@ class TowerSpec:
     a model, the function returns what to write instead, a text to follow ``Try:``; otherwise None.
     weight_files: file patterns for a checkpoint directory; the first that matches is read.
     defaults: tower keys whose default differs from the general one (``{"select_layer": -2}``), or a function of a checkpoint
-    config that returns them, for a tower that opens several layouts.
+    config that returns them, for a tower that opens several layouts. A value that the checkpoint's config states is a
+    ``Stated(value, by="its key")``, which ``vita plan`` prints as its origin.
     options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
     requires: the requirement to ``pip install`` if importing the factory fails.
     remote_code: whether the tower runs code from the checkpoint's repository; ``trust_remote_code`` is an error otherwise.

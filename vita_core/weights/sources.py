@@ -16,10 +16,13 @@ from vita_core.weights.shards import choose_file, local_files, shard_names, stor
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["Source", "expand", "is_path", "locate"]
+__all__ = ["Source", "expand", "is_path", "locate", "quantised"]
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 CONFIG_FILES = ("config.json", "open_clip_config.json")
+KEPT = ("modules_to_not_convert", "llm_int8_skip_modules", "ignore", "ignored_layers")
+"""The keys of a ``quantization_config`` that list modules with unquantised weights, by method."""
+PROCESSOR = "processor_config.json"
 PREPROCESSORS = {"preprocessor_config.json": "image_processor", "video_preprocessor_config.json": "video_processor"}
 """The files that configure a processor of pictures or videos, and the parts of ``processor_config.json`` that may instead."""
 
@@ -29,8 +32,8 @@ class Source:
     """A checkpoint: its configs, and the place of its files, a local `path` or a `hub_id` with its `revision`.
 
     `config` is the parsed config file, {} if there is none. `preprocessor` is the config of its processor of
-    pictures or, without one, of videos; or None. `published` is True if `config` comes from a plugin's table of known hub
-    ids and not from the checkpoint.
+    pictures or, without one, of videos, in `preprocessor_file`; or None. `published` is True if `config` comes from a
+    plugin's table of known hub ids and not from the checkpoint.
     """
 
     weights: str
@@ -40,6 +43,7 @@ class Source:
     config: Mapping[str, Any]
     preprocessor: Mapping[str, Any] | None
     published: bool = False
+    preprocessor_file: str | None = None
 
     def files(self, patterns: tuple[str, ...], needed: Callable[[str], bool] | None = None) -> list[Path]:
         """Return the weight files: the file itself, or the file that matches the first pattern (all shards of an index).
@@ -106,8 +110,8 @@ def locate(
             f"{weights} has no config: none of {', '.join(CONFIG_FILES)}, and no plugin knows its geometry. "
             "Try: download it, and put its config.json in the directory of the weights"
         )
-    preprocessor = _hub_json(weights, revision, tuple(PREPROCESSORS))
-    return Source(weights, None, weights, revision, config, preprocessor, published=own is None)
+    preprocessor, file = _preprocessor(lambda name: _hub_json(weights, revision, (name,)))
+    return Source(weights, None, weights, revision, config, preprocessor, own is None, file)
 
 
 def _local(weights: str, path: Path) -> Source:
@@ -124,23 +128,26 @@ def _local(weights: str, path: Path) -> Source:
         if (directory / name).is_file():
             config = read_json(directory / name)
             break
-    return Source(weights, path, None, None, config, _preprocessor(directory))
+    preprocessor, file = _preprocessor(
+        lambda name: read_json(directory / name) if (directory / name).is_file() else None
+    )
+    return Source(weights, path, None, None, config, preprocessor, preprocessor_file=file)
 
 
-def _preprocessor(directory: Path) -> Mapping[str, Any] | None:
-    """Return the config of the processor of pictures, else of videos.
+def _preprocessor(read: Callable[[str], Mapping[str, Any] | None]) -> tuple[Mapping[str, Any] | None, str | None]:
+    """Return the config of the processor of pictures, else of videos, and the name of its file.
 
-    It is a file of its own or, since transformers 5, a part of another file.
+    It is a file of its own or, since transformers 5, a part of another file. `read` returns None for a missing file.
     """
-    shared = directory / "processor_config.json"
-    parts = read_json(shared) if shared.is_file() else {}
+    shared: Mapping[str, Any] | None = None
     for name, part in PREPROCESSORS.items():
-        if (directory / name).is_file():
-            return read_json(directory / name)
-        if part in parts:
-            found: Mapping[str, Any] = parts[part]
-            return found
-    return None
+        own = read(name)
+        if own is not None:
+            return own, name
+        shared = read(PROCESSOR) or {} if shared is None else shared
+        if part in shared:
+            return shared[part], PROCESSOR
+    return None, None
 
 
 def _offline_hint(hub_id: str, error: Exception) -> str:
@@ -217,3 +224,17 @@ def expand(weights: str, base: Path) -> str:
     if not is_path(weights, base):
         return weights
     return os.path.abspath(base / Path(weights).expanduser())  # noqa: PTH100  # resolve() would follow the user's links
+
+
+def quantised(config: Mapping[str, Any]) -> str | None:
+    """Return how the vision encoder of a checkpoint with this ``config.json`` is quantised, or None if it is not.
+
+    Many quantised multimodal checkpoints list the modules that are not, among them their vision encoder.
+    """
+    stated = config.get("quantization_config")
+    if not isinstance(stated, Mapping):
+        return None
+    kept = [name for key in KEPT for name in stated.get(key) or ()]
+    if any("vis" in name or "image" in name for name in map(str, kept)):
+        return None
+    return str(stated.get("quant_method", "an unknown method"))

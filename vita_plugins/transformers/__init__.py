@@ -23,6 +23,13 @@ def recognises(config: Mapping[str, Any]) -> bool:
     return model_type in CONFIG_MAPPING_NAMES
 
 
+def defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default layer and tokens: those that a multimodal checkpoint states, or the last layer's patches."""
+    from vita_plugins.transformers.stating import stated
+
+    return {"select_layer": -1, "norm": False, "select_feature": "patch", **stated(config)}
+
+
 @hookimpl
 def vita_towers() -> list[TowerSpec]:
     return [
@@ -33,7 +40,7 @@ def vita_towers() -> list[TowerSpec]:
             shape="vita_plugins.transformers.geometry:shape",  # a string, because the module imports torch
             processor="vita_plugins.transformers.pictures:processor",
             recognises=recognises,
-            defaults={"select_layer": -1, "norm": False, "select_feature": "patch"},
+            defaults=defaults,
             options="vita_plugins.transformers.options:Options",
             example={
                 "model_type": "dinov2",

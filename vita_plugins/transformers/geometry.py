@@ -70,8 +70,8 @@ def remove(model: nn.Module, traced: Trace, layer: int, unwanted: Callable[[str]
 
 def shape(config: Mapping[str, Any], options: Mapping[str, Any], preprocessor: Mapping[str, Any] | None) -> Shape:
     """Return the shape of the vision model, measured by one run on the meta device."""
-    size = image_size(vision_config(config), options, preprocessor)
-    return measured(as_key(config), size)[0]
+    size, stated = image_size(vision_config(config), options, preprocessor)
+    return replace(measured(as_key(config), size)[0], size_from=stated)
 
 
 def as_key(config: Mapping[str, Any]) -> str:

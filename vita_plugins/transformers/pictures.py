@@ -26,25 +26,29 @@ def pair(size: Any) -> tuple[int, int] | None:
     return (int(size[0]), int(size[1])) if size else None
 
 
-def prepared_size(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return (height, width) of the pictures that a preprocessor config makes, or None if it depends on the picture."""
+def prepared_size(preprocessor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, str]:
+    """Return (height, width) of the pictures that a preprocessor config makes, or None if it depends on the picture.
+
+    The second value is the key that states it.
+    """
     size, crop = preprocessor.get("size"), preprocessor.get("crop_size")
     if crop is not None and preprocessor.get("do_center_crop", True):
-        return pair(crop)
+        return pair(crop), "crop_size"
     if isinstance(size, Mapping) and "crop_pct" in preprocessor:  # ConvNeXt's: the edge is that of a square
-        return pair(size.get("shortest_edge"))
-    return pair(size) if preprocessor.get("do_resize", True) else None
+        return pair(size.get("shortest_edge")), "size"
+    return pair(size) if preprocessor.get("do_resize", True) else None, "size"
 
 
 def image_size(
     part: PreTrainedConfig, options: Mapping[str, Any], preprocessor: Mapping[str, Any] | None
-) -> tuple[int, int]:
-    """Return (height, width): of the pictures that the checkpoint's processor makes, else of the model's config, else the option.
+) -> tuple[tuple[int, int], str | None]:
+    """Return (height, width): of the pictures that the checkpoint's processor makes, else the option, else of the model's config.
 
-    Raises VitaError if none states a size, and if the option differs from the processor's size.
+    The second value says which, as `Shape.size_from`. Raises VitaError if none states a size, and if the option differs from
+    the processor's size.
     """
     asked = pair(options.get("image_size"))
-    made = prepared_size(preprocessor) if preprocessor else None
+    made, key = prepared_size(preprocessor) if preprocessor else (None, "")
     if asked and made and asked != made:
         raise VitaError(
             f"tower.options.image_size: the checkpoint's processor makes pictures of {made[0]} x {made[1]} pixels, and another "
@@ -58,7 +62,7 @@ def image_size(
             "tower.options.image_size: missing, and neither config.json nor preprocessor_config.json states the size of the "
             "pictures. Try: `--set tower.options.image_size=224`, or the size that the model was trained with"
         )
-    return found
+    return found, f"preprocessor: {key}" if made else "options.image_size" if asked else None
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
