@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from vita_core.errors import CheckpointError, nearest
 from vita_core.pixels.clips import clip_processor, takes_videos
+from vita_core.pixels.framing import centred, framed_size
 from vita_core.pixels.images import Resize, to_rgb
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ def image_processor(config: Mapping[str, Any], *, fast: bool = False) -> Any:
     tensor (B, 3, H, W). Where transformers has only a torchvision-backed class, that one is returned. A processor of videos
     takes the frames of a video, and gives (1, frames, 3, H, W).
 
-    Both classes get two additions. They accept pictures of every mode that `open_picture` accepts. They know the setting
-    `crop_offset: round` for crops that leave an odd number of pixels: Hugging Face rounds the corner of the crop down,
-    torchvision and timm round it to even.
+    Both classes accept pictures of every mode that `open_picture` accepts, and get three settings. `crop_offset: round`
+    is for crops that leave an odd number of pixels: Hugging Face rounds the corner of the crop down, torchvision and timm
+    round it to even. `keep_aspect: inside` or `around` resizes to the frame `size` without changing the aspect (see
+    `vita_core.pixels.framing`). `fill_color` is the color of the border of a picture that is smaller than `crop_size`, by
+    default black; it needs `crop_offset: round`.
 
     Raises `CheckpointError` for an `image_processor_type` without such a class, and for settings that the class refuses.
     """
@@ -121,24 +124,33 @@ def _processor_class(kind: str, fast: bool) -> Any:
         return _channels_last(rgb).to(options.get("device"))
 
     def center_crop(self: Any, image: Any, size: Any, **options: Any) -> Any:
-        spare = [have - want for have, want in zip(image.shape[-2:], (size.height, size.width), strict=True)]
-        rounded = getattr(self, "crop_offset", None) == "round" and min(spare) >= 0
-        if fast and min(spare) < 0:  # torchvision's border is one pixel off if the number is odd
-            image, spare = _padded(image, spare), [max(0, pixels) for pixels in spare]
-        elif not rounded:
+        wanted = (size.height, size.width)
+        if getattr(self, "crop_offset", None) == "round":
+            return centred(image, wanted, getattr(self, "fill_color", (0, 0, 0)))
+        spare = [have - want for have, want in zip(image.shape[-2:], wanted, strict=True)]
+        if not fast or min(spare) >= 0:
             return base.center_crop(self, image, size, **options)
-        round_off: Callable[[float], int] = round if rounded else math.floor
-        top, left = (round_off(pixels / 2) for pixels in spare)
+        # torchvision's border is one pixel off if the number is odd
+        image, (top, left) = _padded(image, spare), (max(0, pixels) // 2 for pixels in spare)
         return image[..., top : top + size.height, left : left + size.width]
+
+    own_resize = _resize(base) if fast else base.resize
+
+    def resize(self: Any, image: Any, size: Any, *args: Any, **options: Any) -> Any:
+        rule = getattr(self, "keep_aspect", None)
+        if rule is not None:
+            height, width = framed_size(image.shape[-2:], (size.height, size.width), rule)
+            size = type(size)(height=height, width=width)
+        return own_resize(self, image, size, *args, **options)
 
     def reduce(self: Any) -> tuple[Any, ...]:  # pickle cannot find a class that was made inside a function
         return functools.partial(image_processor, fast=fast), (self.to_dict(),)
 
     if takes_videos(base):
         return clip_processor(base, reduce)
-    members = {"process_image": process_image, "center_crop": center_crop, "__reduce__": reduce}
+    members = {"process_image": process_image, "center_crop": center_crop, "resize": resize, "__reduce__": reduce}
     if fast:
-        members |= {"resize": _resize(base), "rescale_and_normalize": _one_pass(base)}
+        members["rescale_and_normalize"] = _one_pass(base)
     return type(base.__name__, (base,), members)  # with the base's name, so that saved configs name it
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vita_core import Shape, TowerSpec, VitaError, hookimpl
+from vita_core import Shape, TowerSpec, hookimpl
 
 vita_api = 1
 
-RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
+RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
@@ -20,7 +20,8 @@ def recognises(config: Mapping[str, Any]) -> bool:
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     """Return timm's evaluation preprocessing: resize to size / crop_pct, then a centre crop.
 
-    The shortest edge is resized, or both edges for ``crop_mode: squash``. For a NaFlex ViT, the picture keeps its aspect.
+    The shortest edge is resized, both edges for ``crop_mode: squash``, or the longest edge for ``crop_mode: border``, where
+    the crop has a border of the mean color. For a NaFlex ViT, the picture keeps its aspect.
     """
     data = config.get("pretrained_cfg", {})
     values = {
@@ -32,16 +33,16 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         budget = {"patch_size": shape.native.patch, "max_num_patches": int(shape.native.max_tokens)}
         return {"image_processor_type": "Siglip2ImageProcessor", **budget, **values}
     height, width = shape.image_size
-    edges = [int(side / data.get("crop_pct", 0.875)) for side in (height, width)]
-    squash = data.get("crop_mode") == "squash"
-    if height != width and not squash:
-        raise VitaError(
-            f"no preprocessor config for pictures of {height} x {width} pixels with crop_mode {data.get('crop_mode')!r}. "
-            "Try: put a preprocessor_config.json beside the weights"
-        )
+    edges = [int(side / (data.get("crop_pct") or 0.875)) for side in (height, width)]
+    mode = data.get("crop_mode")
+    size: dict[str, Any] = {"size": {"height": edges[0], "width": edges[1]}}
+    if mode == "border":
+        size |= {"keep_aspect": "inside", "fill_color": [round(255 * value) for value in values["image_mean"]]}
+    elif mode != "squash":
+        size = {"size": {"shortest_edge": edges[0]}} if height == width else {**size, "keep_aspect": "around"}
     return {
         "image_processor_type": "CLIPImageProcessor",
-        "size": {"height": edges[0], "width": edges[1]} if squash else {"shortest_edge": edges[0]},
+        **size,
         "crop_size": {"height": height, "width": width},
         "crop_offset": "round",  # timm crops with torchvision, which rounds the corner of the crop
         **values,
@@ -77,7 +78,7 @@ def vita_towers() -> list[TowerSpec]:
             weight_files=("model.safetensors", "pytorch_model.bin", "*.pth"),
             defaults={"select_layer": -1, "select_feature": "patch"},
             options="vita_plugins.timm.options:Options",
-            requires="vita-core[timm]",
+            requires="timm",
             attentions=("sdpa", "eager"),
             example={**published("vit_tiny_patch16_224", 64), "model_args": {"img_size": 64, "depth": 3}},
         )

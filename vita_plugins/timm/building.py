@@ -36,16 +36,25 @@ def build(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     for extra in ({**sized, "dynamic_img_size": True}, sized, {}):
         try:
             model: nn.Module = timm.create_model(name, pretrained=False, **{**saved, **extra})
-            break
         except TypeError:
             if not extra:
                 raise
+            continue
+        if "dynamic_img_size" not in extra or whole_patches(model, image_size(config, options, model)):
+            break
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise VitaError(
             f"tower.options.architecture: {name} of timm {timm.__version__} has no forward_intermediates. Try: a newer timm "
             "(`pip install --upgrade timm`), or another of its encoders"
         )
     return model
+
+
+def whole_patches(model: nn.Module, size: tuple[int, int]) -> bool:
+    """Return whether `size` is a whole number of patches. If it is not, only models that take one size drop the rest."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+    rows, cols = (patch, patch) if isinstance(patch, int) else patch
+    return bool(size[0] % rows == 0 == size[1] % cols)
 
 
 def written_instead(name: str) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +19,34 @@ class TimmTower(BaseVisionTower):
     """Runs a timm encoder. timm's ``prune_intermediate_layers`` removes the head and the layers after the selected one."""
 
     renames = ((r"^timm_model\.", ""),)  # transformers' TimmWrapperModel
+    inside = ""
+    """What the keys of the timm model start with, in the encoder."""
+
+    @property
+    def described(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """timm's config of the model, and the options for it."""
+        return self.checkpoint_config, self.settings.options
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The timm model in the encoder."""
+        assert self.encoder is not None
+        return self.encoder.get_submodule(self.inside.removesuffix("."))
 
     def build_encoder(self) -> nn.Module:
-        model = build(self.checkpoint_config, self.settings.options)
+        model = build(*self.described)
         self.input_sizes = input_sizes(model)
         for module in model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn &= self.attention == "sdpa"
         if self.settings.norm:
-            check_norm(self.checkpoint_config, self.settings.options, self.shape, {*self.resolved.geometry.layers})
+            check_norm(*self.described, self.shape, {*self.resolved.geometry.layers})
         self.skips = cut(model, self.shape.layers, self.blocks, norm=self.shape.norm_parameters is not None)
         return model.to(self.dtype)  # the k_bias of BEiT and EVA is a buffer that no checkpoint has
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
-        assert self.encoder is not None
         prefix = {"return_prefix_tokens": True} if self.shape.prefix_tokens else {}
-        maps = self.encoder.forward_intermediates(
+        maps = self.trunk.forward_intermediates(
             pixels,
             indices=[layer - 1 for layer in layers],  # timm's index k is layer k + 1
             stop_early=True,
@@ -57,10 +70,10 @@ class TimmTower(BaseVisionTower):
         return [(dict(zip(layers, states, strict=True)), grid) for states, grid in found]
 
     def final_norm(self, tokens: Tensor) -> Tensor:
-        assert self.encoder is not None
-        return normed(self.encoder.norm, tokens)
+        return normed(self.trunk.norm, tokens)
 
     def in_run_order(self, encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
-        model = build_on_meta(self.checkpoint_config, self.settings.options)
+        model = build_on_meta(*self.described)
         layers = layers_of(model, self.shape.layers, norm=self.shape.norm_parameters is not None)
-        return sorted(encoder.named_parameters(), key=lambda named: layers.get(named[0], len(self.shape.stages)))
+        last, start = len(self.shape.stages), len(self.inside)
+        return sorted(encoder.named_parameters(), key=lambda named: layers.get(named[0][start:], last))
