@@ -99,11 +99,14 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def tower_examples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """For every built-in tower a small checkpoint, opened by explicit type; pictures of 56 or 64 pixels."""
+    import open_clip
     import timm
     import torch
     import torchvision
     from safetensors.torch import save_file
     from transformers import Dinov2Config, Dinov2Model
+
+    from vita_plugins import open_clip as plugin
 
     examples = {name: {"type": name, **golden_settings(name)} for name in ("clip", "siglip", "internvit", "eva_clip")}
     folder = tmp_path_factory.mktemp("encoders")
@@ -119,6 +122,12 @@ def tower_examples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[s
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 56, "patch_size": 14}
     Dinov2Model(Dinov2Config(**sizes)).save_pretrained(folder / "dinov2")
     examples["transformers"] = {"type": "transformers", "weights": str(folder / "dinov2")}
+    config = dict(plugin.vita_towers()[0].example or {})
+    (folder / "open_clip").mkdir()
+    (folder / "open_clip" / "open_clip_config.json").write_text(json.dumps(config))
+    model = open_clip.CLIP(**config["model_cfg"])
+    save_file(model.state_dict(), folder / "open_clip" / "open_clip_model.safetensors")
+    examples["open_clip"] = {"type": "open_clip", "weights": str(folder / "open_clip")}
     return examples
 
 

@@ -21,7 +21,7 @@ from vita_core import Shape
 from vita_core.errors import CheckpointError
 from vita_core.pixels.images import open_picture
 from vita_core.pixels.processors import image_processor
-from vita_plugins import clip, eva_clip, internvit, siglip, timm, torchvision
+from vita_plugins import clip, eva_clip, internvit, open_clip, siglip, timm, torchvision
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"
 SQUARE_56 = Shape.from_stages((56, 56), [(32, (4, 4), 0, 0)])
@@ -155,14 +155,50 @@ def test_timms_transform_is_met_exactly(size: tuple[int, int], interpolation: st
     assert (pixels(image_processor(config), picture)[0] - transform(picture)).abs().max() < 1e-6
 
 
+FRAMES = [(32, 32), (33, 33), (32, 48), (49, 31)]
+PICTURES = [(500, 333), (30, 900), (257, 256), (20, 21)]
+
+
 @pytest.mark.parametrize("share", [{}, {"crop_pct": 1.0}])
-@pytest.mark.parametrize("size", [(90, 30), (30, 91)])
-def test_timms_squash_is_met_exactly(size: tuple[int, int], share: dict[str, float]) -> None:
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("frame", FRAMES)
+def test_every_crop_mode_of_timm_is_met_exactly(frame: tuple[int, int], mode: str, share: dict[str, float]) -> None:
     data = pytest.importorskip("timm.data")
-    published = {"interpolation": "bicubic", "crop_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3, **share}
-    transform = data.create_transform((3, 32, 32), **published)
-    config = timm.processor({"pretrained_cfg": published}, Shape.from_stages((32, 32), [(32, (4, 4), 0, 0)]))
-    assert (pixels(image_processor(config), noise(*size))[0] - transform(noise(*size))).abs().max() < 1e-6
+    shape = Shape.from_stages(frame, [(32, (4, 4), 0, 0)])
+    for interpolation in ("bicubic", "bilinear", "lanczos"):
+        published = {
+            "interpolation": interpolation,
+            "crop_mode": mode,
+            "mean": [0.4, 0.5, 0.6],
+            "std": [0.5] * 3,
+            **share,
+        }
+        transform = data.create_transform((3, *frame), **published)
+        own = image_processor(timm.processor({"pretrained_cfg": published}, shape))
+        for size in PICTURES:
+            assert torch.equal(pixels(own, noise(*size))[0], transform(noise(*size)))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "random", None])
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest", None])
+@pytest.mark.parametrize("frame", FRAMES)
+def test_the_transform_of_open_clip_is_met_exactly(
+    frame: tuple[int, int], mode: str | None, interpolation: str | None
+) -> None:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    shape = Shape.from_stages(frame, [(32, (4, 4), 0, 0)])
+    size = frame[0] if frame[0] == frame[1] else frame
+    for more in ({}, {"mean": [0.4, 0.5, 0.6], "std": 0.5, "fill_color": 7}):
+        stated = {"interpolation": interpolation, "resize_mode": mode, **more}
+        transform = image_transform_v2(PreprocessCfg(size=size, **stated), is_train=False)
+        config = open_clip.processor({"preprocess_cfg": stated}, shape)
+        own, fast = image_processor(config), image_processor(config, fast=True)
+        for picture in (noise(*wanted) for wanted in PICTURES):
+            expected = transform(picture)
+            assert torch.equal(pixels(own, picture)[0], expected)
+            levels = 255 * torch.tensor(config["image_std"]).view(3, 1, 1)
+            assert ((pixels(fast, picture)[0] - expected) * levels).abs().max() <= 2.01
 
 
 @pytest.mark.parametrize(("plugin", "name"), [(clip, "clip"), (siglip, "siglip"), (internvit, "internvit")])

@@ -12,7 +12,7 @@ from vita_core.plugins.references import unresolved
 from vita_core.plugins.registry import Registry, registry, use_plugins
 from vita_plugins.clip import processor, shape
 
-BUILTIN = {"clip", "siglip", "eva_clip", "internvit", "timm", "torchvision", "transformers"}
+BUILTIN = {"clip", "siglip", "eva_clip", "internvit", "open_clip", "timm", "torchvision", "transformers"}
 
 
 def spec(name: str, **changes: object) -> TowerSpec:

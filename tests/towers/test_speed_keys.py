@@ -208,7 +208,9 @@ def test_compiled_blocks_are_trained_as_plain_ones() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "blocks"), [("clip", True), ("siglip", True), ("timm", True), ("torchvision", False)])
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("clip", True), ("open_clip", True), ("siglip", True), ("timm", True), ("torchvision", False)]
+)
 def test_blocks_that_are_alike_are_compiled_one_for_all(
     tower_examples: dict[str, dict[str, Any]], name: str, blocks: bool
 ) -> None:

@@ -104,7 +104,7 @@ def vita_towers() -> list[TowerSpec]:
                 "*.pt",
             ),
             defaults={"select_layer": -2, "select_feature": "patch"},
-            requires="vita-core[eva-clip]",
+            requires="timm",
             attentions=("sdpa", "eager"),
             example={"vision_cfg": {**ORIGINAL_L_336, **TINY}},
         )

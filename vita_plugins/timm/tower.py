@@ -19,8 +19,7 @@ class TimmTower(BaseVisionTower):
     """Runs a timm encoder. timm's ``prune_intermediate_layers`` removes the head and the layers after the selected one."""
 
     renames = ((r"^timm_model\.", ""),)  # transformers' TimmWrapperModel
-    inside = ""
-    """What the keys of the timm model start with, in the encoder."""
+    inside = ""  # where the timm model is in the encoder
 
     @property
     def described(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -30,7 +29,6 @@ class TimmTower(BaseVisionTower):
     @property
     def trunk(self) -> nn.Module:
         """The timm model in the encoder."""
-        assert self.encoder is not None
         return self.encoder.get_submodule(self.inside.removesuffix("."))
 
     def build_encoder(self) -> nn.Module:
@@ -46,13 +44,9 @@ class TimmTower(BaseVisionTower):
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
         prefix = {"return_prefix_tokens": True} if self.shape.prefix_tokens else {}
+        indices = [layer - 1 for layer in layers]  # timm's index k is layer k + 1
         maps = self.trunk.forward_intermediates(
-            pixels,
-            indices=[layer - 1 for layer in layers],  # timm's index k is layer k + 1
-            stop_early=True,
-            intermediates_only=True,
-            output_fmt="NCHW",
-            **prefix,
+            pixels, indices=indices, stop_early=True, intermediates_only=True, output_fmt="NCHW", **prefix
         )
         kept, grid = {}, (0, 0)
         for layer, tapped in zip(layers, maps, strict=True):

@@ -1,0 +1,178 @@
+"""Checkpoints that open_clip itself writes open, and give the features of its own ``forward_intermediates``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from conftest import close
+from open_clip.push_to_hf_hub import save_for_hf
+
+from vita_core import VitaError, build_tower
+
+TEXT = {"context_length": 7, "vocab_size": 10, "width": 16, "heads": 2, "layers": 1}
+VIT = {"image_size": 56, "patch_size": 14, "layers": 3, "width": 32, "head_width": 8}
+DECODER = {"width": 16, "context_length": 7, "vocab_size": 10, "heads": 2, "layers": 1}
+
+
+def timm(name: str, size: int, pool: str, proj: str | None) -> dict[str, Any]:
+    return {"timm_model_name": name, "image_size": size, "timm_pool": pool, "timm_proj": proj}
+
+
+def whole(vision: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT, **more}
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "ViT": whole(VIT),
+    "ViT-quickgelu": whole(VIT, quick_gelu=True),
+    "CLIPA": whole({**VIT, "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}),
+    "ViT-M-alt": whole({**VIT, "ls_init_value": 0.1, "qk_norm": True, "scale_fc": True, "image_size": [56, 42]}),
+    "RN": whole({"image_size": 64, "layers": [1, 1, 2, 1], "width": 8, "patch_size": None}),
+    "coca": whole(
+        {**VIT, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+        custom_text=True,
+        multimodal_cfg=DECODER,
+    ),
+    "convnext": whole(timm("test_convnext", 160, "", "linear")),
+    "timm-mlp": whole(timm("test_vit2", 160, "avg", "mlp")),
+    "SigLIP2": whole(timm("tiny_siglip", 64, "map", "none"), custom_text=True, init_logit_bias=-10),
+    "MobileCLIP": whole(timm("tiny_fastvit", 64, "avg", None), custom_text=True),
+    "EVA": whole(timm("tiny_eva", 56, "token", None), custom_text=True),
+}
+"""Each kind of encoder that open_clip has, as its own configs describe it, but small."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_models_of_timm() -> Iterator[None]:
+    from timm.models import _registry, eva, fastvit, vision_transformer
+
+    vit = {"embed_dim": 32, "depth": 3, "num_heads": 2}
+    small = {
+        "tiny_siglip": partial(vision_transformer.vit_base_patch16_siglip_224, img_size=64, **vit),
+        "tiny_fastvit": partial(fastvit.fastvit_mci0, layers=(1, 1, 1, 1), embed_dims=(16, 32, 64, 128)),
+        "tiny_eva": partial(eva.eva02_large_patch14_clip_224, img_size=56, **vit),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, entry in small.items():
+            patch.setitem(_registry._model_entrypoints, name, entry)
+        yield
+
+
+class NoTokenizer:
+    def save_pretrained(self, folder: Path) -> None:
+        """`save_for_hf` wants one; the tokenizers of open_clip's models come from a hub."""
+
+
+def saved(folder: Path, config: dict[str, Any], **preprocess: Any) -> Any:
+    """Write a model with random values as open_clip writes it, both as safetensors and as a pickle, and return it."""
+    name = f"test-{folder.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / f"{name}.json")
+    model = open_clip.create_model(name, force_preprocess_cfg=preprocess).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.visual.parameters():
+            parameter.normal_(0.05, 0.15)
+    save_for_hf(model, NoTokenizer(), config, folder)
+    (folder / f"{name}.json").unlink()
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """The directory and the model of each of MODELS."""
+    folder = tmp_path_factory.mktemp("open-clip")
+    return {name: (folder / name, saved(folder / name, config)) for name, config in MODELS.items()}
+
+
+Checkpoints = dict[str, tuple[Path, Any]]
+
+
+def pixels_for(model: Any) -> torch.Tensor:
+    torch.manual_seed(1)
+    size = model.visual.image_size
+    return torch.rand(2, 3, *((size, size) if isinstance(size, int) else size))
+
+
+def features(model: Any, pixels: torch.Tensor, **more: Any) -> list[torch.Tensor]:
+    """Every feature that open_clip gives, as tokens (B, N, C)."""
+    with torch.no_grad():
+        output = model.visual.forward_intermediates(pixels, intermediates_only=True, **more)
+    return [state.flatten(2).transpose(1, 2) for state in output["image_intermediates"]]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_features_are_open_clips(checkpoints: Checkpoints, name: str) -> None:
+    folder, model = checkpoints[name]
+    config, pixels = {"type": "open_clip", "weights": str(folder)}, pixels_for(model)
+    expected = features(model, pixels)
+    stem = name == "RN"  # open_clip's first feature of a ResNet, and layer 0 here
+    for number, wanted in enumerate(expected):
+        layer = number + 1 - stem
+        tower = build_tower({**config, "select_layer": layer})
+        close(tower(pixels), wanted)
+        assert (tower.grid[0] * tower.grid[1], tower.hidden_size) == tuple(wanted.shape[1:])
+        assert sum(parameter.numel() for parameter in tower.parameters()) == tower.resolved.parameters
+    assert tower.resolved.shape.layers == len(expected) - stem
+    close(build_tower(config)(pixels), expected[-1])  # the default is the last layer, without its norm
+
+
+@pytest.mark.parametrize("name", ["ViT", "CLIPA", "SigLIP2", "EVA"])
+def test_the_norm_and_the_cls_token_are_open_clips(checkpoints: Checkpoints, name: str) -> None:
+    folder, model = checkpoints[name]
+    config, pixels = {"type": "open_clip", "weights": str(folder)}, pixels_for(model)
+    close(build_tower({**config, "norm": True})(pixels), features(model, pixels, normalize_intermediates=True)[-1])
+    if name != "SigLIP2":
+        with torch.no_grad():
+            prefix = model.visual.forward_intermediates(pixels, output_extra_tokens=True)["image_intermediates_prefix"]
+        close(build_tower({**config, "select_feature": "cls"})(pixels), prefix[-1])
+
+
+def test_the_embeddings_are_the_input_of_the_first_block(checkpoints: Checkpoints) -> None:
+    folder, model = checkpoints["ViT"]
+    pixels, states = pixels_for(model), []
+    with torch.no_grad():
+        model.visual.transformer.resblocks[0].register_forward_pre_hook(lambda _, args: states.append(args[0]))
+        model.visual(pixels)
+    tower = build_tower({"type": "open_clip", "weights": str(folder), "select_layer": 0, "select_feature": "cls_patch"})
+    close(tower(pixels), states[0])
+
+
+def test_a_head_that_norms_pooled_tokens_is_no_norm_of_the_encoder(checkpoints: Checkpoints) -> None:
+    with pytest.raises(VitaError, match=r"tower\.norm: this encoder has no final norm"):
+        build_tower({"type": "open_clip", "weights": str(checkpoints["coca"][0]), "norm": True})
+
+
+@pytest.mark.parametrize("select", [1, -1])
+@pytest.mark.parametrize("name", ["ViT", "RN", "convnext", "EVA"])
+def test_a_training_checkpoint_opens_by_the_name_of_its_model(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, select: int
+) -> None:
+    """As ``open_clip_train`` writes them from several processes: text tensors and the optimizer's state are in the file."""
+    model = deepcopy(checkpoints[name][1])
+    optimizer = torch.optim.AdamW(model.parameters())
+    model.encode_image(pixels_for(model)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+    saved = {"epoch": 3, "name": "run", "state_dict": state, "optimizer": optimizer.state_dict()}
+    torch.save(saved, tmp_path / "epoch_latest.pt")
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "test-model", MODELS[name])
+    options = {"model": "test-model"}
+    tower = build_tower(
+        {"type": "open_clip", "weights": str(tmp_path / "epoch_latest.pt"), "options": options, "select_layer": select}
+    )
+    close(tower(pixels_for(model)), features(model, pixels_for(model))[0 if select == 1 and name != "RN" else select])
+    assert tower.load_report is not None
+    assert "text tower" in tower.load_report.skipped
+    counted = tower.load_report.loaded + sum(len(keys) for keys in tower.load_report.skipped.values())
+    assert counted == len(state)

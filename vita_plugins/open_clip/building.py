@@ -1,0 +1,89 @@
+"""Build the vision encoder of an open_clip model without its text tower, and measure its shape on the meta device."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from torch import nn
+
+from vita_core import Shape, measure
+from vita_plugins.open_clip.models import model_config
+from vita_plugins.timm import geometry as timm_geometry
+
+
+def vision_config(model: Mapping[str, Any]) -> CLIPVisionCfg:
+    """Return the vision config of a model, as open_clip reads it."""
+    return CLIPVisionCfg(**model["vision_cfg"])
+
+
+def image_size(vision: CLIPVisionCfg) -> tuple[int, int]:
+    """Return the (height, width) of the pictures that a model takes."""
+    size = vision.image_size
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def as_timm(model: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return timm's config of an encoder that open_clip builds with timm, or None if it builds the encoder itself.
+
+    The arguments are those of ``open_clip.timm_model.TimmModel``. Its projection head is not built.
+    """
+    vision = vision_config(model)
+    if vision.timm_model_name is None:
+        return None
+    arguments: dict[str, Any] = {}
+    if vision.timm_drop_path is not None:
+        arguments["drop_path_rate"] = vision.timm_drop_path
+    if vision.patch_dropout > 0:
+        arguments["patch_drop_rate"] = vision.patch_dropout
+    if vision.timm_proj not in ("linear", "mlp") and vision.timm_pool not in ("abs_attn", "rot_attn"):
+        arguments["num_classes"] = 0 if vision.timm_proj == "none" else model["embed_dim"]
+        arguments["global_pool"] = vision.timm_pool
+    size = {"input_size": [3, *image_size(vision)]}
+    return {"architecture": vision.timm_model_name, "model_args": arguments, "pretrained_cfg": size}
+
+
+def build(model: Mapping[str, Any], layers: int | None = None) -> tuple[nn.Module, list[nn.Module], nn.Module | None]:
+    """Return an encoder of open_clip without its head, its blocks (of a ResNet: its stages), and its final norm or None.
+
+    Of a ViT, only the first `layers` blocks are built, of a ResNet the first `layers` stages.
+    """
+    vision = vision_config(model)
+    resnet = isinstance(vision.layers, list | tuple)
+    if layers is not None and not resnet:
+        vision = replace(vision, layers=layers)
+    encoder = _build_vision_tower(model["embed_dim"], vision, model.get("quick_gelu", False))
+    if resnet:
+        encoder.attnpool = nn.Identity()
+        names = [f"layer{number}" for number in range(1, 5)]
+        for name in names[layers:] if layers is not None else ():
+            setattr(encoder, name, nn.Identity())
+        return encoder, [getattr(encoder, name) for name in names[:layers]], None
+    norm = None if encoder.attn_pool is not None else encoder.ln_post  # of CoCa, it norms the pooled tokens
+    encoder.attn_pool = encoder.proj = None
+    if norm is None:
+        encoder.ln_post = nn.Identity()
+    return encoder, [*encoder.transformer.resblocks], norm
+
+
+def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
+    """Return the shape of the encoder. Layer 0 of a ResNet is its stem; those that timm builds have no layer 0."""
+    model = model_config(config, options)
+    timm = as_timm(model)
+    return measured(json.dumps(model)) if timm is None else timm_geometry.shape(timm, {})
+
+
+@functools.lru_cache(maxsize=32)
+def measured(model: str) -> Shape:
+    """Return the shape of an encoder that open_clip builds itself, for the model's config in JSON."""
+    config = json.loads(model)
+    size = image_size(vision_config(config))
+    with torch.device("meta"):
+        encoder, blocks, norm = build(config)
+        pixels = torch.empty(1, 3, *size)
+    return measure(encoder.eval(), blocks, lambda: encoder(pixels), size, norm=norm)
