@@ -1,4 +1,4 @@
-"""The vision encoders of open_clip. Their keys are those of the whole model, in which the encoder is called ``visual``."""
+"""The vision encoders of open_clip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from vita_core import BaseVisionTower
 from vita_plugins.open_clip.building import as_timm, build
-from vita_plugins.open_clip.keys import BESIDE, RENAMES
 from vita_plugins.open_clip.models import model_config
 from vita_plugins.open_clip.wrapped import OpenClipTimmTower
 
@@ -23,9 +22,9 @@ def open_tower(resolved: Any, device: Any = "cpu") -> BaseVisionTower:
 class OpenClipTower(BaseVisionTower):
     """Runs the blocks of a ViT, or the stages of a ResNet, that open_clip builds itself."""
 
-    renames = RENAMES
-    skips = (*BESIDE, (r"^visual\.(?:proj$|attnpool\.|attn_pool)", "projection head"))
-    block_key = r"^visual\.transformer\.resblocks\.(\d+)\."
+    skips = ((r"^(?:proj$|attnpool\.|attn_pool)", "projection head"),)
+    block_key = r"^transformer\.resblocks\.(\d+)\."
+    nested = True  # checkpoints hold the text tower too; training adds a prefix
 
     def build_encoder(self) -> nn.Module:
         model = model_config(self.checkpoint_config, self.settings.options)
@@ -33,23 +32,21 @@ class OpenClipTower(BaseVisionTower):
         self.resnet = hasattr(encoder, "layer1")
         self.input_sizes = "any" if self.resnet else "fixed"
         if self.resnet:
-            unused = [
-                (rf"^visual\.layer{stage}\.", "stages after the selected one") for stage in range(self.blocks + 1, 5)
-            ]
+            unused = [(rf"^layer{stage}\.", "stages after the selected one") for stage in range(self.blocks + 1, 5)]
             self.skips = (*self.skips, *unused)
         elif norm is None:
-            self.skips = (*self.skips, (r"^visual\.ln_post\.", "projection head"))
-        return nn.ModuleDict({"visual": encoder})
+            self.skips = (*self.skips, (r"^ln_post\.", "projection head"))
+        return encoder
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[Mapping[int, Tensor], tuple[int, int]]:
-        visual = self.encoder["visual"]
+        model = self.encoder
         if not self.resnet:
-            tokens = visual._embeds(pixels)  # (B, 1 + rows * cols, C), after the first norm
-            return self.run_blocks(tokens, visual.transformer.resblocks, layers), visual.grid_size
-        stages = [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
-        maps = self.run_blocks(visual.stem(pixels), stages, layers)  # (B, C, rows, cols)
+            tokens = model._embeds(pixels)  # (B, 1 + rows * cols, C), after the first norm
+            return self.run_blocks(tokens, model.transformer.resblocks, layers), model.grid_size
+        stages = [model.layer1, model.layer2, model.layer3, model.layer4]
+        maps = self.run_blocks(model.stem(pixels), stages, layers)  # (B, C, rows, cols)
         height, width = maps[layers[-1]].shape[-2:]
         return {layer: state.flatten(2).transpose(1, 2) for layer, state in maps.items()}, (height, width)
 
     def final_norm(self, tokens: Tensor) -> Tensor:
-        return self.encoder["visual"].ln_post(tokens)
+        return self.encoder.ln_post(tokens)

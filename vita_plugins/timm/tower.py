@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vita_core import BaseVisionTower
@@ -13,23 +12,18 @@ from vita_plugins.timm.building import build, build_on_meta, input_sizes
 from vita_plugins.timm.geometry import check_norm, normed
 from vita_plugins.timm.naflex import intermediates
 from vita_plugins.timm.pruning import cut, layers_of
+from vita_plugins.timm.running import hidden_states
 
 
 class TimmTower(BaseVisionTower):
     """Runs a timm encoder. timm's ``prune_intermediate_layers`` removes the head and the layers after the selected one."""
 
     renames = ((r"^timm_model\.", ""),)  # transformers' TimmWrapperModel
-    inside = ""  # where the timm model is in the encoder
 
     @property
     def described(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """timm's config of the model, and the options for it."""
         return self.checkpoint_config, self.settings.options
-
-    @property
-    def trunk(self) -> nn.Module:
-        """The timm model in the encoder."""
-        return self.encoder.get_submodule(self.inside.removesuffix("."))
 
     def build_encoder(self) -> nn.Module:
         model = build(*self.described)
@@ -43,31 +37,18 @@ class TimmTower(BaseVisionTower):
         return model.to(self.dtype)  # the k_bias of BEiT and EVA is a buffer that no checkpoint has
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
-        prefix = {"return_prefix_tokens": True} if self.shape.prefix_tokens else {}
-        indices = [layer - 1 for layer in layers]  # timm's index k is layer k + 1
-        maps = self.trunk.forward_intermediates(
-            pixels, indices=indices, stop_early=True, intermediates_only=True, output_fmt="NCHW", **prefix
-        )
-        kept, grid = {}, (0, 0)
-        for layer, tapped in zip(layers, maps, strict=True):
-            spatial, first = tapped if prefix else (tapped, None)
-            grid = (spatial.shape[2], spatial.shape[3])
-            tokens = spatial.flatten(2).transpose(1, 2)  # (B, rows * cols, C)
-            kept[layer] = tokens if first is None else torch.cat([first, tokens], dim=1)
-        return kept, grid
+        return hidden_states(self.encoder, pixels, layers, prefix=self.shape.prefix_tokens > 0)
 
     def encode_pictures(
         self, pictures: Sequence[Tensor], layers: Sequence[int]
     ) -> list[tuple[dict[int, Tensor], tuple[int, int]]]:
-        assert self.encoder is not None
         found = intermediates(self.encoder, pictures, [layer - 1 for layer in layers])
         return [(dict(zip(layers, states, strict=True)), grid) for states, grid in found]
 
     def final_norm(self, tokens: Tensor) -> Tensor:
-        return normed(self.trunk.norm, tokens)
+        return normed(self.encoder.norm, tokens)
 
     def in_run_order(self, encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
         model = build_on_meta(*self.described)
         layers = layers_of(model, self.shape.layers, norm=self.shape.norm_parameters is not None)
-        last, start = len(self.shape.stages), len(self.inside)
-        return sorted(encoder.named_parameters(), key=lambda named: layers.get(named[0][start:], last))
+        return sorted(encoder.named_parameters(), key=lambda named: layers.get(named[0], len(self.shape.stages)))
