@@ -67,7 +67,6 @@ REFUSED = {
     "vilt": r"model_type 'vilt' has no vision encoder: pictures and texts share one encoder\. Try: ",
     "gemma4": r"model_type 'gemma4' has no vision encoder: it takes no pixels\. Try: ",
     "siglip2": r"model_type 'siglip2' keeps each picture's own size, which is not supported yet\. Try: ",
-    "qwen2_vl": r"model_type 'qwen2_vl' keeps each picture's own size, which is not supported yet\. Try: ",
 }
 
 

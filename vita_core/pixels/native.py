@@ -29,6 +29,7 @@ def native_processor(config: Mapping[str, Any], native: NativeSize, *, fast: boo
 def _native_class(base: Any, native: NativeSize, fast: bool) -> Any:
     """Return a subclass of a class of image processors. It is made in a function because importing transformers takes seconds."""
     import torch
+    import torch.nn.functional as F
     from transformers.feature_extraction_utils import BatchFeature
     from transformers.image_processing_backends import PilBackend, TorchvisionBackend
     from transformers.image_utils import SizeDict
@@ -39,13 +40,18 @@ def _native_class(base: Any, native: NativeSize, fast: bool) -> Any:
 
     def prepared(self: Any, picture: Any) -> Any:
         image = self.process_image(picture, do_convert_rgb=True)
-        height, width = native.size(*image.shape[-2:])
-        target = SizeDict(height=height, width=width)
+        image = image[None] if backend is TorchvisionBackend else image
+        height, width = image.shape[-2:]
+        size = native.size(height, width)
+        for rows, cols in [size] if native.resizes is None else native.resizes(height, width, native):
+            image = plain(self, image, SizeDict(height=rows, width=cols), resample=self.resample)
+        spare = (0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2])
+        if any(spare):  # F.pad cuts off if it is negative
+            fitted = F.pad(torch.as_tensor(image), spare)
+            image = fitted if backend is TorchvisionBackend else fitted.numpy()
         if backend is TorchvisionBackend:
-            resized = plain(self, image[None], target, resample=self.resample)
             normal = (self.do_rescale, self.rescale_factor, self.do_normalize, self.image_mean, self.image_std)
-            return self.rescale_and_normalize(resized, *normal)[0]
-        image = plain(self, image, target, resample=self.resample)
+            return self.rescale_and_normalize(image, *normal)[0]
         image = self.rescale(image, self.rescale_factor) if self.do_rescale else image
         image = self.normalize(image, self.image_mean, self.image_std) if self.do_normalize else image
         return torch.as_tensor(image, dtype=torch.float32)

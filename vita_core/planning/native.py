@@ -54,15 +54,16 @@ def _budgeted(native: NativeSize, tower: ResolvedTower, wanted: dict[str, int]) 
         raise ConfigError(
             f"images.{key}: with `tower.select_feature: cls` every picture has one token. Try: leave it out"
         )
-    if "min_tokens" in wanted and native.rule != "between":
+    if "min_tokens" in wanted and native.rule != "between" and native.min_tokens == 1:
+        how = f"by the rule {native.rule!r}" if isinstance(native.rule, str) else "by a rule without one"
         raise ConfigError(
-            f"images.min_tokens: tower {tower.spec.name!r} has no lower limit: it resizes pictures by the rule "
-            f"{native.rule!r}. Try: `images.max_tokens` alone"
+            f"images.min_tokens: tower {tower.spec.name!r} has no lower limit: it resizes pictures {how}. "
+            "Try: `images.max_tokens` alone"
         )
     extra = geometry.num_tokens - math.prod(geometry.grid)  # a kept CLS token
     patches = tower.patches_per_token
     least, most = ((wanted[k] - extra) * patches if k in wanted else None for k in ("min_tokens", "max_tokens"))
-    if most is not None and native.rule == "longest_edge":  # the budget of its largest square, in whole blocks
+    if most is not None and native.by_edge:  # the budget of its largest square, in whole blocks
         most = (math.isqrt(max(0, most)) // native.merge * native.merge) ** 2
     try:
         changed = replace(

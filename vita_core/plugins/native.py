@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -27,6 +27,10 @@ class NativeSize:
     max_side: the most patches on a side, if the encoder has no positions beyond them.
     rule: how a size is found, a key of `RULES`, or a function of (height, width, this NativeSize) that returns the resized
     (height, width).
+    resizes: function of the same arguments that returns the sizes to which the image processor resizes a picture one after
+    the other, if it has other ones than that of `rule`. Then what is left over is cut off, and what is missing is black.
+    by_edge: whether `max_tokens` is the square of the longest edge, so that only a square picture has as many. It is for the
+    rule ``longest_edge``.
     """
 
     patch: int
@@ -35,8 +39,12 @@ class NativeSize:
     min_tokens: int | Fraction = 1
     rule: str | Callable[[int, int, NativeSize], tuple[int, int]] = "fill"
     max_side: int | None = None
+    resizes: Callable[[int, int, NativeSize], Sequence[tuple[int, int]]] | None = None
+    by_edge: bool = False
 
     def __post_init__(self) -> None:
+        if self.rule == "longest_edge":
+            object.__setattr__(self, "by_edge", True)
         if isinstance(self.rule, str) and self.rule not in RULES:
             raise VitaError(f"NativeSize.rule: unknown: {self.rule!r}. Try: one of {', '.join(RULES)}, or a function")
         if min(self.patch, self.merge, self.min_tokens) < 1 or self.max_tokens < max(self.min_tokens, self.merge**2):

@@ -36,9 +36,9 @@ def vita_towers() -> list[TowerSpec]:
         TowerSpec(
             name="transformers",
             summary="vision encoders of transformers: DINOv2/v3, ViT, DeiT, BEiT, MetaCLIP 2, ConvNeXt, ...",
-            factory="vita_plugins.transformers.tower:TransformersTower",
-            shape="vita_plugins.transformers.geometry:shape",  # a string, because the module imports torch
-            processor="vita_plugins.transformers.pictures:processor",
+            factory="vita_plugins.transformers.opening:make_tower",
+            shape="vita_plugins.transformers.opening:shape",  # a string, because the module imports torch
+            processor="vita_plugins.transformers.opening:processor",
             recognises=recognises,
             defaults=defaults,
             options="vita_plugins.transformers.options:Options",

@@ -37,7 +37,7 @@ def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
             f"config.json: transformers {transformers.__version__} has no {named}. Try: correct it, or `pip install --upgrade "
             "transformers` if the model is newer"
         )
-    whole = CONFIG_MAPPING[model_type].from_dict(dict(config))
+    whole = whole_config(config)
     part = vision_part(whole, config)
     if part is None:
         reason = REASONS.get(str(model_type), "it takes no pixels")
@@ -50,6 +50,11 @@ def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
     if own.startswith(NATIVE):
         raise VitaError(f"config.json: {named} keeps each picture's own size, which is not supported yet. {OTHER}")
     return part
+
+
+def whole_config(config: Mapping[str, Any]) -> PreTrainedConfig:
+    """Return the config of the model that a ``config.json`` describes, of a type that transformers has."""
+    return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
 
 
 def vision_part(config: PreTrainedConfig, given: Mapping[str, Any] | None = None) -> PreTrainedConfig | None:

@@ -1,0 +1,110 @@
+"""Models of native resolution in tower `transformers`, against the library's own processors and hidden states."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import close
+from families import settings
+from native_models import library_states, pictures, small_model
+from torch import Tensor, nn
+
+from vita_core import VitaError, build_tower, count_macs
+from vita_plugins.transformers import opening
+from vita_plugins.transformers.natives import NATIVES
+from vita_plugins.transformers.packing import pack
+
+
+def tokens(maps: Tensor) -> Tensor:
+    return maps.flatten(0, 1)[None]
+
+
+def counted(model: nn.Module) -> list[int]:
+    """The sizes of the list grow with each call of a model."""
+    calls: list[int] = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize("model_type", NATIVES)
+def test_features_of_pictures_of_any_aspect(tmp_path: Path, model_type: str) -> None:
+    """Three aspects, one by one and together in one run: the tokens of each picture, row by row."""
+    model, processor = small_model(model_type, tmp_path)
+    alone = [library_states(model, processor, [picture])[0] for picture in pictures()]
+    together = library_states(model, processor, pictures())
+    for layers in ([4], [0, 2]):
+        tower = build_tower(settings(tmp_path, select_layer=layers))
+        calls = counted(tower.encoder)
+        made = tower.image_processor.preprocess(pictures(), return_tensors="pt")["pixel_values"]
+        assert len({picture.shape for picture in made}) == 3
+        features = tower(made)
+        assert len(calls) == 1
+        for found, one, mixed, picture in zip(features, alone, together, made, strict=True):
+            assert one[0].shape[:2] == tower.shape.native.grid(*picture.shape[1:])
+            close(found, torch.cat([tokens(one[layer]) for layer in layers], dim=-1))
+            close(found, torch.cat([tokens(mixed[layer]) for layer in layers], dim=-1))
+            close(tower([picture])[0], found)
+        assert sum(parameter.numel() for parameter in tower.parameters()) == tower.resolved.parameters
+        family, names = NATIVES[model_type], [name for name, _ in tower.in_run_order(tower.encoder)]
+        order = [2 if name.startswith(f"{family.norm}.") else name.startswith(f"{family.blocks}.") for name in names]
+        assert order == sorted(order)
+
+
+@pytest.mark.parametrize("model_type", NATIVES)
+def test_operations_are_those_that_torch_counts(tmp_path: Path, model_type: str) -> None:
+    """The rules of the families against a run of the library's model on a picture that does not fill whole windows."""
+    model, _ = small_model(model_type, tmp_path)
+    model.set_attn_implementation("eager")  # torch counts no operations of its fused attention on a CPU
+    config, processor = (
+        json.loads((tmp_path / name).read_text()) for name in ("config.json", "preprocessor_config.json")
+    )
+    family = NATIVES[model_type]
+    size = (64, 64) if family.tiles else (96, 96)
+    shape = opening.shape(config, {}, processor, size=size)
+    packed = pack(family, model, [torch.randn(3, *size)])
+    blocks, early = model.get_submodule(family.blocks), getattr(model, "deepstack_visual_indexes", [])
+    model.deepstack_visual_indexes = []  # mergers between the blocks
+    _, spent = count_macs(lambda: model(**packed.arguments), blocks)
+    assert spent[:4] == list(itertools.accumulate(stage.macs for stage in shape.stages))[1:]
+    assert shape.stages[-1].grid == (size[0] // 8, size[1] // 8)
+    if family.merger:
+        shape = opening.shape(config, {"merger": True}, processor, size=size)
+        model.deepstack_visual_indexes = early
+        _, spent = count_macs(lambda: model(**packed.arguments))
+        assert spent[-1] == sum(stage.macs for stage in shape.stages)
+        assert shape.stages[-1].grid == (size[0] // 16, size[1] // 16)
+
+
+MERGERS = [name for name, family in NATIVES.items() if family.merger]
+
+
+@pytest.mark.parametrize("model_type", MERGERS)
+def test_the_models_own_merger(tmp_path: Path, model_type: str) -> None:
+    model, processor = small_model(model_type, tmp_path)
+    tower = build_tower(settings(tmp_path, options={"merger": True}))
+    made = processor(images=pictures(), return_tensors="pt")
+    with torch.no_grad():
+        output = model(made["pixel_values"], grid_thw=made["image_grid_thw"])
+    expected = torch.cat([output.pooler_output, *getattr(output, "deepstack_features", [])], dim=-1)
+    calls = counted(tower.encoder)
+    features = tower(tower.image_processor.preprocess(pictures())["pixel_values"])
+    assert len(calls) == 1
+    assert [found.shape[1] for found in features] == [
+        rows * cols // 4 for _, rows, cols in made["image_grid_thw"].tolist()
+    ]
+    close(torch.cat(features, dim=1)[0], expected)
+    assert tower.shape.stages[-1].channels == expected.shape[-1]
+    assert sum(parameter.numel() for parameter in tower.parameters()) == tower.resolved.parameters
+    with pytest.raises(VitaError, match=r"tower.select_layer: 2 is out of range: .*Try: a layer in -1\.\.-1 or 4\.\.4"):
+        build_tower(settings(tmp_path, options={"merger": True}, select_layer=2))
+
+
+@pytest.mark.parametrize("model_type", ["idefics3_vision", "pixtral"])
+def test_a_model_without_a_merger_says_so(tmp_path: Path, model_type: str) -> None:
+    small_model(model_type, tmp_path)
+    with pytest.raises(VitaError, match=rf"tower.options.merger: {model_type} has no merger of its own\. Try: "):
+        build_tower(settings(tmp_path, options={"merger": True}))

@@ -1,0 +1,67 @@
+"""A vision model of transformers that keeps the size of each picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vita_core import BaseVisionTower, NoBlock, VitaError
+from vita_plugins.transformers.finding import vision_config
+from vita_plugins.transformers.geometry import build
+from vita_plugins.transformers.keys import checkpoint_keys
+from vita_plugins.transformers.native import check_native, encode_native, remove_heads
+from vita_plugins.transformers.natives import NATIVES, Native
+
+
+class NativeTower(BaseVisionTower):
+    """Runs the vision models in `vita_plugins.transformers.natives.NATIVES`, up to the last selected layer."""
+
+    nested = True
+    family: Native
+
+    def build_encoder(self) -> nn.Module:
+        if self.settings.compile:
+            raise VitaError("tower.compile: tower 'transformers' does not support it yet. Try: `tower.compile: false`")
+        part = vision_config(self.checkpoint_config)
+        self.family = family = NATIVES[type(part).model_type]
+        model = build(part, None if self.settings.attention == "auto" else self.attention)
+        remove_heads(model, family, merger=self.merger)
+        keys = checkpoint_keys(model, family)
+        heads = "|".join([*family.heads, *family.merger])
+        own = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+        self.renames, self.splits = keys.renames, keys.splits
+        self.skips = [*keys.skips, (rf"^(?!(?:{'|'.join(own)})\.)(?:{heads or '-'})\.", "head")]
+        self.block_key = rf"^{re.escape(family.blocks)}\.(\d+)\."
+        blocks = model.get_submodule(family.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        model.set_submodule(family.blocks, nn.ModuleList([*blocks[: self.blocks]] or [NoBlock()]))
+        return model
+
+    @property
+    def merger(self) -> bool:
+        """Whether the features are the output of the model's own merger."""
+        return bool(self.settings.options.get("merger"))
+
+    def load_model(self) -> None:
+        if not self.is_loaded:
+            super().load_model()
+            check_native(self.encoder, self.family, self.shape, merger=self.merger)
+
+    def encode_pictures(
+        self, pictures: Sequence[Tensor], layers: Sequence[int]
+    ) -> list[tuple[dict[int, Tensor], tuple[int, int]]]:
+        assert self.encoder is not None
+        return encode_native(self.encoder, self.family, pictures, layers, merger=self.merger)
+
+    def in_run_order(self, encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
+        later = tuple(f"{path}." for path in (self.family.norm, *self.family.merger) if path)
+        return sorted(
+            encoder.named_parameters(),
+            key=lambda named: 2 if named[0].startswith(later) else named[0].startswith(f"{self.family.blocks}."),
+        )
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        normed: Tensor = self.encoder.get_submodule(self.family.norm)(tokens)
+        return normed

@@ -1,0 +1,105 @@
+"""What differs between the models of transformers that keep the size of each picture, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vita_plugins.transformers.families import Family
+
+
+@dataclass(frozen=True)
+class Native(Family):
+    """A family whose models take pictures of any size: how they take them, and in which order they have their tokens.
+
+    packing: what ``forward`` takes, a key of `vita_plugins.transformers.packing.PATCHES`, with the grid of each picture;
+    ``sizes`` for padded pictures with their sizes, or ``mask`` for padded pictures with a mask of their patches.
+    merge: the key of the model's config for the patches per side of the blocks that are merged for the language model.
+    in_blocks: whether the tokens come block by block. Otherwise they come row by row.
+    frames: the key of the config for the frames of a patch: a still is repeated.
+    window: function of the config that returns the side of the windows in which the tokens come, in blocks.
+    merge_sizes: whether ``forward`` takes the patches per side of each picture's blocks.
+    tiles: whether larger pictures than the config's ``image_size`` are cut into tiles of that size.
+    merger: the modules after the blocks that make what the language model gets, if they are part of the model and make one
+    token of each block.
+    beside: the output that holds those of mergers at earlier blocks. They are concatenated to the merger's own.
+    heads: other modules after the blocks, which are left out.
+    processor: the image processor for checkpoints without a preprocessor config, if transformers has none for their type.
+    rule: how the image processor sizes pictures, a key of `vita_plugins.transformers.sizing.BUDGETS`.
+    """
+
+    blocks: str = "blocks"
+    norm: str | None = None
+    packing: str = "vectors"
+    merge: str | None = "spatial_merge_size"
+    in_blocks: bool = True
+    frames: str = "temporal_patch_size"
+    window: Callable[[Any], int] | None = None
+    merge_sizes: bool = False
+    tiles: bool = False
+    merger: tuple[str, ...] = ()
+    beside: str | None = None
+    heads: tuple[str, ...] = ()
+    processor: str = "Qwen2VLImageProcessor"
+    rule: str = "between"
+
+
+QWEN2 = Native(merger=("merger",))
+QWEN2_5 = replace(QWEN2, window=lambda config: config.window_size // config.spatial_merge_size // config.patch_size)
+QWEN3 = Native(merger=("merger", "deepstack_merger_list"), beside="deepstack_features")
+GLM = Native(norm="post_layernorm", merger=("downsample", "merger"), processor="Glm4vImageProcessor", rule="glm")
+IDEFICS3 = Native(
+    "encoder.layers", "post_layernorm", packing="mask", merge=None, tiles=True,
+    processor="Idefics3ImageProcessor", rule="idefics3",
+)  # fmt: skip
+MUSE = Native(
+    "layers", packing="frames_first", merge="merge_size", in_blocks=False, frames="patch_temporal",
+    window=lambda config: config.pos_emb_height, processor="MuseGlimmerImageProcessor", rule="muse",
+)  # fmt: skip
+
+NATIVES = {
+    "cohere_compass_vision": replace(QWEN3, processor="CohereCompassImageProcessor"),
+    "ernie4_5_vl_moe_vision": Native(norm="ln", processor="Ernie4_5_VLMoeImageProcessor"),
+    "exaone4_5_vision": QWEN2_5,
+    "glm4v_moe_vision": GLM,
+    "glm4v_vision": GLM,
+    "glm_ocr_vision": GLM,
+    "hunyuan_vl_vision": Native(
+        "layers", in_blocks=False, heads=("patch_merger",), processor="HunYuanVLImageProcessor"
+    ),
+    "idefics2_vision": Native(
+        "encoder.layers", "post_layernorm", packing="mask", merge=None, processor="Idefics2ImageProcessor", rule="idefics2"
+    ),
+    "idefics3_vision": IDEFICS3,
+    "kimi_k25_vision": Native(
+        "layers", "final_layernorm", packing="patches", merge="merge_kernel_size", in_blocks=False,
+        processor="Kimi_K25ImageProcessor", rule="kimi",
+    ),
+    "lfm3_vl_vision": Native("layers"),
+    "minimax_m3_vl_vision": Native("layers", processor="MiniMaxM3VLImageProcessor"),
+    "muse_glimmer_vision": MUSE,
+    "muse_spark_vision": MUSE,
+    "paddleocr_vl_vision": Native(
+        "vision_model.encoder.layers", "vision_model.post_layernorm", packing="sequence", in_blocks=False,
+        processor="PaddleOCRVLImageProcessor", rule="paddleocr",
+    ),
+    "pixtral": Native(
+        "transformer.layers", packing="sizes", merge=None, processor="PixtralImageProcessor", rule="longest_edge"
+    ),
+    "qwen2_5_omni_vision_encoder": QWEN2_5,
+    "qwen2_5_vl_vision": QWEN2_5,
+    "qwen2_vl_vision": QWEN2,
+    "qwen3_5_moe_vision": QWEN2,
+    "qwen3_5_vision": QWEN2,
+    "qwen3_omni_moe_vision_encoder": replace(QWEN3, merger=("merger", "merger_list")),
+    "qwen3_vl_moe_vision": QWEN3,
+    "qwen3_vl_vision": QWEN3,
+    "qwen4_exp_vision": QWEN2,
+    "smolvlm_vision": replace(IDEFICS3, processor="SmolVLMImageProcessor"),
+    "video_llama_3_vision": Native(
+        "encoder.layers", "post_layernorm", in_blocks=False, merge=None, merge_sizes=True,
+        processor="VideoLlama3ImageProcessor",
+    ),
+}  # fmt: skip
+"""The vision models of native resolution that this tower opens, by the ``model_type`` of their config class. Each has a test."""
