@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from vita_core import Shape, TowerSpec, VitaError
+from vita_core.pixels.native import native_processor
 from vita_core.pixels.processors import image_processor
 from vita_plugins.clip import shape, vita_towers
 from vita_plugins.clip.tower import ClipTower
+from vita_plugins.timm import vita_towers as timm_towers
+from vita_plugins.timm.tower import TimmTower
 
 
 class ClsLeftIn(ClipTower):
@@ -195,3 +198,31 @@ def spec(name: str, **changes: Any) -> TowerSpec:
     example = {key: value for key, value in clip.example.items() if key != "model_type"}  # else CLIP claims it
     stated = {"factory": f"broken_towers:{name}", "model_types": (), "hub_ids": {}, "example": example, **changes}
     return dataclasses.replace(clip, name=name, **stated)
+
+
+class NativeLeaks(TimmTower):
+    def encode_pictures(self, pictures: Any, layers: Any) -> Any:
+        found = super().encode_pictures(pictures, layers)
+        shared = torch.stack([state.mean() for states, _ in found for state in states.values()]).mean()
+        return [({layer: state + shared for layer, state in states.items()}, grid) for states, grid in found]
+
+
+class NativeOneByOne(TimmTower):
+    def encode_pictures(self, pictures: Any, layers: Any) -> Any:
+        return [super(NativeOneByOne, self).encode_pictures([picture], layers)[0] for picture in pictures]
+
+
+class NativeSquare(TimmTower):
+    @property
+    def image_processor(self) -> Any:
+        return native_processor(self.resolved.processor, dataclasses.replace(self.shape.native, max_tokens=9))
+
+
+def native_spec(name: str) -> TowerSpec:
+    """A broken tower of native resolution. All but its fault is a NaFlex ViT of timm."""
+    sizes = {"img_size": 80, "depth": 2, "embed_dim": 32, "num_heads": 2, "pos_embed_grid_size": [4, 4]}
+    example = {"architecture": "naflexvit_base_patch16_gap", "pretrained_cfg": {}, "model_args": sizes}
+    factory = f"{__name__}:{name}"
+    return dataclasses.replace(
+        timm_towers()[0], name=name, factory=factory, example=example, recognises=lambda _: False
+    )

@@ -8,7 +8,7 @@ Run it with ``vita check NAME_OR_CONFIG`` or ``pytest --vita-tower NAME_OR_CONFI
 
 from __future__ import annotations
 
-from vita_core.testing import batches, gradients, loading, pictures, tokens
+from vita_core.testing import batches, gradients, loading, native, pictures, tokens
 from vita_core.testing.kit import Check, Result
 from vita_core.testing.subject import Subject, open_subject
 
@@ -16,7 +16,7 @@ __all__ = ["CHECKS", "Check", "Result", "Subject", "open_subject"]
 
 CHECKS: tuple[Check, ...] = tuple(
     value
-    for module in (loading, tokens, batches, gradients, pictures)
+    for module in (loading, tokens, batches, native, gradients, pictures)
     for value in vars(module).values()
     if type(value) is Check
 )

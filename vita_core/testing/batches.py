@@ -18,7 +18,8 @@ ACCELERATOR_ERROR = 0.01
 """The same for float32 on an accelerator, whose matrix products may round to TF32."""
 
 
-def _apart(found: Tensor, expected: Tensor) -> float:
+def apart(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference of two tensors, as a fraction of the largest expected value."""
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
@@ -34,8 +35,8 @@ def batch_equals_one_by_one(subject: Subject) -> None:
     singles = [subject.tower(picture[None]) for picture in subject.pixels()]
     shapes = [tuple(single.shape) for single in singles]
     expect(all(shape == (1, *batch.shape[1:]) for shape in shapes), f"a batch of one picture gave {shapes[0]}")
-    apart = _apart(torch.cat(singles).detach(), batch)
-    expect(apart <= AGREE, f"one by one, features differ by {apart:.2g} of the largest value (at most {AGREE:g})")
+    off = apart(torch.cat(singles).detach(), batch)
+    expect(off <= AGREE, f"one by one, features differ by {off:.2g} of the largest value (at most {AGREE:g})")
 
 
 @holds("Return one (1, N, C) tensor per picture if forward gets a list, as BaseVisionTower.forward does.")
@@ -47,8 +48,8 @@ def list_gives_a_list(subject: Subject) -> None:
     expect(isinstance(output, list), f"a list of pictures gave a {type(output).__name__}")
     shapes, wanted = [tuple(part.shape) for part in output], [(1, *batch.shape[1:])] * len(batch)
     expect(shapes == wanted, f"a list of pictures gave shapes {shapes}, not {wanted}")
-    apart = _apart(torch.cat(output).detach(), batch)
-    expect(apart <= AGREE, f"as a list, features differ by {apart:.2g} of the largest value (at most {AGREE:g})")
+    off = apart(torch.cat(output).detach(), batch)
+    expect(off <= AGREE, f"as a list, features differ by {off:.2g} of the largest value (at most {AGREE:g})")
     expect(subject.tower([]) == [], f"an empty list gave {subject.tower([])!r}")
 
 
@@ -64,9 +65,9 @@ def empty_batch(subject: Subject) -> None:
 def deterministic(subject: Subject) -> None:
     """The same pixels give bit-equal features in a second run, and in a second tower with the same config."""
     again = subject.tower(subject.pixels())
-    expect(torch.equal(again, subject.features), f"a second run differs by {_apart(again, subject.features):.2g}")
+    expect(torch.equal(again, subject.features), f"a second run differs by {apart(again, subject.features):.2g}")
     other = subject.build()(subject.pixels())
-    expect(torch.equal(other, subject.features), f"a second tower differs by {_apart(other, subject.features):.2g}")
+    expect(torch.equal(other, subject.features), f"a second tower differs by {apart(other, subject.features):.2g}")
 
 
 @holds(

@@ -23,17 +23,27 @@ PROCESSOR_REMEDY = (
 
 @holds(PROCESSOR_REMEDY)
 def processor_gives_the_towers_pixels(subject: Subject) -> None:
-    """image_processor.preprocess turns pictures of any mode and size into float32 pixels (B, 3, H, W) of the tower's size."""
+    """image_processor.preprocess turns pictures of any mode and size into float32 pixels (B, 3, H, W) of the tower's size.
+
+    For native resolution, into a list of float32 pixels (3, H, W).
+    """
     *leading, _, _ = subject.resolved().shape.pixels
-    size = (*leading, *subject.resolved().geometry.input_size)
+    size, native = (*leading, *subject.resolved().geometry.input_size), subject.resolved().shape.native
     pictures = {f"{mode} {size[0]} x {size[1]}": Image.new(mode, size) for mode in MODES for size in SIZES}
     for what, picture in pictures.items():
         pixels = _prepared(subject, [picture])
+        if native is not None:
+            size = (3, *native.size(picture.height, picture.width))
         told = f"a picture {what} gave pixels {tuple(pixels.shape)}, but the tower takes {(1, *size)}"
         expect(tuple(pixels.shape) == (1, *size), told)
         expect(pixels.dtype == torch.float32, f"a picture {what} gave {pixels.dtype} pixels")
         expect(bool(pixels.isfinite().all()), f"a picture {what} gave pixels that are not finite")
-    together = _prepared(subject, [*pictures.values()][:2])
+    first, second, *_ = pictures.values()
+    if native is not None:
+        listed = subject.tower.image_processor.preprocess([first, second], return_tensors="pt")["pixel_values"]
+        expect(isinstance(listed, list), f"two pictures gave a {type(listed).__name__}, not a list")
+        return
+    together = _prepared(subject, [first, second])
     expect(tuple(together.shape) == (2, *size), f"two pictures gave pixels {tuple(together.shape)}")
 
 
@@ -42,8 +52,8 @@ def _prepared(subject: Subject, pictures: Sequence[Image.Image]) -> Tensor:
     frames = subject.resolved().shape.frames
     given: Sequence[Any] = pictures if frames is None else [[picture] * frames for picture in pictures]
     processed = subject.tower.image_processor.preprocess(given[0] if len(given) == 1 else given, return_tensors="pt")
-    pixels: Tensor = processed["pixel_values"]
-    return pixels
+    pixels = processed["pixel_values"]
+    return pixels if isinstance(pixels, Tensor) else torch.stack(pixels)
 
 
 @holds(PROCESSOR_REMEDY)
