@@ -1,4 +1,4 @@
-"""Prompt formats: the structure that VITA and LLaVA train with, as their own code writes it."""
+"""Prompt formats: the structure that VITA, LLaVA and InternVL train with, as their own code writes it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from vita_core.config.schema import PromptConfig
 from vita_core.language.conversations import CONVERSATIONS
 from vita_core.language.llm import PICTURE_ID
 
-# what get_prompt() of VITA's and LLaVA's conversation.py returns for one question about one picture
+# what get_prompt() of VITA's, LLaVA's and InternVL's conversation.py returns for one question about one picture
 WRITTEN = {
     "qwen2p5_instruct": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<image>\nQ<|im_end|>\n<|im_start|>assistant\n",
     "mixtral_two": "system:S</s>\nuser:<image>\nQ</s>\nbot:",
     "nemo": "[INST]S\n<image>\nQ[/INST]",
     "vicuna_v1": "S USER: <image>\nQ ASSISTANT:",
     "mistral_instruct": "[INST] <<SYS>>\nS\n<</SYS>>\n\n<image>\nQ [/INST]",
+    "vipllava": "S###Human: <image>\nQ###Assistant:",
+    "internvl2_5": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<image>\nQ<|im_end|>\n<|im_start|>assistant\n",
+    "internlm2_chat": "<|im_start|>system\nS<|im_end|><|im_start|>user\n<image>\nQ<|im_end|><|im_start|>assistant\n",
+    "phi3_chat": "<|system|>\nS<|end|><|user|>\n<image>\nQ<|end|><|assistant|>\n",
     "plain": "S\n<image>\nQ\n",
 }
 

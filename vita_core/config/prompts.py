@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import pydantic
 from pydantic import Field, PositiveInt
 
 from vita_core.config.validation import Section
@@ -13,13 +14,37 @@ __all__ = ["GenerationConfig", "PromptConfig"]
 
 class PromptConfig(Section):
     """The prompt. `template: chat` is the tokenizer's own chat template. The others are conversation formats of other
-    projects without their system text: set it with `system`. `question` is the default question."""
+    projects without their system text: set it with `system`. `question` is the default question.
 
-    template: Literal["chat", "plain", "qwen2p5_instruct", "mixtral_two", "nemo", "vicuna_v1", "mistral_instruct"] = (
-        "chat"
-    )
+    `image_token` is the token, or its id, that stands for a picture in prompts of transformers' multimodal models. With it,
+    the whole prompt is turned into tokens as transformers' processors do, not piece by piece between the pictures; a chat
+    template gets the pictures and the question as a list if it can write one. `image_text` is what the prompt has for each
+    picture; ``<image>`` in it is the place of the picture's tokens (InternVL's is ``<img><image></img>``).
+    """
+
+    template: Literal[
+        "chat",
+        "plain",
+        "qwen2p5_instruct",
+        "mixtral_two",
+        "nemo",
+        "vicuna_v1",
+        "mistral_instruct",
+        "vipllava",
+        "internvl2_5",
+        "internlm2_chat",
+        "phi3_chat",
+    ] = "chat"
     system: str | None = None
     question: str = "What is this?"
+    image_token: int | str | None = None
+    image_text: str = "<image>"
+
+    @pydantic.model_validator(mode="after")
+    def _one_place(self) -> PromptConfig:
+        if self.image_text.count("<image>") != 1:
+            raise ValueError(f"image_text has no single <image>: {self.image_text!r}. Try: `image_text: <image>`")
+        return self
 
 
 class GenerationConfig(Section):

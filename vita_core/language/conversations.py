@@ -38,7 +38,8 @@ class Conversation:
         return "".join(IMAGE * count + "\n" for count in places) + question
 
 
-# the formats of VITA (vita/conversation.py) and LLaVA (llava/conversation.py), with the names those projects use
+# the formats of VITA, LLaVA and InternVL (conversation.py of each), with the names those projects use; InternVL's
+# `Hermes-2` is `internlm2-chat`
 CONVERSATIONS = {
     "qwen2p5_instruct": Conversation(
         system="<|im_start|>system\n{system}<|im_end|>\n",
@@ -49,5 +50,17 @@ CONVERSATIONS = {
     "nemo": Conversation(system="{system}\n", turn="[INST]{system}{content}[/INST]", per_tile=True),
     "vicuna_v1": Conversation(system="{system} ", turn="{system}USER: {content} ASSISTANT:"),
     "mistral_instruct": Conversation(system="<<SYS>>\n{system}\n<</SYS>>\n\n", turn="[INST] {system}{content} [/INST]"),
+    "vipllava": Conversation(system="{system}", turn="{system}###Human: {content}###Assistant:"),
+    "internvl2_5": Conversation(
+        system="<|im_start|>system\n{system}<|im_end|>\n",
+        turn="{system}<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "internlm2_chat": Conversation(
+        system="<|im_start|>system\n{system}<|im_end|>",
+        turn="{system}<|im_start|>user\n{content}<|im_end|><|im_start|>assistant\n",
+    ),
+    "phi3_chat": Conversation(
+        system="<|system|>\n{system}<|end|>", turn="{system}<|user|>\n{content}<|end|><|assistant|>\n"
+    ),
     "plain": Conversation(system="{system}\n", turn="{system}{content}\n"),
 }

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from vita_core.config.schema import LLMConfig, PromptConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.language.adapters import merge_adapter
-from vita_core.language.conversations import CONVERSATIONS, IMAGE
+from vita_core.language.conversations import CONVERSATIONS
+from vita_core.language.prompts import PICTURE_ID, prompt_ids
 from vita_core.loading import LoadReport, part_tensors
 from vita_core.planning.language import LanguagePart
+from vita_core.weights.jsonfiles import read_json
 from vita_core.weights.sources import Source, locate
 
 __all__ = ["PICTURE_ID", "LanguageModel"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-PICTURE_ID = -200
-"""The token id that marks the place of a picture, as in LLaVA and VITA."""
 
 
 class LanguageModel(nn.Module):
@@ -94,55 +94,11 @@ class LanguageModel(nn.Module):
         the numbers differ.
         """
         places = [1] * pictures if isinstance(pictures, int) else list(pictures)
-        written = question.count(IMAGE)
-        if written not in (0, len(places)) or (written and not places):
-            raise VitaError(
-                f"the question contains {IMAGE} {written} times, but the number of pictures is {len(places)}. "
-                f"Try: write {IMAGE} once per picture, or not at all"
-            )
-        form = CONVERSATIONS.get(prompt.template, CONVERSATIONS["plain"])
-        if written:
-            texts = question.split(IMAGE)
-            content = texts[0] + "".join(IMAGE * n + text for n, text in zip(places, texts[1:], strict=True))
-        else:
-            content = form.content(question, places)
-        chat = prompt.template == "chat"
-        text = self._chat(prompt.system, content) if chat else form.text(prompt.system, content)
-        ids = [] if chat else self._leading_ids()
-        for index, segment in enumerate(text.split(IMAGE)):
-            ids += [PICTURE_ID] * (index > 0) + self.tokenizer(segment, add_special_tokens=False).input_ids
-        return ids
+        return prompt_ids(self.tokenizer, prompt, question, places)
 
     def marks_tiles(self, prompt: PromptConfig) -> bool:
         """Return whether the prompt format has one ``<image>`` per tile instead of one per picture."""
         return prompt.template in CONVERSATIONS and CONVERSATIONS[prompt.template].per_tile
-
-    def _leading_ids(self) -> list[int]:
-        """Return the BOS token if the tokenizer begins every text with it. A chat template writes its own."""
-        first: list[int] = self.tokenizer("").input_ids[:1]
-        return first if first == [self.tokenizer.bos_token_id] else []
-
-    def _chat(self, system: str | None, content: str) -> str:
-        if self.tokenizer.chat_template is None:
-            raise ConfigError(
-                "prompt.template: this tokenizer has no chat template. Try: `prompt.template: plain`, or another of "
-                + ", ".join(CONVERSATIONS)
-            )
-        messages = [{"role": "user", "content": content}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
-        from jinja2 import TemplateError
-
-        try:
-            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            without = "leave out prompt.system (--system), or set " if system is not None else ""
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise ConfigError(
-                f"prompt.template: the tokenizer's chat template does not accept the prompt: {reason}. "
-                f"Try: {without}`prompt.template: plain`"
-            ) from error
-        return text
 
     def streamer(self, on_text: Callable[[str], None]) -> Any:
         """Return a streamer for ``generate`` that calls `on_text` with each finished piece of the answer."""
@@ -191,6 +147,10 @@ def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
     settings = dict(part.config)
     decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
     tokenizer = AutoTokenizer.from_pretrained(part.directory, config=decoder, local_files_only=True)
+    if (
+        older := part.directory / "chat_template.json"
+    ).is_file():  # of the processor, which goes before the tokenizer's
+        tokenizer.chat_template = read_json(older).get("chat_template", tokenizer.chat_template)
     state = {key: read() for key, read in part_tensors(part.part)}
     model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
         None,

@@ -28,7 +28,8 @@ def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, An
     The keys are those of LLaVA's ``mm_projector`` (0, 2, ...).
     """
     widths = mlp_widths(name, in_features, out_features, options)
-    layers: list[nn.Module] = [nn.LayerNorm(in_features)] if options.get("input_norm") else []
+    epsilon = options.get("norm_eps", 1e-5)
+    layers: list[nn.Module] = [nn.LayerNorm(in_features, eps=epsilon)] if options.get("input_norm") else []
     layers += [nn.GELU()] if options.get("input_gelu") else []
     for index, (a, b) in enumerate(pairwise(widths)):
         layers += [nn.GELU()] * (index > 0) + [nn.Linear(a, b)]

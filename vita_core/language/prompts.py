@@ -1,0 +1,120 @@
+"""Turn a question about pictures into token ids, with `PICTURE_ID` in the place of each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vita_core.config.schema import PromptConfig
+from vita_core.errors import CheckpointError, ConfigError, VitaError
+from vita_core.language.conversations import CONVERSATIONS, IMAGE
+
+__all__ = ["PICTURE_ID", "prompt_ids"]
+
+PICTURE_ID = -200
+"""The token id that marks the place of a picture, as in LLaVA and VITA."""
+
+
+def prompt_ids(tokenizer: Any, prompt: PromptConfig, question: str, places: Sequence[int]) -> list[int]:
+    """Return the token ids of a question about pictures. `places` is how many places each picture takes.
+
+    The question may contain ``<image>`` to say where the pictures go, once per picture. Raises VitaError if the numbers
+    differ, and ConfigError if the chat template does not accept the prompt.
+    """
+    written = question.count(IMAGE)
+    if written not in (0, len(places)) or (written and not places):
+        raise VitaError(
+            f"the question contains {IMAGE} {written} times, but the number of pictures is {len(places)}. "
+            f"Try: write {IMAGE} once per picture, or not at all"
+        )
+    form = CONVERSATIONS.get(prompt.template, CONVERSATIONS["plain"])
+    if written:
+        texts = question.split(IMAGE)
+        content = texts[0] + "".join(IMAGE * n + text for n, text in zip(places, texts[1:], strict=True))
+    else:
+        content = form.content(question, list(places))
+    chat = prompt.template == "chat"
+    if prompt.image_token is not None:
+        token = _image_token(tokenizer, prompt.image_token)
+        text = form.text(prompt.system, content).replace(IMAGE, token)
+        if chat:
+            text = _mixed_chat(tokenizer, prompt.system, question, content.replace(IMAGE, token), token, len(places))
+        return _as_processor(
+            tokenizer, text.replace(token, prompt.image_text.replace(IMAGE, token)), token, sum(places)
+        )
+    text = _chat(tokenizer, prompt.system, content) if chat else form.text(prompt.system, content)
+    ids = [] if chat else _leading_ids(tokenizer)
+    for index, segment in enumerate(text.replace(IMAGE, prompt.image_text).split(IMAGE)):
+        ids += [PICTURE_ID] * (index > 0) + tokenizer(segment, add_special_tokens=False).input_ids
+    return ids
+
+
+def _image_token(tokenizer: Any, stated: int | str) -> str:
+    """Return the text of the token that stands for a picture. Raises CheckpointError if the tokenizer does not have it."""
+    known: dict[str, int] = tokenizer.get_vocab()
+    token = stated if isinstance(stated, str) else next((text for text, own in known.items() if own == stated), None)
+    if token is None or token not in known:
+        raise CheckpointError(
+            f"prompt.image_token: the tokenizer has no token {stated!r}, which stands for a picture. "
+            "Try: the tokenizer's files of the same checkpoint"
+        )
+    return token
+
+
+def _as_processor(tokenizer: Any, text: str, token: str, places: int) -> list[int]:
+    """Return the ids of a whole prompt as transformers' processors make them: with BOS, unless the text begins with it."""
+    begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    mark, ids = tokenizer.convert_tokens_to_ids(token), tokenizer(text, add_special_tokens=not begun).input_ids
+    if ids.count(mark) != places:
+        raise VitaError(
+            f"the prompt has {ids.count(mark)} tokens {token!r}, but the number of pictures is {places}. "
+            f"Try: leave {token!r} out of the question, or write {IMAGE} once per picture"
+        )
+    return [PICTURE_ID if token_id == mark else token_id for token_id in ids]
+
+
+def _leading_ids(tokenizer: Any) -> list[int]:
+    """Return the BOS token if the tokenizer begins every text with it. A chat template writes its own."""
+    first: list[int] = tokenizer("").input_ids[:1]
+    return first if first == [tokenizer.bos_token_id] else []
+
+
+def _mixed_chat(tokenizer: Any, system: str | None, question: str, content: str, token: str, pictures: int) -> str:
+    """Return the prompt of a template that takes a list of pictures and texts, or else of one that takes only texts.
+
+    A template takes lists if what it writes of one has the question and every picture.
+    """
+    texts = question.split(IMAGE) if IMAGE in question else [*[""] * pictures, question]
+    parts: list[dict[str, str]] = []
+    for index, part in enumerate(texts):
+        parts += [{"type": "image"}] * (index > 0) + ([{"type": "text", "text": part}] if part else [])
+    try:
+        lists = None if system is None else [{"type": "text", "text": system}]
+        text = _chat(tokenizer, lists, parts)
+    except (ConfigError, TypeError, AttributeError):
+        return _chat(tokenizer, system, content)
+    whole = text.count(token) == pictures and all(part.strip() in text for part in texts) and str(parts) not in text
+    return text if whole else _chat(tokenizer, system, content)
+
+
+def _chat(tokenizer: Any, system: Any, content: Any) -> str:
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            "prompt.template: this tokenizer has no chat template. Try: `prompt.template: plain`, or another of "
+            + ", ".join(CONVERSATIONS)
+        )
+    messages = [{"role": "user", "content": content}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    from jinja2 import TemplateError
+
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        without = "leave out prompt.system (--system), or set " if system is not None else ""
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            f"prompt.template: the tokenizer's chat template does not accept the prompt: {reason}. "
+            f"Try: {without}`prompt.template: plain`"
+        ) from error
+    return text
