@@ -44,7 +44,8 @@ def plugin_import_is_light(subject: Subject) -> None:
 def init_touches_no_weights(subject: Subject) -> None:
     """With `delay_load: true`, building a tower reads and creates no weights, and calling it says to call load_model()."""
     # for a tower with random weights, the configured directory holds a config.json and no weights
-    tower = build_tower(subject.configured(delay_load=True))
+    bare = subject.origin is None
+    tower = build_tower(subject.configured(delay_load=True)) if bare else subject.build(delay_load=True)
     expect(not tower.is_loaded, "is_loaded is True before load_model()")
     made = [name for name, parameter in tower.named_parameters() if not parameter.is_meta]
     expect(not made, f"{len(made)} parameters exist before load_model() ({', '.join(made[:3])})")
