@@ -33,12 +33,16 @@ class AnyresConfig(Section):
 
     `merge` joins the tokens of the tiles: `flat` one tile after the other, `spatial` as one map, `spatial_unpad` as one map
     without the padding and with LLaVA-1.6's ``image_newline`` token at the end of each row. This token comes from the
-    checkpoint, or from the safetensors file `newline`, which saved models have.
+    checkpoint, or from the safetensors file `newline`, which saved models have. With `shrink_to: n`, a map of over 1.21 n
+    tiles is scaled down to n tiles' tokens, bilinearly (LLaVA-OneVision's ``anyres_max_9``). With `several: pad`, several
+    pictures in one prompt are not cut: each is padded to a square, and its tokens end with the newline token.
     """
 
     grids: Annotated[list[Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]], Field(min_length=1)]
     merge: Literal["flat", "spatial", "spatial_unpad"] = "flat"
     newline: str | None = None
+    shrink_to: PositiveInt | None = None
+    several: Literal["tiles", "pad"] = "tiles"
 
 
 class ImagesConfig(Section):

@@ -103,10 +103,12 @@ class MLPOptions(Section):
     """``projector.options`` of ``linear`` and ``mlpNx_gelu``.
 
     `input_norm` applies a LayerNorm to the tower's features, `input_gelu` then a GELU (of class scores, it keeps only the
-    high ones). `hidden_size` is the width between the linear layers; it defaults to the language model's width.
+    high ones). `hidden_size` is the width between the linear layers; it defaults to the language model's width. `norm_eps`
+    is the epsilon of the LayerNorm.
     """
 
     input_norm: bool = False
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     input_gelu: bool = False
     hidden_size: int | None = None
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from vita_core.errors import CheckpointError, nearest
-from vita_core.layouts import llava, llava_hf, vita
+from vita_core.layouts import internvl, internvl_hf, llava, llava_hf, onevision_hf, vipllava_hf, vita
 from vita_core.layouts.layout import Layout, OldConfig
 from vita_core.weights.jsonfiles import read_json
 
 __all__ = ["LAYOUTS", "is_adapter", "read_config", "recognise"]
 
-LAYOUTS = (vita.LAYOUT, llava.LAYOUT, llava_hf.LAYOUT)
+LAYOUTS = (
+    vita.LAYOUT,
+    llava.LAYOUT,
+    llava_hf.LAYOUT,
+    onevision_hf.LAYOUT,
+    vipllava_hf.LAYOUT,
+    internvl_hf.LAYOUT,
+    internvl.LAYOUT,
+)
 
 
 def recognise(config: OldConfig, where: str) -> Layout:

@@ -52,6 +52,7 @@ class Layout:
     recognises: return whether a ``config.json`` has this layout.
     decoder: return the language model's config in transformers' keys, including ``model_type``.
     sections: return our config sections, without the places of the weights, for a config and the tower's input size.
+    file_sections: return what files beside ``config.json`` add to the sections, such as the tiles of an image processor.
     tower_name: return the path or hub id of the tower in the config, or None if the config has none.
     tower_source: return the tower's config and preprocessing if the checkpoint contains them, else None.
     projector_file: a file that is read too if the usual weight files contain no projector.
@@ -65,6 +66,7 @@ class Layout:
     sections: Callable[[OldConfig, int], dict[str, Any]]
     tower_name: Callable[[OldConfig], str | None]
     tower_source: Callable[[Source], Source | None] = lambda own: None
+    file_sections: Callable[[Source], Mapping[str, Mapping[str, Any]]] = lambda own: {}
     projector_file: str | None = None
 
 

@@ -80,9 +80,12 @@ class VisionLanguageModel(OldNames):
         self.newline: Tensor | None
         self.register_buffer("newline", newline)
 
-    def prepare(self, picture: Picture) -> Prepared:
-        """Open a picture and cut it into tiles as configured. `ask` accepts the result as a picture. Raises PictureError."""
-        return prepare(self.tower, self.settings.images, picture)
+    def prepare(self, picture: Picture, *, several: bool = False) -> Prepared:
+        """Open a picture and cut it into tiles as configured. `ask` accepts the result as a picture. Raises PictureError.
+
+        `several` says that it is one of several pictures of one question, which LLaVA-OneVision does not cut.
+        """
+        return prepare(self.tower, self.settings.images, picture, several=several)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Return the projected tokens (tiles, N, D) of pixels (tiles, 3, H, W)."""
@@ -163,7 +166,7 @@ class VisionLanguageModel(OldNames):
         if not all(rows):
             raise VitaError("a question without a picture. Try: pass at least one picture")
         prompt = self.settings.prompt if system is None else self.settings.prompt.model_copy(update={"system": system})
-        pictures = [[self.prepare(picture) for picture in row] for row in rows]
+        pictures = [[self.prepare(picture, several=len(row) > 1) for picture in row] for row in rows]
         by_tile = self.llm.marks_tiles(prompt) and self.settings.images.anyres is None
         tiles = [[len(picture.pixels) for picture in row] for row in pictures]
         places = [[count if by_tile else 1 for count in row] for row in tiles]

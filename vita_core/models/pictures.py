@@ -43,10 +43,11 @@ Picture = str | os.PathLike[str] | Image.Image | Clip | Prepared
 """What a question may be about: for a tower of pictures a picture, for a tower of videos the path of a video or a clip."""
 
 
-def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> Prepared:
+def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture, *, several: bool = False) -> Prepared:
     """Open a picture, pad it or cut it into tiles as `images` says, and return its pixels.
 
-    A tower of videos takes a video. Raises PictureError, and VitaError for a picture in place of a video or the reverse.
+    `several` says that it is one of several pictures in one prompt (see `AnyresConfig.several`). A tower of videos takes a
+    video. Raises PictureError, and VitaError for a picture in place of a video or the reverse.
     """
     if isinstance(picture, Prepared):
         return picture
@@ -60,13 +61,14 @@ def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture) -> P
     side = tower.resolved.geometry.input_size[0]
     resize = fast_resizer() if tower.settings.preprocess == "fast" else bicubic
     opened = open_picture(picture, max_pixels=images.max_pixels or MAX_PIXELS)
-    if images.anyres is not None:
+    whole = images.anyres is not None and several and images.anyres.several == "pad"
+    if images.anyres is not None and not whole:
         parts = cut_anyres(opened, images.anyres.grids, side, resize)
     else:
         red, green, blue = (int(255 * mean) for mean in processor.image_mean)
         parts = arrange(
             opened,
-            aspect=images.aspect,
+            aspect="pad" if whole else images.aspect,
             tile=side,
             tiles=(tiles.min, tiles.max, tiles.thumbnail) if tiles else None,
             fill=(red, green, blue),

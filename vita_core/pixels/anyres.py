@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -71,19 +72,34 @@ def pack(
     """Join the projected tokens (1 + tiles, N, D) of one picture into one sequence (M, D), as `config.merge` says.
 
     `size` is the picture's (width, height). `grid` is the (rows, cols) of one tile's N tokens. `newline` (D) is appended
-    to each row if `merge` is ``spatial_unpad``.
+    to each row if `merge` is ``spatial_unpad``. A picture that was not cut (see `config.several`) has tokens (1, N, D).
     """
     if config.merge == "flat":
         return tokens.flatten(0, 1)
+    if len(tokens) == 1:
+        return tokens[0] if newline is None else torch.cat([tokens[0], newline.to(tokens)[None]])
     rows, cols = best_grid(size, config.grids, tile)
     tiles = tokens[1:].unflatten(1, grid).unflatten(0, (rows, cols))  # (rows, cols, h, w, D)
     whole = tiles.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (rows * h, cols * w, D)
     if config.merge == "spatial_unpad":
         whole = _unpad(whole, size)
+    if config.shrink_to is not None:
+        whole = _shrunk(whole, config.shrink_to * grid[0] ** 2)
+    if config.merge == "spatial_unpad":
         assert newline is not None
         ends = newline.to(whole).expand(whole.shape[0], 1, -1)
         whole = torch.cat([whole, ends], dim=1)
     return torch.cat([tokens[0], whole.flatten(0, 1)])
+
+
+def _shrunk(whole: Tensor, most: int) -> Tensor:
+    """Return a map (H, W, D) of over 1.21 times `most` positions scaled down to about `most`, bilinearly."""
+    height, width = whole.shape[:2]
+    ratio = math.sqrt(height * width / most)
+    if ratio <= 1.1:
+        return whole
+    size = (int(height // ratio), int(width // ratio))
+    return F.interpolate(whole.permute(2, 0, 1)[None], size, mode="bilinear")[0].permute(1, 2, 0)
 
 
 def _unpad(whole: Tensor, size: tuple[int, int]) -> Tensor:

@@ -141,6 +141,8 @@ def checkpoint_config(layout: Layout, own: Source, tower: FoundTower, overrides:
     """Return the config of a checkpoint as a `Config`. Raises VitaError for settings that a `Config` cannot express."""
     family = resolve_tower({"weights": tower.source.weights}, source=tower.source)
     data = layout.sections(own.config, family.shape.image_size[0])
+    for name, section in layout.file_sections(own).items():
+        data[name] = {**data.get(name, {}), **section}
     data["tower"]["weights"] = tower.source.weights
     data["llm"]["weights"] = own.weights
     return config_from(data, overrides, own.weights)

@@ -45,6 +45,17 @@ BECAME = {
     "image_grid_pinpoints": "images.anyres.grids",
     "mm_patch_merge_type": "images.anyres.merge",
     "model_type": "prompt.template",
+    "vision_aspect_ratio": "images.anyres.shrink_to",
+    "vision_feature_layers": "tower.select_layer",
+    "select_layer": "tower.select_layer",
+    "downsample_ratio": "tower.pixel_shuffle",
+    "projector_layernorm_eps": "projector.options.norm_eps",
+    "min_dynamic_patch": "images.tiles.min",
+    "max_dynamic_patch": "images.tiles.max",
+    "use_thumbnail": "images.tiles.thumbnail",
+    "template": "prompt.template",
+    "image_token_index": "prompt.image_token",
+    "image_token_id": "prompt.image_token",
 }
 # expression on an old key -> why our config has no such key; the first expression that matches counts
 IGNORED = (
