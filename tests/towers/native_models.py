@@ -44,6 +44,7 @@ MORE = {
     "lfm3_vl_vision": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "muse_glimmer_vision": {"layer_types": ["window_attention", "full_attention"] * 2},
     "muse_spark_vision": {"layer_types": ["window_attention", "full_attention"] * 2},
+    "siglip2_vision_model": {"num_patches": 16},
 }
 
 QWEN = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 1024, "longest_edge": 8192}}
@@ -66,6 +67,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "muse_spark_vision": MUSE,
     "paddleocr_vl_vision": ("PaddleOCRVLImageProcessor", QWEN),
     "pixtral": ("PixtralImageProcessor", {"patch_size": 8, "size": {"longest_edge": 100}}),
+    "siglip2_vision_model": ("Siglip2ImageProcessor", {"patch_size": 8, "max_num_patches": 60}),
     "smolvlm_vision": ("SmolVLMImageProcessor", TILES),
     "video_llama_3_vision": ("VideoLlama3ImageProcessor", {**QWEN, "merge_size": 1}),
 }
@@ -110,6 +112,14 @@ def pictures() -> list[Image.Image]:
 def library_states(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> list[dict[int, Tensor]]:
     """All hidden states (rows, cols, C) of each picture, from one run of the library's processor and one of its model."""
     kind = model.config.model_type
+    if "spatial_shapes" in processor.model_input_names:
+        made = processor(images=pictures, return_tensors="pt")
+        states = block_states(model, **made)
+        grids = made["spatial_shapes"].tolist()
+        return [
+            {layer: state[i, : rows * cols].reshape(rows, cols, -1) for layer, state in enumerate(states)}
+            for i, (rows, cols) in enumerate(grids)
+        ]
     if "pixel_attention_mask" in processor.model_input_names:  # what is left beside whole patches depends on the batch
         return [_idefics(model, processor, picture) for picture in pictures]
     made = processor(images=pictures, return_tensors="pt")

@@ -14,8 +14,16 @@ from natives import SIZES, picture, saved_timm
 from PIL import Image
 from timm.data.naflex_dataset import NaFlexCollator
 from torch import Tensor
+from transformers import (
+    Lfm2VlConfig,
+    Siglip2Config,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+)
 
-from vita_core import VitaError, build_tower
+from vita_core import VitaError, build_tower, make_plan
 from vita_core.towers.features import pixel_shuffle
 
 PICTURES = [picture(*size) for size in SIZES]
@@ -171,3 +179,43 @@ def test_fast_pixels_differ_by_two_levels(naflex: tuple[Path, Any]) -> None:
     for one, other in zip(exact, fast, strict=True):
         assert one.shape == other.shape
         assert (one - other).abs().max() <= 2 / 127.5 + 1e-6
+
+
+VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 8}
+TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
+
+
+@torch.no_grad()
+def test_siglip2_with_a_text_tower_and_without_a_head(tmp_path: Path) -> None:
+    """The processor's default budget, 256 patches; the two-tower model and the bare one give the library's features."""
+    vision, text = {**VISION, "num_patches": 16}, {**TEXT, "bos_token_id": 0, "eos_token_id": 1, "projection_size": 32}
+    torch.manual_seed(0)
+    both = Siglip2Model(Siglip2Config(vision_config=vision, text_config=text)).eval()
+    bare = Siglip2VisionModel(Siglip2VisionConfig(**vision, vision_use_head=False)).eval()
+    both.save_pretrained(tmp_path / "both")
+    bare.save_pretrained(tmp_path / "bare")
+    made = Siglip2ImageProcessorPil(patch_size=8)(PICTURES, return_tensors="pt")
+    for name, model in (("both", both.vision_model), ("bare", bare)):
+        tower = build_tower({"weights": str(tmp_path / name)})
+        expected = model(**made, output_hidden_states=True).hidden_states[-1]
+        found = tower(tower.image_processor.preprocess(PICTURES)["pixel_values"])
+        for row, (tokens, (rows, cols)) in enumerate(zip(found, made["spatial_shapes"].tolist(), strict=True)):
+            close(tokens, expected[row : row + 1, : rows * cols])
+
+
+def test_pixels_are_those_that_siglip2_cuts_into_patches(tmp_path: Path) -> None:
+    Siglip2VisionModel(Siglip2VisionConfig(**VISION, num_patches=16)).save_pretrained(tmp_path)
+    processor = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=100, image_mean=[0.4, 0.5, 0.6])
+    processor.save_pretrained(tmp_path)
+    pixels = build_tower({"weights": str(tmp_path)}).image_processor.preprocess(PICTURES)["pixel_values"]
+    made = processor(PICTURES, return_tensors="pt")
+    for image, cut, (rows, cols) in zip(pixels, made["pixel_values"], made["spatial_shapes"].tolist(), strict=True):
+        patches = image.reshape(3, rows, 8, cols, 8).permute(1, 3, 2, 4, 0).reshape(rows * cols, -1)
+        assert torch.equal(patches, cut[: rows * cols])
+
+
+def test_a_processor_of_tiles_does_not_fit_siglip2s_encoder(tmp_path: Path) -> None:
+    config = Lfm2VlConfig(vision_config={"model_type": "siglip2_vision_model", **VISION, "num_patches": 16})
+    (tmp_path / "config.json").write_text(config.to_json_string())
+    with pytest.raises(VitaError, match="preprocessor config: Lfm2VlImageProcessor cuts pictures into tiles"):
+        make_plan({"tower": {"weights": str(tmp_path)}})

@@ -66,7 +66,6 @@ REFUSED = {
     "fuyu": r"model_type 'fuyu' has no vision encoder: its language model takes the pixels of the patches\. Try: ",
     "vilt": r"model_type 'vilt' has no vision encoder: pictures and texts share one encoder\. Try: ",
     "gemma4": r"model_type 'gemma4' has no vision encoder: it takes no pixels\. Try: ",
-    "siglip2": r"model_type 'siglip2' keeps each picture's own size, which is not supported yet\. Try: ",
 }
 
 

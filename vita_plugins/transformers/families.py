@@ -97,5 +97,5 @@ REASONS = {
 }
 """Why a model of pictures has no vision encoder, by its ``model_type``."""
 
-NATIVE = ("siglip2_vision_model", "gemma4")
+NATIVE = ("gemma4",)
 """How the ``model_type`` of vision models starts that keep the size of each picture and are not opened yet."""

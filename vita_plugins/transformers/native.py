@@ -20,7 +20,8 @@ Grid = tuple[int, int]
 
 def remove_heads(model: nn.Module, native: Native, *, merger: bool) -> None:
     """Take the modules after the blocks out of a model. With `merger`, those of its merger stay."""
-    for name in [*native.heads, *([] if merger else native.merger)]:
+    unused = [name for name in native.heads if hasattr(model, name)]  # SigLIP 2 may be saved without its head
+    for name in [*unused, *([] if merger else native.merger)]:
         head = getattr(model, name)
         none = nn.ModuleList([nn.Identity() for _ in head]) if isinstance(head, nn.ModuleList) else nn.Identity()
         setattr(model, name, none)
@@ -35,7 +36,7 @@ def native_shape(model: nn.Module, native: Native, size: NativeSize, pixels: Gri
     config: Any = model.config
     grid, blocks = size.grid(*pixels), list(model.get_submodule(native.blocks).children())
     norm = None if native.norm is None else model.get_submodule(native.norm)
-    after, heads = ([getattr(model, name) for name in names] for names in (native.merger, native.heads))
+    after, heads = ([getattr(model, name, None) for name in names] for names in (native.merger, native.heads))
     tokens, width = grid[0] * grid[1], int(getattr(config, "embed_dim", None) or config.hidden_size)
     first = parameter_count(model) - parameter_count(*blocks, norm, *after, *heads)
     stages = [(width, grid, first, tokens * (matrices(model) - matrices(*blocks, *after, *heads)))]
@@ -55,9 +56,9 @@ def native_shape(model: nn.Module, native: Native, size: NativeSize, pixels: Gri
     return replace(Shape.from_stages(pixels, stages, first_layer=len(blocks)), native=size)
 
 
-def matrices(*modules: nn.Module) -> int:
+def matrices(*modules: nn.Module | None) -> int:
     """Return the number of weights of all linear layers and convolutions in `modules`."""
-    inside = itertools.chain.from_iterable(module.modules() for module in modules)
+    inside = itertools.chain.from_iterable(module.modules() for module in modules if module is not None)
     return sum(it.weight.numel() for it in inside if isinstance(it, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d))
 
 

@@ -14,7 +14,8 @@ class Native(Family):
     """A family whose models take pictures of any size: how they take them, and in which order they have their tokens.
 
     packing: what ``forward`` takes, a key of `vita_plugins.transformers.packing.PATCHES`, with the grid of each picture;
-    ``sizes`` for padded pictures with their sizes, or ``mask`` for padded pictures with a mask of their patches.
+    ``sizes`` for padded pictures with their sizes, ``mask`` for padded pictures with a mask of their patches, or ``naflex``
+    for padded rows of patches with such a mask.
     merge: the key of the model's config for the patches per side of the blocks that are merged for the language model.
     in_blocks: whether the tokens come block by block. Otherwise they come row by row.
     frames: the key of the config for the frames of a patch: a still is repeated.
@@ -96,6 +97,10 @@ NATIVES = {
     "qwen3_vl_moe_vision": QWEN3,
     "qwen3_vl_vision": QWEN3,
     "qwen4_exp_vision": QWEN2,
+    "siglip2_vision_model": Native(
+        "encoder.layers", "post_layernorm", packing="naflex", merge=None, heads=("head",),
+        processor="Siglip2ImageProcessor", rule="naflex",
+    ),
     "smolvlm_vision": replace(IDEFICS3, processor="SmolVLMImageProcessor"),
     "video_llama_3_vision": Native(
         "encoder.layers", "post_layernorm", in_blocks=False, merge=None, merge_sizes=True,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from vita_plugins.transformers.natives import Native
 
@@ -20,6 +21,7 @@ PATCHES: dict[str, Callable[[Tensor], Tensor]] = {
     "frames_first": lambda patches: patches.transpose(1, 2).flatten(1),
     "patches": lambda patches: patches.flatten(1, 2),
     "sequence": lambda patches: patches.flatten(1, 2)[None],
+    "naflex": lambda patches: patches[:, :, 0].movedim(1, -1).flatten(1),
 }
 """The forms in which models take patches (N, 3, frames, p, p)."""
 
@@ -32,17 +34,20 @@ class Packed:
     grids: the (rows, cols) of each picture.
     merge: patches per side of the blocks in which the tokens come; 1 if they come row by row.
     window: the side in blocks of the windows in which the tokens come, or None.
-    padded: the (rows, cols) to which every picture is padded, or None if the tokens of all pictures are one sequence.
+    padded: the (rows, cols) to which every picture is padded, or the number of its patches if they are padded as a sequence,
+    or None if the tokens of all pictures are one sequence.
     """
 
     arguments: dict[str, Any]
     grids: tuple[Sizes, ...]
     merge: int = 1
     window: int | None = None
-    padded: Sizes | None = None
+    padded: Sizes | int | None = None
 
     def pictures(self, state: Tensor) -> list[Tensor]:
         """Return the tokens (1, rows * cols, C) of each picture, row by row, from a hidden state of the model."""
+        if isinstance(self.padded, int):
+            return [state[i : i + 1, : rows * cols] for i, (rows, cols) in enumerate(self.grids)]
         if self.padded is not None:
             maps = state.unflatten(1, self.padded)
             return [maps[i : i + 1, :rows, :cols].flatten(1, 2) for i, (rows, cols) in enumerate(self.grids)]
@@ -79,6 +84,8 @@ def pack(native: Native, model: nn.Module, pictures: Sequence[Tensor]) -> Packed
         for picture, (own_rows, own_cols) in enumerate(grids):
             mask[picture, :own_rows, :own_cols] = True
         return Packed(given | {"patch_attention_mask": mask}, grids, padded=(rows, cols))
+    if native.packing == "naflex":
+        return _naflex(pictures, patch, grids)
     merge = getattr(config, native.merge) if native.merge and native.in_blocks else 1
     frames = getattr(config, native.frames, 1)
     cut = PATCHES[native.packing](torch.cat([patches(picture, patch, merge, frames) for picture in pictures]))
@@ -87,6 +94,21 @@ def pack(native: Native, model: nn.Module, pictures: Sequence[Tensor]) -> Packed
     if native.merge_sizes:
         given["merge_sizes"] = torch.full((len(grids),), merge, device=device)
     return Packed(given, grids, merge, None if native.window is None else native.window(config))
+
+
+def _naflex(pictures: Sequence[Tensor], patch: int, grids: tuple[Sizes, ...]) -> Packed:
+    """Pad rows of patches to the longest. Without padding there is no mask, and attention is faster."""
+    rows = [PATCHES["naflex"](patches(picture, patch, 1, 1)) for picture in pictures]
+    lengths = torch.tensor([len(row) for row in rows], device=pictures[0].device)
+    most = max(len(row) for row in rows)
+    given = {
+        "pixel_values": pad_sequence(rows, batch_first=True),
+        "pixel_attention_mask": None
+        if len({len(row) for row in rows}) == 1
+        else (torch.arange(most, device=lengths.device) < lengths[:, None]).long(),
+        "spatial_shapes": torch.tensor(grids),  # on the CPU, because the model reads the numbers
+    }
+    return Packed(given, grids, padded=most)
 
 
 def patches(picture: Tensor, patch: int, merge: int, frames: int) -> Tensor:

@@ -144,6 +144,16 @@ def _last(height: int, width: int, native: NativeSize) -> Sizes:
     return native.resizes(height, width, native)[-1]
 
 
+def naflex(processor: Any, patch: int, merge: int) -> NativeSize:
+    """SigLIP 2's: the most patches, which every picture fills."""
+    if not hasattr(processor, "max_num_patches") or hasattr(processor, "do_image_splitting"):
+        raise VitaError(
+            f"preprocessor config: {type(processor).__name__} cuts pictures into tiles, which is not supported for this encoder. "
+            "Try: a preprocessor_config.json whose image_processor_type is Siglip2ImageProcessor"
+        )
+    return NativeSize(patch, processor.max_num_patches, merge)
+
+
 def muse(processor: Any, patch: int, merge: int) -> NativeSize:
     """Muse's: the most blocks, and the grid of blocks that is nearest to the aspect."""
     return NativeSize(patch, processor.max_image_tokens * merge**2, merge, rule=_muse)
@@ -156,7 +166,8 @@ def _muse(height: int, width: int, native: NativeSize) -> Sizes:
 
 
 BUDGETS: dict[str, Callable[[Any, int, int], NativeSize]] = {
-    function.__name__: function for function in (between, glm, paddleocr, longest_edge, idefics2, idefics3, kimi, muse)
+    function.__name__: function
+    for function in (between, glm, paddleocr, longest_edge, idefics2, idefics3, kimi, muse, naflex)
 }
 """The budgets and rules, from the library's image processor, the patch size, and the patches per side of a block."""
 
