@@ -61,6 +61,9 @@ def test_encode_takes_videos(vivit: Path, video: Path, tmp_path: Path) -> None:
     pixels = tower.image_processor.preprocess(read_clip(video, 4).frames, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(load_file(out)[str(video)], tower(pixels))
     assert Image.open(drawn).size == (2 * 336, 2 * 336)  # a row for each step
+    plain = tmp_path / "plain.safetensors"  # the option may be left out, since the tower takes nothing else
+    assert vita("encode", "--weights", vivit, video, "--out", plain).returncode == 0
+    torch.testing.assert_close(load_file(plain), load_file(out))
 
 
 def test_encode_takes_the_frames_for_a_tower_of_pictures(golden: Path, video: Path, tmp_path: Path) -> None:
@@ -92,6 +95,7 @@ def test_still_pictures_are_refused(video_config: Path, golden: Path, tmp_path: 
     for arguments in (
         ["run", video_config, "--image", pictures / "square.png"],
         ["run", video_config, "--images", pictures, "--jsonl", tmp_path / "a.jsonl"],
+        ["plan", video_config, "--picture", "640x480"],
         ["encode", video_config, pictures / "square.png", "--out", tmp_path / "o.safetensors"],
         ["encode", video_config, "--video", pictures / "square.png", "--out", tmp_path / "o.safetensors"],
         ["train", video_config, "--data", captioned, "--out", tmp_path / "trained"],

@@ -68,6 +68,31 @@ def test_blocks_that_do_not_run_once_each_are_an_error() -> None:
         shape_of(model)
 
 
+class VideoTransformer(nn.Module):
+    """A transformer of the patches of two frames each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv3d(3, 16, (2, 8, 8), (2, 8, 8))
+        self.blocks = nn.ModuleList([nn.TransformerEncoderLayer(16, 2, 24, batch_first=True) for _ in range(2)])
+
+    def forward(self, clips: Tensor) -> Tensor:
+        tokens = self.embed(clips.transpose(1, 2)).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+
+def test_the_steps_of_a_video_are_those_of_the_convolution() -> None:
+    with torch.device("meta"):
+        model = VideoTransformer()
+    clips = torch.empty(1, 6, 3, 32, 16, device="meta")
+    shape = measure(model, model.blocks, lambda: model(clips), (32, 16), frames=6)
+    assert (shape.frames, shape.steps, shape.prefix_tokens, shape.pixels) == (6, 3, 0, (6, 3, 32, 16))
+    assert [stage.grid for stage in shape.stages] == [(4, 2)] * 3
+    assert shape.stages[0].macs == 3 * 4 * 2 * 16 * 3 * 2 * 8 * 8
+
+
 def test_hidden_states_end_the_run_after_the_last_layer() -> None:
     model = VisionTransformer(32, 8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=24).eval()
     ran: list[int] = []

@@ -16,7 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from vita_core import VitaError, build_tower, make_plan
+from vita_core.testing import CHECKS, open_subject
 from vita_core.towers.features import pixel_shuffle, pool
+from vita_plugins.transformers import tower as tower_module
+from vita_plugins.transformers.video import step_by_step
 
 Auto = transformers.AutoModel
 Classifier = transformers.AutoModelForVideoClassification
@@ -147,6 +150,23 @@ def test_the_plan_of_a_video(tmp_path: Path) -> None:
     ]
 
 
+def backwards(state: Tensor, *given: Any) -> Tensor:
+    """The tokens of the last step first."""
+    tokens = step_by_step(state, *given)
+    return torch.cat([tokens[:, :1], tokens[:, 1:].unflatten(1, (3, 16)).flip(1).flatten(1, 2)], dim=1)
+
+
+def test_the_kit_notices_tokens_that_are_not_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written("timesformer", tmp_path)
+    (check,) = (check for check in CHECKS if check.name == "tokens_stand_row_by_row")
+    with open_subject({"tower": {"weights": str(tmp_path)}}) as subject:
+        assert check.run(subject).outcome == "ok"
+        monkeypatch.setattr(tower_module, "step_by_step", lambda state, *_: state)  # in the library's order
+        assert check.run(subject).outcome == "failed"
+        monkeypatch.setattr(tower_module, "step_by_step", backwards)
+        assert "wrong half of the video" in check.run(subject).seen
+
+
 def test_pixels_of_another_shape_are_refused(tmp_path: Path) -> None:
     written("vjepa2", tmp_path)
     tower = build_tower({"weights": str(tmp_path)})
@@ -159,14 +179,10 @@ def test_pixels_of_another_shape_are_refused(tmp_path: Path) -> None:
         tower(torch.zeros(1, 4, 3, 28, 28))
 
 
-PROCESSORS = {
-    "VideoMAEImageProcessor": transformers.VideoMAEImageProcessorPil,  # the exact one
-    "VivitImageProcessor": transformers.VivitImageProcessor,
-    "VideoMAEVideoProcessor": transformers.VideoMAEVideoProcessor,
-    "VivitVideoProcessor": transformers.VivitVideoProcessor,
-    "TimesformerVideoProcessor": transformers.TimesformerVideoProcessor,
-    "VJEPA2VideoProcessor": transformers.VJEPA2VideoProcessor,
-}
+PROCESSORS = ["VideoMAEImageProcessor", "VivitImageProcessor", "VideoMAEVideoProcessor", "VJEPA2VideoProcessor"]
+PROCESSORS += [  # transformers 5.6 does not have these
+    name for name in ("VivitVideoProcessor", "TimesformerVideoProcessor") if hasattr(transformers, name)
+]
 FRAMES = [
     Image.fromarray(np.random.default_rng(number).integers(0, 256, (48, 90, 3), dtype=np.uint8)) for number in range(4)
 ]
@@ -180,8 +196,19 @@ def test_the_checkpoints_own_processor(tmp_path: Path, name: str) -> None:
     tower = build_tower({"weights": str(tmp_path)})
     pixels = tower.image_processor.preprocess(FRAMES, return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, *tower.shape.pixels)
-    (expected,) = PROCESSORS[name](**crop).preprocess(FRAMES, return_tensors="pt").values()
+    exact = getattr(transformers, f"{name}Pil", getattr(transformers, name))
+    (expected,) = exact(**crop).preprocess(FRAMES, return_tensors="pt").values()
     assert torch.equal(pixels, expected)
+
+
+def test_fast_processing_is_the_librarys_with_torchvision(tmp_path: Path) -> None:
+    written("videomae", tmp_path)
+    crop = {"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 56}}
+    library = transformers.VideoMAEImageProcessor(**crop)
+    library.save_pretrained(tmp_path)
+    tower = build_tower({"weights": str(tmp_path), "preprocess": "fast"})
+    pixels = tower.image_processor.preprocess(FRAMES, return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels, library.preprocess(FRAMES, return_tensors="pt")["pixel_values"])
 
 
 def test_a_processor_inside_processor_config(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def ask(
     from vita_core.planning.videos import refuse_stills
 
     if pictures:
-        refuse_stills(resolved.tower, f"{pictures[0]}: it is a still picture")
+        refuse_stills(resolved.tower, f"{pictures[0]}: it is given as a still picture")
     limit = resolved.config.images.max_pixels or MAX_PIXELS
     # open the pictures before a weight is read, so that mistakes are reported early
     opened: list[Picture] = [open_picture(picture, max_pixels=limit) for picture in pictures]

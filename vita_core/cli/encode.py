@@ -83,7 +83,8 @@ def encode(
     phases.end("config")
     files = video or pictures
     built = _built(resolved, files, phases)
-    opened = partial(open_video, resolved, max_frames=max_frames) if video else partial(_opened, resolved)
+    videos = video or resolved.tower.shape.frames is not None
+    opened = partial(open_video, resolved, max_frames=max_frames) if videos else partial(_opened, resolved)
     images, draw = resolved.config.images, picture_map is not None
     features, grids, shown = _encoded(built, images, files, opened, phases, draw=draw)
     written = {name: "x".join(map(str, grid)) for name, grid in grids.items()}
@@ -116,7 +117,7 @@ def _resolved(place: Place, overrides: Sequence[str], pictures: list[Path], vide
         wrong = "pictures and --video exclude each other" if videos else "no picture is given"
         raise ConfigError(f"{wrong}. Try: `vita encode CONFIG PICTURE --out OUT.safetensors`")
     resolved = resolve(place, [*overrides, *(UNTILED if videos else ())], tower_only=True)
-    for still in pictures[:1] or filter(is_still, videos or ()):
+    for still in filter(is_still, [*pictures, *(videos or ())]):
         refuse_stills(resolved.tower, f"{still}: it is a still picture")
     return resolved
 

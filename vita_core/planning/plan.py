@@ -13,6 +13,7 @@ from vita_core.planning.projectors import ResolvedProjector
 from vita_core.planning.resolution import Place, Resolved, resolve
 from vita_core.planning.tiling import tiles_and_tokens
 from vita_core.planning.towers import ResolvedTower
+from vita_core.planning.videos import refuse_stills
 from vita_core.plugins.native import MAX_ASPECT
 from vita_core.plugins.specs import LLMShape
 
@@ -80,6 +81,8 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
     narrow.
     """
     resolved = config if isinstance(config, Resolved) else resolve(config, offline=True)
+    if picture is not None:
+        refuse_stills(resolved.tower, "--picture: it is the size of a still picture")
     tower, tiles, tokens = _of_picture(resolved, picture)
     geometry = tower.geometry
     clip = () if tower.shape.frames is None else (tower.shape.frames,)

@@ -58,15 +58,13 @@ def _prepared(subject: Subject, pictures: Sequence[Image.Image]) -> Tensor:
 
 @holds(PROCESSOR_REMEDY)
 def processor_normalises_as_stated(subject: Subject) -> None:
-    """A picture of one colour becomes (value / 255 - image_mean) / image_std of the processor's config in each channel.
-
-    With ViViT's `offset`, 1 is subtracted from the rescaled values.
-    """
+    """A picture of one colour becomes (value / 255 - image_mean) / image_std of the processor's config in each channel."""
     stated = subject.resolved().processor
     if not {"image_mean", "image_std"} <= stated.keys() or stated.get("do_normalize") is False:
         raise SkippedCheckError("the processor's config has no image_mean and image_std")
     mean, std = torch.tensor(stated["image_mean"]), torch.tensor(stated["image_std"])
     scale = stated.get("rescale_factor", 1 / 255) if stated.get("do_rescale", True) else 1.0
+    # ViViT's processors subtract 1 from the rescaled values
     offset = 1 if stated.get("offset", stated.get("video_processor_type") == "VivitVideoProcessor") else 0
     for colour in ((0, 0, 0), (255, 255, 255), (200, 100, 50)):
         picture = Image.new("RGB", (64, 64), colour)

@@ -105,10 +105,7 @@ def prefix_tokens_are_dropped(subject: Subject) -> None:
 
 @holds("Flatten maps (B, C, rows, cols) with .flatten(2).transpose(1, 2), and swap no axes of the pixels.")
 def tokens_stand_row_by_row(subject: Subject) -> None:
-    """Token r * cols + c is the patch in row r and column c: in the first layer it depends most on the pixels there.
-
-    The tokens of a video stand step by step.
-    """
+    """Token r * cols + c (of a step) is the patch in row r, column c: in the first layer it depends most on the pixels there."""
     changes = {**UNREDUCED, "select_layer": subject.resolved().shape.first_layer}
     *steps, rows, cols = subject.resolved(**changes).geometry.patch_grid
     if min(rows, cols) < 2:

@@ -12,7 +12,6 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 
 from vita_core import Shape, VitaError
 
-PROCESSORS = (IMAGE_PROCESSOR_MAPPING_NAMES, VIDEO_PROCESSOR_MAPPING_NAMES)
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 """The normalisation of DINOv2's published checkpoints. Their image processor's own default is CLIP's."""
 
@@ -67,10 +66,13 @@ def image_size(
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     """Return the default settings of the model's image processor in transformers, for pictures or videos of its size."""
-    known = next((names[config["model_type"]] for names in PROCESSORS if config["model_type"] in names), {})
+    model_type = config["model_type"]
+    known = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or VIDEO_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
     # DINOv2 with registers and DINOv3's ConvNeXt have none of their own
     usual = "DINOv3ViTImageProcessor" if config["model_type"].startswith("dinov3") else "BitImageProcessor"
-    kind = known.get("torchvision", usual)
+    kind = (
+        known if isinstance(known, str) else known.get("torchvision", usual)
+    )  # older versions: the name of video processors
     made: dict[str, Any] = dict(getattr(transformers, f"{kind}Pil", getattr(transformers, kind))().to_dict())
     height, width = shape.image_size
     square = {"height": height, "width": width}
