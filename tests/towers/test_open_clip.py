@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import partial
@@ -12,10 +13,12 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from conftest import close
+from conftest import GOLDEN, close
 from open_clip.push_to_hf_hub import save_for_hf
 
-from vita_core import VitaError, build_tower
+from vita_core import VitaError, build_tower, make_plan
+from vita_core.loading import read_tensors
+from vita_core.planning.towers import resolve_tower
 
 TEXT = {"context_length": 7, "vocab_size": 10, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 56, "patch_size": 14, "layers": 3, "width": 32, "head_width": 8}
@@ -176,3 +179,136 @@ def test_a_training_checkpoint_opens_by_the_name_of_its_model(
     assert "other parts of the model" in tower.load_report.skipped
     counted = tower.load_report.loaded + sum(len(keys) for keys in tower.load_report.skipped.values())
     assert counted == len(state)
+
+
+def test_only_the_needed_tensors_of_the_encoder_are_read(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def counted(files: Any) -> Any:
+        for key, tensor in read_tensors(files):
+            yield key, lambda tensor=tensor: (sizes.append((found := tensor()).nbytes), found)[1]
+
+    monkeypatch.setattr("vita_core.towers.tower.read_tensors", counted)
+    for name, layer in (("ViT", 1), ("RN", 2), ("EVA", 1)):
+        sizes.clear()
+        tower = build_tower({"type": "open_clip", "weights": str(checkpoints[name][0]), "select_layer": layer})
+        assert sum(sizes) == sum(tensor.nbytes for tensor in tower.encoder.state_dict().values())
+        assert not any("text" in key or "resblocks.1." in key for key, _ in tower.encoder.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["ViT", "RN", "SigLIP2"])
+def test_the_encoder_alone_opens(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """In half precision, with the keys that open_clip's argument ``pretrained_image_path`` takes."""
+    model = checkpoints[name][1]
+    torch.save({key: value.half() for key, value in model.visual.state_dict().items()}, tmp_path / "visual.pt")
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "test-model", MODELS[name])
+    config = {"type": "open_clip", "weights": str(tmp_path / "visual.pt"), "options": {"model": "test-model"}}
+    halved = deepcopy(model)
+    halved.visual.load_state_dict({key: value.half().float() for key, value in model.visual.state_dict().items()})
+    close(build_tower(config)(pixels_for(model)), features(halved, pixels_for(model))[-1])
+
+
+def test_stages_and_blocks_can_be_trained_from_one_on(checkpoints: Checkpoints) -> None:
+    for name, trained in (("RN", "layer4."), ("SigLIP2", "blocks.2."), ("convnext", "stages.3.")):
+        config = {"type": "open_clip", "weights": str(checkpoints[name][0])}
+        layers = resolve_tower(config).shape.layers
+        tower = build_tower({**config, "freeze": {"from_layer": layers}})
+        free = [key for key, parameter in tower.encoder.named_parameters() if parameter.requires_grad]
+        assert free
+        assert all(key.startswith((trained, "norm.")) for key in free)
+
+
+NAMES = [
+    "ViT-B-32", "ViT-H-14-quickgelu", "ViT-bigG-14-CLIPA-336", "RN50x4", "coca_ViT-L-14", "convnext_base_w",
+    "ViT-B-16-SigLIP2-512", "ViT-SO400M-14-SigLIP-384", "MobileCLIP2-S0", "MobileCLIP-B", "EVA02-B-16", "PE-Core-T-16-384",
+    "ViTamin-S", "nllb-clip-base", "swin_base_patch4_window7_224", "vit_relpos_medium_patch16_cls_224",
+]  # fmt: skip
+"""Names of each kind in ``open_clip.list_models()``. docs/encoders.py plans all of them."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_planned_without_weights(tmp_path: Path, name: str) -> None:
+    vision = open_clip.get_model_config(name)["vision_cfg"]
+    plan = make_plan({"tower": {"type": "open_clip", "weights": str(tmp_path), "options": {"model": name}}})
+    picture, tower = plan.stages
+    assert picture.shape[2:] == (vision["image_size"],) * 2
+    assert plan.rule == "explicit `type: open_clip`"
+    assert tower.parameters > 10**6
+    if vision.get("patch_size"):
+        side = vision["image_size"] // vision["patch_size"]
+        assert (plan.grid, plan.layers, tower.shape[2]) == ((side, side), (vision["layers"],), vision["width"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "ViT-H14"}, r"open_clip \S+ has no model 'ViT-H14'. Nearest are ViT-H-14, .*Try: one of `open_clip"),
+        ({"model": "hf-hub:owner/name"}, r"has no model 'hf-hub:owner/name'"),
+        ({}, r"tower\.options\.model: missing, and the checkpoint has no open_clip_config.json. Try: open_clip's name"),
+        ({"modle": "ViT-B-32"}, r"Did you mean 'model'\?"),
+    ],
+)
+def test_a_model_that_cannot_be_found(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(VitaError, match=message):
+        make_plan({"tower": {"type": "open_clip", "weights": str(tmp_path), "options": options}})
+
+
+def test_the_name_of_another_model_does_not_fit(checkpoints: Checkpoints) -> None:
+    config = {"type": "open_clip", "weights": str(checkpoints["ViT"][0]), "options": {"model": "ViT-S-32"}}
+    with pytest.raises(VitaError) as caught:
+        build_tower(config)
+    assert "with options {'model': 'ViT-S-32'} does not fit: " in str(caught.value)
+    assert str(caught.value).count("Try: ") == 1
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16-plus"])
+def test_the_name_of_a_model_is_not_weights(name: str) -> None:
+    with pytest.raises(VitaError) as caught:
+        make_plan({"tower": {"type": "open_clip", "weights": name}})
+    message = str(caught.value)
+    assert message.startswith(f"weights: the name of a model, not its weights: {name!r}. Try: ")
+    assert f"`tower.options: {{model: {name}}}`" in message
+    assert ("from the hub" in message) == (name == "ViT-B-32")
+
+
+def beside(folder: Path, source: Path, *names: str, **config: Any) -> dict[str, Any]:
+    """Make a directory of the files `names`, with a config.json of transformers beside open_clip's."""
+    for name in ("open_clip_config.json", *names):
+        shutil.copy(source / name, folder / name)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text((GOLDEN / "clip" / "preprocessor_config.json").read_text())
+    return {"weights": str(folder)}
+
+
+def test_a_config_of_transformers_beside_open_clips(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    """The config.json counts if a tower opens it and finds its weights; `plan` says which rule chose."""
+    source, model = checkpoints["ViT"]
+    clip = json.loads((GOLDEN / "clip" / "config.json").read_text())
+    config = beside(tmp_path, source, "open_clip_model.safetensors", **clip)
+    found = resolve_tower(config)
+    assert (found.spec.name, found.rule) == (
+        "open_clip", "its open_clip_config.json, because it has no weights for tower 'clip'"
+    )  # fmt: skip
+    shutil.copy(GOLDEN / "clip" / "model.safetensors", tmp_path / "model.safetensors")
+    found = resolve_tower(config)
+    assert (found.spec.name, found.rule) == ("clip", "model_type 'clip_vision_model' in its config.json")
+    named = build_tower({**config, "type": "open_clip"})
+    assert named.resolved.rule == "explicit `type: open_clip`"
+    assert named.image_processor.crop_offset == "round"  # of open_clip's preprocess_cfg
+    close(named(pixels_for(model)), features(model, pixels_for(model))[-1])
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nobodys"}))
+    found = resolve_tower(config)
+    assert (found.spec.name, found.rule) == (
+        "open_clip", "its open_clip_config.json, because no tower opens its config.json"
+    )  # fmt: skip
+
+
+def test_a_tower_for_one_family_is_chosen_before_open_clip(tmp_path: Path) -> None:
+    for name, owner in (("EVA02-L-14-336", "eva_clip"), ("EVA02-E-14", "open_clip")):
+        saved = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": {}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(saved))
+        assert resolve_tower({"weights": str(tmp_path)}).spec.name == owner

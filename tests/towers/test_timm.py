@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from vita_core import VitaError, build_tower, make_plan
+from vita_core import VitaError, build_model, build_tower, make_plan
 from vita_core.planning.towers import resolve_tower
 from vita_plugins.timm.geometry import measured
 
@@ -213,3 +213,33 @@ def test_the_name_of_a_model_is_not_weights(weights: str) -> None:
 def test_another_word_is_not_weights_either(config: dict[str, str]) -> None:
     with pytest.raises(VitaError, match="weights: neither an existing path nor a hub id"):
         make_plan({"tower": config})
+
+
+def test_random_weights_must_be_asked_for_and_are_said_aloud() -> None:
+    config = {"type": "timm", "weights": "test_vit.r160_in1k", "options": {"pretrained": False}}
+    plan = make_plan({"tower": config})
+    assert plan.rule == "explicit `type: timm`, with random weights (`tower.options.pretrained` is false)"
+    with pytest.warns(RuntimeWarning, match=r"tower test_vit\.r160_in1k has random weights, because"):
+        tower = build_tower(config)
+    assert list(tower.image_processor.image_mean) == [0.5, 0.5, 0.5]  # of timm's pretrained config
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit").eval()
+    pixels = torch.rand(1, 3, 160, 160)
+    close(tower(pixels), features(model, pixels, tower.shape.layers - 1))
+    for wrong, message in (
+        ({"weights": "test_vitt"}, "not the name of a model"),
+        ({"options": {"pretrained": True}}, "the name of a model, not its weights"),
+    ):
+        with pytest.raises(VitaError, match=message):
+            build_tower({**config, **wrong})
+
+
+@pytest.mark.filterwarnings("ignore:tower test_vit has random weights")
+def test_a_model_with_random_weights_is_saved_as_any_other(tmp_path: Path, tiny_llm: Path) -> None:
+    tower = {"type": "timm", "weights": "test_vit", "options": {"pretrained": False}}
+    model = build_model({"tower": tower, "llm": {"weights": str(tiny_llm)}, "device": "cpu"})
+    model.save(tmp_path / "saved")
+    reopened = build_model(tmp_path / "saved")
+    pixels = torch.rand(1, 3, 160, 160)
+    assert torch.equal(reopened.tower(pixels), model.tower(pixels))
+    assert not reopened.tower.resolved.random

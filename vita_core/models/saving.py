@@ -152,13 +152,11 @@ def _write_tower(made: Path, tower: BaseVisionTower) -> dict[str, Any]:
     for name, content in (("config.json", source.config), ("preprocessor_config.json", source.preprocessor)):
         if content:
             (made / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-    section = tower.settings.model_dump(mode="json", exclude_none=True, exclude={"revision"})
+    not_saved: Any = {"revision": True, "options": {"pretrained"}}  # the weights are in the directory
+    section = tower.settings.model_dump(mode="json", exclude_none=True, exclude=not_saved)
     spec, owner = tower.resolved.spec, tower.resolved.owner
-    kind = (
-        spec.name
-        if owner.distribution in (CORE.distribution, SESSION.distribution)
-        else f"{owner.distribution}/{spec.name}"
-    )
+    own = owner.distribution in (CORE.distribution, SESSION.distribution)
+    kind = spec.name if own else f"{owner.distribution}/{spec.name}"
     # name the file, because each plugin looks for other file names in a directory
     return {**section, "type": kind, "weights": "./tower/model.safetensors", "dtype": _name(tower.dtype)}
 

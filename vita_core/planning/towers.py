@@ -14,6 +14,7 @@ from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, ConfigError, PluginError
 from vita_core.layouts.parts import Part
 from vita_core.planning.asking import asked, shape_of
+from vita_core.planning.described import choose_tower, named_source, random_weights
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
 from vita_core.planning.options import validated_options
 from vita_core.planning.origins import key_origins, merged, size_origin
@@ -36,7 +37,7 @@ class ResolvedTower:
 
     `rule` says why this tower was chosen. `settings` is its config with the defaults of its type. Its weights are the files
     of `source`, or `part` of a larger checkpoint. `processor` is the preprocessor config. `origins` says where the value of
-    each key of `settings` comes from, and that of ``image_size``.
+    each key of `settings` comes from, and that of ``image_size``. `random` is True if there are no weights to load.
     """
 
     spec: TowerSpec
@@ -49,6 +50,7 @@ class ResolvedTower:
     processor: Mapping[str, Any]
     part: Part | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
+    random: bool = False
 
     @property
     def parameters(self) -> int:
@@ -98,10 +100,11 @@ def resolve_tower(
     settings = config if isinstance(config, TowerConfig) else validate(TowerConfig, config)
     if settings.type is not None:  # report a misspelled type before the first request to the hub
         registry().find(TowerSpec, settings.type)
-    source = source or _located(settings, offline=offline)
-    choice = registry().choose(settings.type, source.config, source.hub_id, settings.weights)
+    choice, source = choose_tower(settings, source or _located(settings, offline=offline))
     spec, owner = choice.tower.spec, choice.tower.owner
     rule = f"known hub id {source.hub_id}" if source.published and settings.type is None else choice.rule
+    random = random_weights(settings)
+    rule += ", with random weights (`tower.options.pretrained` is false)" if random else ""
     _check(settings, spec, source)
     defaults = _defaults(settings, spec, owner, source)
     origins = key_origins(settings, defaults, spec, marks or {})
@@ -116,7 +119,7 @@ def resolve_tower(
     if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail
         processor = _resized(processor, geometry.input_size[0])
     origins["image_size"] = size_origin(shape, source, origins)
-    return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor, part, origins)
+    return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor, part, origins, random)
 
 
 def _check(settings: TowerConfig, spec: TowerSpec, source: Source) -> None:
@@ -164,6 +167,8 @@ def _processor(spec: TowerSpec, owner: Owner, source: Source, shape: Shape) -> M
 
 def _located(settings: TowerConfig, *, offline: bool) -> Source:
     """Find the tower's checkpoint. Raises CheckpointError if there is none, with advice if `weights` is a model's name."""
+    if random_weights(settings):
+        return named_source(settings)
     try:
         return locate(settings.weights, settings.revision, known_towers(), offline=offline)
     except CheckpointError as error:

@@ -17,9 +17,9 @@ __all__ = ["dangling", "unresolved"]
 def dangling(spec: TowerSpec | ProjectorSpec | LLMSpec) -> list[str]:
     """Return a line for each ``"module:name"`` string of a spec that does not resolve.
 
-    The factory must be such a string; `options`, `shape`, `processor`, `geometry` and `names` may be.
+    The factory must be such a string; `options`, `shape`, `processor`, `geometry`, `names` and `random` may be.
     """
-    fields = {key: getattr(spec, key, None) for key in ("options", "shape", "processor", "geometry", "names")}
+    fields = {key: getattr(spec, key, None) for key in ("options", "shape", "processor", "geometry", "names", "random")}
     stated = {"factory": spec.factory, **{key: value for key, value in fields.items() if isinstance(value, str)}}
     return [f"{key} {value!r} {reason}" for key, value in stated.items() if (reason := unresolved(value))]
 

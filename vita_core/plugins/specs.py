@@ -69,7 +69,10 @@ class TowerSpec:
     hub_ids: known hub ids and their published configs (geometry), so that ``vita plan`` works offline.
     names: ``"module:function"``, called with a value of ``weights`` that is neither a path nor a hub id. If it is the name of
     a model, the function returns what to write instead, a text to follow ``Try:``; otherwise None.
+    random: ``"module:function"``, called with a value of ``weights`` if ``options`` say ``pretrained: false``. It returns the
+    config of the model of that name, which then gets random weights, or None for an unknown name.
     weight_files: file patterns for a checkpoint directory; the first that matches is read.
+    config_file: the config file to read with ``type: NAME``, where a checkpoint has it beside a ``config.json``.
     defaults: tower keys whose default differs from the general one (``{"select_layer": -2}``), or a function of a checkpoint
     config that returns them, for a tower that opens several layouts. A value that the checkpoint's config states is a
     ``Stated(value, by="its key")``, which ``vita plan`` prints as its origin.
@@ -91,7 +94,9 @@ class TowerSpec:
     recognises: Callable[[CheckpointConfig], bool] = _never
     hub_ids: Mapping[str, CheckpointConfig] = field(default_factory=dict)
     names: str | None = None
+    random: str | None = None
     weight_files: tuple[str, ...] = WEIGHT_FILES
+    config_file: str = "config.json"
     defaults: Mapping[str, Any] | Callable[[CheckpointConfig], Mapping[str, Any]] = field(default_factory=dict)
     options: str | None = None
     requires: str | None = None
@@ -103,7 +108,7 @@ class TowerSpec:
     def __post_init__(self) -> None:
         _check(
             self,
-            dict.fromkeys(("name", "summary", "factory"), str)
+            dict.fromkeys(("name", "summary", "factory", "config_file"), str)
             # `in` on a string would match a part of it
             | dict.fromkeys(("model_types", "weight_files", "attentions"), tuple | list)
             | {"shape": Callable | str | None, "processor": Callable | Mapping | str | None}

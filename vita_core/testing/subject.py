@@ -158,7 +158,7 @@ def open_subject(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -
         if found is None:
             resolved = resolve(name, overrides, tower_only=True)
             settings, origin = resolved.config.tower, resolved.tower
-            if origin.part is None:
+            if origin.part is None and not origin.random:
                 origin.source.files(origin.spec.weight_files)
         else:
             (scratch / "config.json").write_text(json.dumps(dict(found.spec.example or {})), encoding="utf-8")

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
+import torch
 from torch import nn
 
 from vita_core.errors import CheckpointError, ConfigError, VitaError
-from vita_core.loading import without_weights
+from vita_core.loading import Tensors, without_weights
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.discovery import describe
 from vita_core.plugins.libraries import failed_library, library_advice
 
-__all__ = ["build_checked"]
+__all__ = ["build_checked", "random_tensors"]
+
+
+def random_tensors(resolved: ResolvedTower, build: Callable[[], nn.Module]) -> Tensors:
+    """Yield the tensors of the encoder that `build` makes, with the random values of its library, and warn that they are.
+
+    They are the same in every call.
+    """
+    why = "because `tower.options.pretrained` is false"
+    warnings.warn(f"tower {resolved.source.weights} has random weights, {why}", RuntimeWarning, stacklevel=4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = build().state_dict()
+    for key, value in state.items():
+        yield key, lambda value=value: value  # type: ignore[misc]  # a default cannot be typed
 
 
 def build_checked(resolved: ResolvedTower, build: Callable[[], nn.Module]) -> nn.Module:

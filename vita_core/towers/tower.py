@@ -16,6 +16,7 @@ from vita_core.plugins.registry import import_object
 from vita_core.towers.batches import BatchRunner
 from vita_core.towers.deriving import build_encoder
 from vita_core.towers.devices import check_usable, compile_blocks
+from vita_core.towers.encoders import random_tensors
 from vita_core.towers.freezing import freeze, train_unfrozen
 from vita_core.towers.nesting import nested_rules
 
@@ -81,7 +82,9 @@ class BaseVisionTower(BatchRunner):
         with torch.device("cpu"):  # even if the caller builds on the meta device
             encoder = build_encoder(self)
             device = torch.device("cpu") if self._device.type == "meta" else self._device
-            rules, where = self.key_rules(), f"tower {self.resolved.source.weights}"
+            stated = {key: value for key, value in self.settings.options.items() if value is not None}
+            where = f"tower {self.resolved.source.weights}" + (f" with options {stated}" if stated else "")
+            rules = self.key_rules()
             if self.nested:
                 rules = nested_rules(rules, encoder.state_dict().keys(), self._stored_keys())
             report = fill(encoder, self._tensors(rules), rules, dtype=self.dtype, device=device, where=where)
@@ -100,6 +103,8 @@ class BaseVisionTower(BatchRunner):
         """Return the tensors of the checkpoint. Shards whose tensors are all skipped need not exist."""
         if self.resolved.part is not None:
             return part_tensors(self.resolved.part)
+        if self.resolved.random:
+            return random_tensors(self.resolved, self.build_encoder)
         patterns = self.resolved.spec.weight_files
         needed = self.resolved.source.files(patterns, lambda key: rules.skipped(rules.renamed(key)) is None)
         return read_tensors(needed)

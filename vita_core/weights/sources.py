@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,15 @@ class Source:
     preprocessor: Mapping[str, Any] | None
     published: bool = False
     preprocessor_file: str | None = None
+
+    def described_by(self, name: str) -> Source | None:
+        """Return this checkpoint as its other config file `name` describes it (without a preprocessor), or None."""
+        if self.path is None:
+            found = _hub_json(str(self.hub_id), self.revision, (name,))
+        else:
+            file = (self.path if self.path.is_dir() else self.path.parent) / name
+            found = read_json(file) if file.is_file() else None
+        return None if found in (None, self.config) else replace(self, config=found, preprocessor=None, published=False)
 
     def files(self, patterns: tuple[str, ...], needed: Callable[[str], bool] | None = None) -> list[Path]:
         """Return the weight files: the file itself, or the file that matches the first pattern (all shards of an index).

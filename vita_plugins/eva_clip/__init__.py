@@ -103,6 +103,7 @@ def vita_towers() -> list[TowerSpec]:
                 "EVA02_CLIP_L_336_psz14*.pt",
                 "*.pt",
             ),
+            config_file="open_clip_config.json",
             defaults={"select_layer": -2, "select_feature": "patch"},
             requires="timm",
             attentions=("sdpa", "eager"),

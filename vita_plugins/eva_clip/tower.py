@@ -15,7 +15,7 @@ class EvaClipTower(BaseVisionTower):
     """Runs timm's `Eva` block by block, with rotary positions."""
 
     renames = (
-        (r"^visual\.(trunk\.)?", ""),
+        (r"^(?:module\.)?visual\.(?:trunk\.)?", ""),  # `module` is of training on several devices
         (r"\.inner_attn_ln\.", ".norm."),
         (r"\.ffn_ln\.", ".norm."),
         (r"\.([qv])_bias$", r".\1_proj.bias"),
@@ -24,7 +24,7 @@ class EvaClipTower(BaseVisionTower):
         (r"\.w3\.", ".fc2."),
     )
     skips = (
-        (r"^(text|logit_scale|logit_bias)", "text tower"),
+        (r"^(?:module\.)?(?:text|logit_scale|logit_bias)", "text tower"),
         (r"(^|\.)rope\.", "rotary angles, which are computed"),
         (r"^(head|fc_norm)\.", "projection head"),
     )

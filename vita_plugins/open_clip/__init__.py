@@ -40,6 +40,7 @@ def vita_towers() -> list[TowerSpec]:
                 "model.pth",
                 "*.pt",
             ),
+            config_file="open_clip_config.json",
             defaults={"select_layer": -1, "norm": False, "select_feature": "patch"},
             options="vita_plugins.open_clip.options:Options",
             requires="open_clip_torch",

@@ -67,6 +67,7 @@ def vita_towers() -> list[TowerSpec]:
             recognises=recognises,
             fallback=True,
             names="vita_plugins.timm.building:written_instead",
+            random="vita_plugins.timm.building:described_by_name",
             hub_ids={
                 "timm/vit_small_patch14_dinov2.lvd142m": published(
                     "vit_small_patch14_dinov2", 518, interpolation="bicubic", crop_pct=1.0

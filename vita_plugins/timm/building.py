@@ -65,8 +65,17 @@ def written_instead(name: str) -> str | None:
     hub = f"`weights: {known.hf_hub_id}` from the hub, or " if known is not None and known.hf_hub_id else ""
     save = f"`timm.models.save_for_hf(timm.create_model({name!r}), 'DIR')`"
     return (
-        f"{hub}`weights: ./DIR` with a directory that you have downloaded; for random weights, first save them: {save}"
+        f"{hub}`weights: ./DIR` with a directory that you have downloaded or saved ({save}), or "
+        "`tower.options: {pretrained: false}` for random weights"
     )
+
+
+def described_by_name(name: str) -> dict[str, Any] | None:
+    """Return timm's config of a model, as ``save_for_hf`` would write it, or None if timm knows no such model."""
+    if not timm.is_model(name):
+        return None
+    known = timm.models.get_pretrained_cfg(name)
+    return {"architecture": name, "pretrained_cfg": {} if known is None else known.to_dict()}
 
 
 def build_on_meta(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:

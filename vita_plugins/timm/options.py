@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pydantic
 
 
@@ -9,9 +11,11 @@ class Options(pydantic.BaseModel):
     """The options of a timm tower.
 
     `architecture`: timm's name of the model, for weights without a config.json. `image_size`: the side of the pictures in
-    pixels, by default that of the checkpoint.
+    pixels, by default that of the checkpoint. `pretrained: false` gives random weights to the model whose name stands in
+    ``weights``.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
     architecture: str | None = None
+    pretrained: Literal[False] | None = None
     image_size: pydantic.PositiveInt | None = None
