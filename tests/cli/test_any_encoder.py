@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import open_clip
@@ -14,6 +15,7 @@ import torch
 import transformers
 from conftest import vita
 from open_clip.push_to_hf_hub import save_for_hf
+from open_clip.transform import PreprocessCfg
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -54,8 +56,9 @@ def of_open_clip(**vision: Any) -> Callable[[Path], None]:
     def save(folder: Path) -> None:
         config = {"embed_dim": 32, "vision_cfg": {"image_size": 56, "patch_size": 14, **vision}, "text_cfg": TEXT}
         model = open_clip.CLIP(**config)
-        open_clip.set_model_preprocess_cfg(model, {**vars(open_clip.PreprocessCfg()), "size": (model.visual.image_size,) * 2})
-        save_for_hf(model, None, config, folder, safe_serialization=True)
+        open_clip.set_model_preprocess_cfg(model, {**vars(PreprocessCfg()), "size": (model.visual.image_size,) * 2})
+        tokenizer: Any = SimpleNamespace(save_pretrained=lambda _: None)  # those of open_clip come from a hub
+        save_for_hf(model, tokenizer, config, folder, safe_serialization=True)
 
     return save
 
@@ -70,12 +73,14 @@ ENCODERS = {
     "transformers/convnextv2": of_transformers("ConvNextV2", **STAGES),
     "timm/vit": of_timm("vit_tiny_patch16_224", img_size=32, depth=3),
     "timm/eva02": of_timm("eva02_tiny_patch14_224", img_size=28, depth=2),
-    "timm/resnet": of_timm("resnet18"),
-    "timm/efficientnet": of_timm("efficientnet_b0"),
+    "timm/resnet": of_timm("test_resnet"),
+    "timm/efficientnet": of_timm("test_efficientnet"),
     "open_clip/vit": of_open_clip(width=32, layers=3, head_width=8),
     "open_clip/resnet": of_open_clip(width=8, layers=[1, 1, 1, 1], image_size=64),
-    "open_clip/timm": of_open_clip(timm_model_name="vit_tiny_patch16_224", timm_pool="avg", timm_proj="linear", image_size=32),
-    "open_clip/convnext": of_open_clip(timm_model_name="convnext_atto", timm_pool="", timm_proj="", image_size=64),
+    "open_clip/timm": of_open_clip(
+        timm_model_name="vit_tiny_patch16_224", timm_pool="avg", timm_proj="linear", image_size=32
+    ),
+    "open_clip/convnext": of_open_clip(timm_model_name="test_convnext", timm_pool="", timm_proj="", image_size=64),
 }
 
 
