@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 SCRIPTS = (
-    "startup", "preprocess", "loader", "generate", "encode", "s2", "load", "load_memory", "activations",
+    "startup", "preprocess", "loader", "generate", "encode", "encoders", "s2", "load", "load_memory", "activations",
     "first_feature", "gpu",
 )  # fmt: skip
 """All benchmarks. A script that does not exist is left out."""
-QUICK = tuple(script for script in SCRIPTS if script not in ("load_memory", "activations", "first_feature"))
+QUICK = tuple(script for script in SCRIPTS if script not in ("encoders", "load_memory", "activations", "first_feature"))
 """The benchmarks that run by default. The others start processes of their own, which import for two minutes."""
 IMPORTED = ("torch", "torchvision", "timm", "accelerate", "transformers.modeling_utils", "transformers.generation")
 """The modules that most scripts import. One process imports them once, and the scripts' processes are forked from it."""
