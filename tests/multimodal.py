@@ -22,12 +22,18 @@ from transformers import (
     InternVLVideoProcessor,
     InternVLVisionConfig,
     LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
     LlavaOnevisionProcessor,
     LlavaOnevisionVideoProcessor,
     LlavaProcessor,
+    MistralConfig,
+    PixtralImageProcessorPil,
+    PixtralProcessor,
+    PixtralVisionConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     SiglipVisionConfig,
@@ -62,6 +68,11 @@ INTERNVL_TEMPLATE = (
     "{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'text' %}{{ content['text'] }}"
     "{% endif %}"
     "{% endfor %}{% endif %}{{'<|im_end|>\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n' }}{% endif %}"
+)
+PIXTRAL_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '[INST]' }}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '[IMG]' }}{% else %}{{ content['text'] }}{% endif %}{% endfor %}{{ '[/INST]' }}"
+    "{% endfor %}"
 )
 VIPLLAVA_TEMPLATE = (
     "{% for message in messages %}{{ '###' + message['role'].title() + ': '}}{% for content in message['content'] %}"
@@ -191,6 +202,22 @@ def internvl(folder: Path, *, tiles: int = 6, vision: dict[str, Any] | None = No
         image_seq_length=4,
         chat_template=INTERNVL_TEMPLATE,
     )
+    return _saved(folder, model, processor)
+
+
+def pixtral(folder: Path, **more: Any) -> Theirs:
+    """LLaVA with a Pixtral tower, laid out as `mistral-community/pixtral-12b`, saved in `folder`."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "head_dim": 8}
+    vision = PixtralVisionConfig(**sizes, **{**VISION, "image_size": 70})
+    settings = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full", **more}
+    model: Any = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=vision, text_config=text(MistralConfig), image_token_index=SPECIAL.index("[IMG]"), **settings
+        )
+    )
+    pictures = PixtralImageProcessorPil(size={"longest_edge": 70}, patch_size={"height": 7, "width": 7})
+    processor = PixtralProcessor(pictures, tokenizer(), patch_size=7, chat_template=PIXTRAL_TEMPLATE)
     return _saved(folder, model, processor)
 
 

@@ -25,6 +25,8 @@ KINDS = {
     "onevision, two layers": partial(multimodal.onevision, vision_feature_layer=[-2, -1]),
     "vipllava": multimodal.vipllava,
     "vipllava, one layer": partial(multimodal.vipllava, vision_feature_layer=-2, projector_layernorm_eps=0.3),
+    "pixtral": multimodal.pixtral,
+    "pixtral, two layers": partial(multimodal.pixtral, vision_feature_layer=[-1, 1]),
     "internvl": multimodal.internvl,
     "internvl, normed": partial(multimodal.internvl, vision=NORMED, tie_word_embeddings=False),
     "internvl, one tile": partial(multimodal.internvl, tiles=1, vision_feature_layer=-2),
@@ -53,6 +55,7 @@ def test_answers(model: Any, theirs: Theirs, photos: list[Any]) -> None:
     for photo in photos:
         answer = model.ask(photo, QUESTION, max_new_tokens=LIMIT)
         assert answer.token_ids == theirs.answers([[photo]])[0]
+        assert answer.visual_tokens == make_plan(resolve(theirs.folder), picture=photo.size).tokens
         found.append(tuple(answer.token_ids))
     assert len(set(found)) > 2, "the answers do not depend on the picture"
 

@@ -19,7 +19,9 @@ class PromptConfig(Section):
     `image_token` is the token, or its id, that stands for a picture in prompts of transformers' multimodal models. With it,
     the whole prompt is turned into tokens as transformers' processors do, not piece by piece between the pictures; a chat
     template gets the pictures and the question as a list if it can write one. `image_text` is what the prompt has for each
-    picture; ``<image>`` in it is the place of the picture's tokens (InternVL's is ``<img><image></img>``).
+    picture; ``<image>`` in it is the place of the picture's tokens (InternVL's is ``<img><image></img>``). `row_tokens` are
+    the token after each row of a picture's tokens but the last, and the one after the last (Pixtral's ``[IMG_BREAK]`` and
+    ``[IMG_END]``).
     """
 
     template: Literal[
@@ -39,6 +41,7 @@ class PromptConfig(Section):
     question: str = "What is this?"
     image_token: int | str | None = None
     image_text: str = "<image>"
+    row_tokens: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
 
     @pydantic.model_validator(mode="after")
     def _one_place(self) -> PromptConfig:

@@ -13,7 +13,7 @@ from vita_core.config.schema import LLMConfig, PromptConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.language.adapters import merge_adapter
 from vita_core.language.conversations import CONVERSATIONS
-from vita_core.language.prompts import PICTURE_ID, prompt_ids
+from vita_core.language.prompts import PICTURE_ID, known_token, prompt_ids
 from vita_core.loading import LoadReport, part_tensors
 from vita_core.planning.language import LanguagePart
 from vita_core.weights.jsonfiles import read_json
@@ -95,6 +95,18 @@ class LanguageModel(nn.Module):
         """
         places = [1] * pictures if isinstance(pictures, int) else list(pictures)
         return prompt_ids(self.tokenizer, prompt, question, places)
+
+    def rows(self, prompt: PromptConfig, tokens: Tensor, grid: Sequence[int]) -> Tensor:
+        """Return a picture's tokens (N, D) of a `grid`, (rows, cols), with the embedded ``prompt.row_tokens`` after its rows.
+
+        Without row tokens they are returned as they are. Raises CheckpointError if the tokenizer does not have one.
+        """
+        if prompt.row_tokens is None:
+            return tokens
+        names = [known_token(self.tokenizer, token, "row_tokens") for token in prompt.row_tokens]
+        between, last = self.embed(torch.tensor(self.tokenizer.convert_tokens_to_ids(names))).to(tokens)
+        ends = torch.stack([between] * (grid[0] - 1) + [last])
+        return torch.cat([tokens.unflatten(0, (grid[0], grid[1])), ends[:, None]], dim=1).flatten(0, 1)
 
     def marks_tiles(self, prompt: PromptConfig) -> bool:
         """Return whether the prompt format has one ``<image>`` per tile instead of one per picture."""

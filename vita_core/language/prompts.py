@@ -9,7 +9,7 @@ from vita_core.config.schema import PromptConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
 
-__all__ = ["PICTURE_ID", "prompt_ids"]
+__all__ = ["PICTURE_ID", "known_token", "prompt_ids"]
 
 PICTURE_ID = -200
 """The token id that marks the place of a picture, as in LLaVA and VITA."""
@@ -35,7 +35,7 @@ def prompt_ids(tokenizer: Any, prompt: PromptConfig, question: str, places: Sequ
         content = form.content(question, list(places))
     chat = prompt.template == "chat"
     if prompt.image_token is not None:
-        token = _image_token(tokenizer, prompt.image_token)
+        token = known_token(tokenizer, prompt.image_token, "image_token")
         text = form.text(prompt.system, content).replace(IMAGE, token)
         if chat:
             text = _mixed_chat(tokenizer, prompt.system, question, content.replace(IMAGE, token), token, len(places))
@@ -49,14 +49,13 @@ def prompt_ids(tokenizer: Any, prompt: PromptConfig, question: str, places: Sequ
     return ids
 
 
-def _image_token(tokenizer: Any, stated: int | str) -> str:
-    """Return the text of the token that stands for a picture. Raises CheckpointError if the tokenizer does not have it."""
+def known_token(tokenizer: Any, stated: int | str, key: str) -> str:
+    """Return the text of the token that ``prompt.KEY`` names. Raises CheckpointError if the tokenizer does not have it."""
     known: dict[str, int] = tokenizer.get_vocab()
     token = stated if isinstance(stated, str) else next((text for text, own in known.items() if own == stated), None)
     if token is None or token not in known:
         raise CheckpointError(
-            f"prompt.image_token: the tokenizer has no token {stated!r}, which stands for a picture. "
-            "Try: the tokenizer's files of the same checkpoint"
+            f"prompt.{key}: the tokenizer does not have the token {stated!r}. Try: the tokenizer's files of the same checkpoint"
         )
     return token
 

@@ -14,6 +14,7 @@ __all__ = [
     "chat_template",
     "check_projector",
     "normed_projector",
+    "processor_text",
     "single_pictures",
     "text_config",
     "vision_source",
@@ -89,6 +90,13 @@ def vision_source(own: Source, processor: dict[str, Any] | None) -> Source:
     """Return the tower's source, with the ``vision_config`` as its config."""
     vision = {"model_type": "clip_vision_model", **own.config["vision_config"]}
     return Source(own.weights, None, None, None, vision, processor, preprocessor_file=own.preprocessor_file)
+
+
+def processor_text(own: Source, key: str, usual: str) -> str:
+    """Return a text that ``processor_config.json`` states, or the `usual` one."""
+    assert own.path is not None
+    file = own.path / "processor_config.json"
+    return str((read_json(file) if file.is_file() else {}).get(key, usual))
 
 
 def chat_template(own: Source) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vita_core.errors import CheckpointError, nearest
-from vita_core.layouts import internvl, internvl_hf, llava, llava_hf, onevision_hf, vipllava_hf, vita
+from vita_core.layouts import internvl, internvl_hf, llava, llava_hf, onevision_hf, pixtral_hf, vipllava_hf, vita
 from vita_core.layouts.layout import Layout, OldConfig
 from vita_core.weights.jsonfiles import read_json
 
@@ -14,6 +14,7 @@ __all__ = ["LAYOUTS", "is_adapter", "read_config", "recognise"]
 LAYOUTS = (
     vita.LAYOUT,
     llava.LAYOUT,
+    pixtral_hf.LAYOUT,
     llava_hf.LAYOUT,
     onevision_hf.LAYOUT,
     vipllava_hf.LAYOUT,

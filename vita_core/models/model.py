@@ -19,7 +19,7 @@ from vita_core.language.llm import LanguageModel
 from vita_core.language.merging import merge
 from vita_core.models.exporting import Exported, export_model, source_of
 from vita_core.models.old_names import OldNames
-from vita_core.models.pictures import Picture, Prepared, encoded, prepare
+from vita_core.models.pictures import Picture, Prepared, encoded, prepare, token_grid
 from vita_core.models.saving import save_model
 from vita_core.pixels.anyres import pack
 from vita_core.pixels.video import Clip
@@ -220,6 +220,10 @@ class VisionLanguageModel(OldNames):
         if anyres is not None:
             tile = self.tower.resolved.geometry.input_size[0]
             return [pack(tokens, self.tower.grid, size, anyres, tile, self.newline)]
+        prompt = self.settings.prompt
+        if prompt.row_tokens is not None:
+            grid = token_grid(self.tower, self.settings.images, size)
+            tokens = torch.stack([self.llm.rows(prompt, tile, grid) for tile in tokens])
         return list(tokens) if by_tile else [tokens.flatten(0, 1)]
 
     def _check_context(self, prompt_tokens: int, limit: int) -> None:

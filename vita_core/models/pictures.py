@@ -17,11 +17,12 @@ from vita_core.pixels.anyres import cut_anyres
 from vita_core.pixels.images import MAX_PIXELS, arrange, bicubic, open_picture, pad_to_square
 from vita_core.pixels.processors import fast_resizer
 from vita_core.pixels.video import Clip, is_still, read_clip
+from vita_core.planning.geometry import Grid, shuffled_grid
 from vita_core.planning.videos import refuse_stills
 from vita_core.towers.devices import copied
 from vita_core.towers.tower import BaseVisionTower
 
-__all__ = ["Picture", "Prepared", "encoded", "prepare"]
+__all__ = ["Picture", "Prepared", "encoded", "prepare", "token_grid"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,16 @@ def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture, *, s
         )
     pixels = processor.preprocess(parts, return_tensors="pt")["pixel_values"]
     return Prepared(pixels if isinstance(pixels, Tensor) else torch.stack(pixels), opened.size)
+
+
+def token_grid(tower: BaseVisionTower, images: ImagesConfig, size: tuple[int, int]) -> Grid:
+    """Return the grid of the tokens of a picture, or of each of its tiles, for a picture of `size` (width, height)."""
+    native, settings = tower.shape.native, tower.settings
+    if native is None or settings.pool is not None:
+        return tower.grid
+    height, width = (max(size), max(size)) if images.aspect == "pad" else size[::-1]
+    grid: Grid = native.grid(*native.size(height, width))
+    return shuffled_grid(grid, settings.pixel_shuffle) if settings.pixel_shuffle else grid
 
 
 def encoded(tower: BaseVisionTower, pictures: Sequence[Tensor]) -> list[Tensor]:

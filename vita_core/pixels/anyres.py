@@ -19,7 +19,7 @@ from vita_core.errors import CheckpointError
 from vita_core.loading import read_tensors
 from vita_core.pixels.images import Resize, bicubic
 from vita_core.planning.geometry import Grid
-from vita_core.planning.tiling import best_grid, unpadded
+from vita_core.planning.tiling import best_grid, shrunk, unpadded
 
 __all__ = ["NEWLINE", "cut_anyres", "pack", "read_newline"]
 
@@ -84,22 +84,14 @@ def pack(
     if config.merge == "spatial_unpad":
         whole = _unpad(whole, size)
     if config.shrink_to is not None:
-        whole = _shrunk(whole, config.shrink_to * grid[0] ** 2)
+        size = shrunk((whole.shape[0], whole.shape[1]), config.shrink_to * grid[0] ** 2)
+        if size != whole.shape[:2]:
+            whole = F.interpolate(whole.permute(2, 0, 1)[None], size, mode="bilinear")[0].permute(1, 2, 0)
     if config.merge == "spatial_unpad":
         assert newline is not None
         ends = newline.to(whole).expand(whole.shape[0], 1, -1)
         whole = torch.cat([whole, ends], dim=1)
     return torch.cat([tokens[0], whole.flatten(0, 1)])
-
-
-def _shrunk(whole: Tensor, most: int) -> Tensor:
-    """Return a map (H, W, D) of over 1.21 times `most` positions scaled down to about `most`, bilinearly."""
-    height, width = whole.shape[:2]
-    ratio = math.sqrt(height * width / most)
-    if ratio <= 1.1:
-        return whole
-    size = (int(height // ratio), int(width // ratio))
-    return F.interpolate(whole.permute(2, 0, 1)[None], size, mode="bilinear")[0].permute(1, 2, 0)
 
 
 def _unpad(whole: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ from vita_core.planning.native import at_size
 from vita_core.planning.origins import Setting, used_settings
 from vita_core.planning.projectors import ResolvedProjector
 from vita_core.planning.resolution import Place, Resolved, resolve
-from vita_core.planning.tiling import tiles_and_tokens
+from vita_core.planning.tiling import most_tokens, tiles_and_tokens
 from vita_core.planning.towers import ResolvedTower
 from vita_core.planning.videos import refuse_stills
 from vita_core.plugins.native import MAX_ASPECT
@@ -121,8 +121,11 @@ def _of_picture(resolved: Resolved, picture: tuple[int, int] | None) -> tuple[Re
     """Return the tower with its sizes for a picture of (width, height), and the picture's tiles and visual tokens."""
     tower, images = resolved.tower, resolved.config.images
     geometry, native = tower.geometry, tower.shape.native
+    *_, rows, cols = geometry.grid
+    ends = resolved.config.prompt.row_tokens is not None  # a token behind each row
     if picture is None:
-        return tower, images.most_tiles, images.most_tiles * geometry.num_tokens
+        tokens = most_tokens(images, geometry.input_size[0], (rows, cols), geometry.num_tokens)
+        return tower, images.most_tiles, tokens + ends * rows * images.most_tiles
     width, height = picture
     if tower.shape.frames is not None:
         raise ConfigError(f"--picture: tower {tower.spec.name!r} takes videos, not pictures. Try: leave it out")
@@ -135,9 +138,9 @@ def _of_picture(resolved: Resolved, picture: tuple[int, int] | None) -> tuple[Re
         side = max(width, height)
         padded = (side, side) if images.aspect == "pad" else (height, width)
         tower = at_size(tower, native.size(*padded))
-        return tower, 1, tower.geometry.num_tokens
-    *_, rows, cols = geometry.grid
-    return tower, *tiles_and_tokens(images, picture, geometry.input_size[0], (rows, cols), geometry.num_tokens)
+        return tower, 1, tower.geometry.num_tokens + ends * tower.geometry.grid[-2]
+    tiles, tokens = tiles_and_tokens(images, picture, geometry.input_size[0], (rows, cols), geometry.num_tokens)
+    return tower, tiles, tokens + ends * rows * tiles
 
 
 def tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:

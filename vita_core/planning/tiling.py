@@ -7,13 +7,14 @@ ratio is closest to the picture's. The rules of ``images.anyres`` are those of L
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 from vita_core.config.images import ImagesConfig
 from vita_core.errors import ConfigError, PictureError
 
-__all__ = ["best_grid", "count_tiles", "tile_grid", "tiles_and_tokens", "unpadded"]
+__all__ = ["best_grid", "count_tiles", "most_tokens", "shrunk", "tile_grid", "tiles_and_tokens", "unpadded"]
 
 
 def tile_grid(width: int, height: int, *, tile: int, min_tiles: int = 1, max_tiles: int = 12) -> tuple[int, int]:
@@ -109,7 +110,24 @@ def tiles_and_tokens(
         return 1, tokens
     rows, cols = best_grid(size, images.anyres.grids, tile)
     count = 1 + rows * cols
-    if images.anyres.merge != "spatial_unpad":
+    if images.anyres.merge == "flat":
         return count, count * tokens
-    whole = unpadded((rows * grid[0], cols * grid[1]), size)
-    return count, tokens + whole[0] * (whole[1] + 1)  # and a newline token behind each row
+    whole, ends = (rows * grid[0], cols * grid[1]), images.anyres.merge == "spatial_unpad"
+    whole = unpadded(whole, size) if ends else whole
+    if images.anyres.shrink_to is not None:
+        whole = shrunk(whole, images.anyres.shrink_to * grid[0] ** 2)
+    return count, tokens + whole[0] * (whole[1] + ends)  # and a newline token behind each row
+
+
+def shrunk(grid: tuple[int, int], most: int) -> tuple[int, int]:
+    """Return the (rows, cols) of a map scaled down to about `most` positions if it has over 1.21 times as many."""
+    ratio = math.sqrt(grid[0] * grid[1] / most)
+    return (int(grid[0] // ratio), int(grid[1] // ratio)) if ratio > 1.1 else grid
+
+
+def most_tokens(images: ImagesConfig, tile: int, grid: tuple[int, int], tokens: int) -> int:
+    """Return the most tokens that the language model gets of a picture (see `tiles_and_tokens`)."""
+    if images.anyres is None or images.anyres.shrink_to is None:
+        return images.most_tiles * tokens
+    sizes = [(cols * tile, rows * tile) for rows, cols in images.anyres.grids]
+    return max(tiles_and_tokens(images, size, tile, grid, tokens)[1] for size in sizes)
