@@ -60,7 +60,13 @@ class Encoder:
 
 
 def of_transformers(
-    name: str, *, side: int = 224, prefix: int = 1, normed: bool = True, layers: str = "num_hidden_layers", **config: Any
+    name: str,
+    *,
+    side: int = 224,
+    prefix: int = 1,
+    normed: bool = True,
+    layers: str = "num_hidden_layers",
+    **config: Any,
 ) -> Encoder:
     """Return the encoder of transformers whose classes are ``{name}Config`` and ``{name}Model``."""
     made = getattr(transformers, f"{name}Config")(**config)

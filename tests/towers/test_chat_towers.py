@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from chat_models import MODELS, chat_model
-from conftest import close, vita
+from chat_models import CLS, MODELS, WRITTEN, block_states, chat_model
+from conftest import GOLDEN, close, vita
 from families import library_states, patches_of, settings
 from huggingface_hub import split_torch_state_dict_into_shards
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vita_core import VitaError, build_tower, make_plan
@@ -40,13 +41,18 @@ def test_the_vision_part_of_a_multimodal_model(tmp_path: Path, model_type: str, 
     _, vision = chat_model(model_type, tmp_path)
     tower = build_tower(settings(tmp_path, layers="all", select_layer=-1, select_feature="patch"))
     pixels = torch.randn(2, 3, *tower.shape.image_size)
-    states = library_states(vision, pixels)
-    close(tower(pixels), patches_of(states[-1], tower.shape.prefix_tokens))
+    shape = tower.shape
+    if model_type in WRITTEN:
+        states = block_states(model_type, vision, pixels)
+        assert (shape.prefix_tokens, shape.suffix_tokens) == (int(model_type in CLS), int(model_type == "llama4"))
+    else:
+        states = [patches_of(state, shape.prefix_tokens) for state in library_states(vision, pixels)]
+    close(tower(pixels), states[-1])
     wanted = sum(tensor.nbytes for tensor in tower.encoder.state_dict().values())
     assert sum(read) == wanted  # and nothing of the language model
     assert tower.load_report.skipped["other parts of the model"]
     first = build_tower(settings(tmp_path, select_layer=1, select_feature="patch"))
-    close(first(pixels), patches_of(states[1], tower.shape.prefix_tokens))
+    close(first(pixels), states[1])
 
 
 OLDER = {
@@ -172,3 +178,19 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     config["quantization_config"]["llm_int8_skip_modules"] = ["model.vision_tower", "lm_head"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert build_tower(settings(tmp_path)).is_loaded
+
+
+@pytest.mark.parametrize("kind", ["LlavaNextImageProcessorPil", "LlavaOnevisionImageProcessorPil"])
+def test_a_processor_that_cuts_tiles_makes_the_whole_picture(tmp_path: Path, kind: str) -> None:
+    """The first of the tiles that the library's processor makes is the whole picture."""
+    chat_model("llava", tmp_path)
+    size = {"shortest_edge": 56} if kind.startswith("LlavaNext") else {"height": 56, "width": 56}
+    crop = {"crop_size": {"height": 56, "width": 56}} if kind.startswith("LlavaNext") else {}
+    theirs = getattr(transformers, kind)(size=size, **crop, image_grid_pinpoints=[[112, 56], [56, 112]])
+    theirs.save_pretrained(tmp_path)
+    tower = build_tower(settings(tmp_path))
+    picture = Image.open(GOLDEN / "pictures" / "wide.png").convert("RGB")
+    made = tower.image_processor.preprocess([picture], return_tensors="pt")["pixel_values"]
+    expected = theirs.preprocess([picture], return_tensors="pt")["pixel_values"][0][:1]
+    torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)
+    assert tower(made).shape == (1, 16, 32)

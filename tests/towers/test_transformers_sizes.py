@@ -65,6 +65,9 @@ REFUSED = {
     "emu3": r"model_type 'emu3' has no vision encoder: it turns pictures into codes of a table\. Try: ",
     "fuyu": r"model_type 'fuyu' has no vision encoder: its language model takes the pixels of the patches\. Try: ",
     "vilt": r"model_type 'vilt' has no vision encoder: pictures and texts share one encoder\. Try: ",
+    "groupvit": r"\(groupvit_vision_model\) is not opened: its blocks give groups of patches, which have no grid\. Try: ",
+    "phi4_multimodal": r"\(phi4_multimodal_vision\) is not opened: it masks the patches of each picture, .*\. Try: ",
+    "xclip": r"\(xclip_vision_model\) is not opened: it takes the frames of videos, .*\. Try: ",
     "gemma4": r"model_type 'gemma4' has no vision encoder: it takes no pixels\. Try: ",
 }
 

@@ -14,7 +14,7 @@ from vita_core.plugins.registry import import_object
 from vita_core.plugins.specs import Shape, TowerSpec
 from vita_core.weights.sources import Source
 
-__all__ = ["asked", "shape_of"]
+__all__ = ["asked", "shape_of", "takes_preprocessor"]
 
 
 def shape_of(
@@ -39,6 +39,13 @@ def shape_of(
             "parameter `size`, or report this to the author of the plugin"
         )
     return shape
+
+
+def takes_preprocessor(spec: TowerSpec, owner: Owner) -> bool:
+    """Return whether the spec's processor is a function with a parameter for the checkpoint's preprocessor config."""
+    found = spec.processor
+    function = import_object(found, requires=spec.requires, owner=owner) if isinstance(found, str) else found
+    return callable(function) and "preprocessor" in inspect.signature(function).parameters
 
 
 def asked(

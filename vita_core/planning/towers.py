@@ -13,7 +13,7 @@ from vita_core.config.schema import TowerConfig
 from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, ConfigError, PluginError
 from vita_core.layouts.parts import Part
-from vita_core.planning.asking import asked, shape_of
+from vita_core.planning.asking import asked, shape_of, takes_preprocessor
 from vita_core.planning.described import choose_tower, named_source, random_weights
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
 from vita_core.planning.options import validated_options
@@ -115,7 +115,7 @@ def resolve_tower(
     if shape.native is not None:
         shape = in_whole_blocks(settings, shape, lambda size: shape_of(spec, owner, source, options, size))
     geometry = tower_geometry(settings, shape)
-    processor = source.preprocessor or _processor(spec, owner, source, shape)
+    processor = _processor(spec, owner, source, shape)
     if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail
         processor = _resized(processor, geometry.input_size[0])
     origins["image_size"] = size_origin(shape, source, origins)
@@ -158,7 +158,9 @@ def _shape(spec: TowerSpec, owner: Owner, settings: TowerConfig, source: Source)
 
 
 def _processor(spec: TowerSpec, owner: Owner, source: Source, shape: Shape) -> Mapping[str, Any]:
-    """Return the preprocessing that the spec states, for a checkpoint without a preprocessor config."""
+    """Return the checkpoint's preprocessor config, or what the spec states. A function of the spec may change the former."""
+    if source.preprocessor and not takes_preprocessor(spec, owner):
+        return source.preprocessor
     if spec.processor is None or isinstance(spec.processor, Mapping):
         return completed(spec.processor, shape, source)
     stated: Mapping[str, Any] = asked(spec.processor, spec, owner, source, shape)

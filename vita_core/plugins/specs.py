@@ -63,7 +63,8 @@ class TowerSpec:
     native resolution (`Shape.native`) needs a parameter `size`: (height, width) of the pictures to count for, or None.
     Without `shape`, it is measured by one run of the encoder on the meta device (see `BaseVisionTower.block_path`).
     processor: for checkpoints without ``preprocessor_config.json``: a function of a checkpoint config and a `Shape` that
-    returns a dict in the form of that file, or the dict itself, which may leave out the type, the sizes and the filter.
+    returns a dict in the form of that file, or the dict itself, which may leave out the type, the sizes and the filter. A
+    function with a parameter `preprocessor` is always called, with the content of the file or None.
     model_types: values of ``model_type`` in ``config.json`` that this tower opens.
     recognises: function of a checkpoint config that returns whether this tower opens it, for layouts without a ``model_type``.
     hub_ids: known hub ids and their published configs (geometry), so that ``vita plan`` works offline.

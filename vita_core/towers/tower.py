@@ -34,10 +34,10 @@ class BaseVisionTower(BatchRunner):
     Class attributes, all optional, map checkpoint keys to the encoder's keys (see `vita_core.loading.KeyRules`):
     `renames` (regular expression, replacement); `splits` (expression, replacements) for a fused tensor cut on dim 0;
     `skips` (expression, reason) for tensors that the encoder does not need. `block_key` is an expression whose group 1 is
-    the index of a block: blocks after the last selected layer are then not read. With `nested`, checkpoints may
-    hold a larger model: the encoder is taken from below the prefix where most of its keys are found, and the rules are for
-    the keys below it. `input_sizes` says which other picture sizes the encoder accepts: ``any``, ``patches`` (multiples of
-    the patch size; it interpolates positions) or ``fixed``.
+    the index of a block: blocks after the last selected layer are then not read. With `nested`, checkpoints may hold a
+    larger model: the encoder is taken from below the prefix where most of its keys are found, and the rules are for the
+    keys below it; `outer_renames` are tried on the larger model's keys before. `input_sizes` says which other picture sizes
+    the encoder accepts: ``any``, ``patches`` (multiples of the patch size; it interpolates positions) or ``fixed``.
 
     Subclasses may read `settings` (the tower's config with defaults), `checkpoint_config` (the checkpoint's own config),
     `shape`, and `blocks` (how many to build). They must register parameters in the order they run, or define
@@ -50,6 +50,7 @@ class BaseVisionTower(BatchRunner):
     skips: ClassVar[Sequence[tuple[str, str]]] = ()
     block_key: ClassVar[str | None] = None
     nested: ClassVar[bool] = False
+    outer_renames: ClassVar[Sequence[tuple[str, str]]] = ()
 
     def __init__(self, resolved: ResolvedTower, device: torch.device | str = "cpu") -> None:
         super().__init__(resolved, device)
@@ -86,7 +87,7 @@ class BaseVisionTower(BatchRunner):
             where = f"tower {self.resolved.source.weights}" + (f" with options {stated}" if stated else "")
             rules = self.key_rules()
             if self.nested:
-                rules = nested_rules(rules, encoder.state_dict().keys(), self._stored_keys())
+                rules = nested_rules(rules, encoder.state_dict().keys(), self._stored_keys(), self.outer_renames)
             report = fill(encoder, self._tensors(rules), rules, dtype=self.dtype, device=device, where=where)
         freeze(encoder, self.settings.freeze, self.shape, self.in_run_order)
         self._compiled_whole = self.settings.compile and not compile_blocks(encoder)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from vita_plugins.transformers.odd import length_first, mllama_arguments, mllama_tokens, molmo2_arguments
+
 
 @dataclass(frozen=True)
 class Family:
@@ -20,7 +22,10 @@ class Family:
     if ``forward`` has the argument ``interpolate_pos_encoding``, else no other.
     settings: keys of the model's config that are set.
     frames: of an encoder of videos, the key of the model's config with the number of frames.
-    suffix: the key of the model's config with the number of tokens behind the patches.
+    suffix: the number of tokens behind the patches, or the key of the model's config with that number.
+    more: the path of a list of blocks that run after the others.
+    given: returns the arguments of ``forward``, from (model, pixels), if the pixels are not its first argument.
+    tokens: returns the tokens (B, T, C) of a hidden state, from (model, state), if it is of another form.
     arguments: arguments of ``forward`` besides the pixels.
     rows: puts the features of a layer into rows, from (model, layer, (B, N, C)) to (B, rows, cols, C).
     """
@@ -33,9 +38,16 @@ class Family:
     sizes: str | None = None
     settings: tuple[tuple[str, object], ...] = ()
     frames: str | None = None
-    suffix: str | None = None
+    suffix: str | int = 0
+    more: str | None = None
+    given: Callable[[Any, Any], dict[str, Any]] | None = None
+    tokens: Callable[[Any, Any], Any] | None = None
     arguments: tuple[tuple[str, object], ...] = ()
     rows: Callable[[Any, int, Any], Any] | None = None
+
+    def suffix_of(self, config: Any) -> int:
+        """Return the number of tokens behind the patches."""
+        return self.suffix if isinstance(self.suffix, int) else int(getattr(config, self.suffix))
 
 
 USUAL = Family()
@@ -47,6 +59,7 @@ FAMILIES = {
     "bit": CNN,
     "convnext": CNN,
     "convnextv2": CNN,
+    "bridgetower_vision_model": Family(sizes="fixed", tokens=length_first),
     "cvt": CNN,
     "dinov2": PATCHES,
     "dinov2_with_registers": PATCHES,
@@ -58,6 +71,12 @@ FAMILIES = {
     "hgnet_v2": CNN,
     "hiera": Family(sizes="fixed", rows=lambda model, layer, state: model.encoder.reroll(state, max(layer - 1, 0))),
     "internvl_vision": PATCHES,
+    "got_ocr2_vision": Family(channels_last=True),
+    "llama4_vision_model": Family(sizes="fixed", suffix=1),
+    "mllama_vision_model": Family(
+        "transformer.layers", more="global_transformer.layers", given=mllama_arguments, tokens=mllama_tokens
+    ),
+    "molmo2_vision": Family(given=molmo2_arguments),
     "levit": Family(down="LevitAttentionSubsample"),
     "mlcd_vision_model": PATCHES,
     "mobilenet_v1": CNN,
@@ -93,9 +112,13 @@ REASONS = {
     "chameleon": "it turns pictures into codes of a table",
     "emu3": "it turns pictures into codes of a table",
     "fuyu": "its language model takes the pixels of the patches",
+    "groupvit_vision_model": "its blocks give groups of patches, which have no grid",
+    "phi4_multimodal_vision": "it masks the patches of each picture, which is not supported yet",
+    "step3p5_vision": "it computes its positions from values, which is not supported yet",
     "vilt": "pictures and texts share one encoder",
+    "xclip_vision_model": "it takes the frames of videos, which is not supported yet",
 }
-"""Why a model of pictures has no vision encoder, by its ``model_type``."""
+"""Why a model of pictures, or its vision part, is not opened, by its ``model_type``."""
 
 NATIVE = ("gemma4",)
 """How the ``model_type`` of vision models starts that keep the size of each picture and are not opened yet."""

@@ -45,6 +45,8 @@ def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
     own = type(part).model_type
     if part is not whole and not own.startswith(NATIVE):
         named = f"the vision part of {named} ({own})"
+    if own in REASONS:
+        raise VitaError(f"config.json: {named} is not opened: {REASONS[own]}. {OTHER}")
     if type(part) in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING and own not in FAMILIES:
         raise VitaError(f"config.json: {named} takes videos, which is not supported yet. {OTHER}")
     if own.startswith(NATIVE):

@@ -89,7 +89,7 @@ def measured(config: str, size: tuple[int, int]) -> tuple[Shape, Trace]:
     frames = None if family.frames is None else int(getattr(model.config, family.frames))
     still = frames is None or runs_as_pictures(model.config)
     pixels = torch.empty(1, *(3, *size) if frames is None else (frames, 3, *size), device="meta")
-    traced = trace(model, family, inputs(family, model, pixels), still=still)
+    traced = trace(model, family, inputs(family, model, pixels), pixels, still=still)
     parameters = [0] * (len(traced.layers) + 1)
     for path, step in traced.steps.items():
         if traced.norm is None or not inside(path, traced.norm):
@@ -101,7 +101,7 @@ def measured(config: str, size: tuple[int, int]) -> tuple[Shape, Trace]:
     ]
     norm = None if traced.norm is None else sum(one.numel() for one in model.get_submodule(traced.norm).parameters())
     prefix = min(layer.prefix for layer in traced.layers[traced.first_layer :])
-    suffix = 0 if family.suffix is None else int(getattr(model.config, family.suffix))
+    suffix = family.suffix_of(model.config)
     shape = replace(Shape.from_stages(size, stages, norm, prefix, traced.first_layer), suffix_tokens=suffix)
     if frames is None:
         return shape, traced

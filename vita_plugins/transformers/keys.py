@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from torch import nn
-from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
 from vita_core import VitaError
@@ -25,11 +25,17 @@ class Keys:
     renames: list[tuple[str, str]] = field(default_factory=list)
     splits: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     skips: list[tuple[str, str]] = field(default_factory=list)
+    outer: list[tuple[str, str]] = field(default_factory=list)
 
 
-def checkpoint_keys(model: nn.Module, family: Family) -> Keys:
-    """Return the rules for a checkpoint of `model` alone."""
+def checkpoint_keys(model: nn.Module, family: Family, parent: str | None) -> Keys:
+    """Return the rules for a checkpoint of `model` alone, and those for the keys of a `parent` with this ``model_type``."""
     keys = Keys()
+    for conversion in get_checkpoint_conversion_mapping(parent) or []:
+        if isinstance(conversion, WeightRenaming):
+            keys.outer.append(renaming(conversion, family))
+        elif all(repr(operation) == "Chunk(dim=0)" for operation in conversion.operations):
+            keys.splits.append((conversion.source_patterns[0], tuple(conversion.target_patterns)))
     own = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
     whole = getattr(model, "base_model_prefix", None)
     if whole and whole not in own:  # transformers saves ViT-MSN's classifier with `vit.` before some keys only
@@ -47,6 +53,9 @@ def checkpoint_keys(model: nn.Module, family: Family) -> Keys:
     if family.blocks.startswith("encoder.layer"):  # AltCLIP is saved as `encoder.layer` and built as `encoder.layers`
         keys.renames.append((r"^encoder\.layers?\.", f"{family.blocks}."))
     keys.skips.append((rf"^(?!(?:{'|'.join(own)})\.)(?:{'|'.join(HEADS)})\.", "head"))
+    if parent is not None:  # OWL-ViT's vision model has all its parts below `vision_model.`, as the whole model has
+        top = "|".join(dict.fromkeys(key.partition(".")[0] for key in model.state_dict()))
+        keys.skips.append((rf"^(?!(?:{top})(?:\.|$))", "other parts of the model"))
     computed = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
     keys.skips += [(pattern, "tables that are computed") for pattern in [*computed, r"position_ids$"]]
     return keys

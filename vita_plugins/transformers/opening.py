@@ -61,8 +61,10 @@ def built(config: str) -> nn.Module:
         return geometry.build(vision_config(json.loads(config)))
 
 
-def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """Return the default settings of the model's image processor in transformers."""
+def processor(config: Mapping[str, Any], shape: Shape, preprocessor: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the checkpoint's preprocessor config, or the default settings of the model's image processor in transformers."""
     part = vision_config(config)
     native = native_of(part)
-    return pictures.processor(config, shape) if native is None else native_processor(native, part, whole_config(config))
+    if native is None:
+        return pictures.processor(config, shape, preprocessor)
+    return preprocessor or native_processor(native, part, whole_config(config))

@@ -16,6 +16,11 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 """The normalisation of DINOv2's published checkpoints. Their image processor's own default is CLIP's."""
 
 
+TILING = ("Aria", "BridgeTower", "Cohere2Vision", "GotOcr2", "Granite4", "Llama4", "LlavaNext", "LlavaOnevision", "Mllama",
+          "Molmo2", "Ovis2", "PerceptionLM", "VideoLlava")  # fmt: skip
+"""How the names of image processors start that give no plain batch of pictures of one size."""
+
+
 def pair(size: Any) -> tuple[int, int] | None:
     """Return (height, width) for an integer, a pair, or a dict of height and width, and None for anything else."""
     if isinstance(size, Mapping):
@@ -64,8 +69,29 @@ def image_size(
     return found, f"preprocessor: {key}" if made else "options.image_size" if asked else None
 
 
-def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """Return the default settings of the model's image processor in transformers, for pictures or videos of its size."""
+def one_picture(made: Mapping[str, Any], shape: Shape) -> Mapping[str, Any]:
+    """Return a preprocessor config that makes one picture of the encoder's size.
+
+    The processors of some multimodal models cut tiles or give other arguments besides. `made` is returned if it is not one
+    of them. What they make of the whole picture is a resize to a square.
+    """
+    if not str(made.get("image_processor_type")).startswith(TILING):
+        return made
+    kept = {
+        key: made[key] for key in ("image_mean", "image_std", "rescale_factor", "resample") if made.get(key) is not None
+    }
+    height, width = shape.image_size
+    size = {"height": height, "width": width}
+    return {"image_processor_type": "CLIPImageProcessor", "size": size, "do_center_crop": False, **kept}
+
+
+def processor(config: Mapping[str, Any], shape: Shape, preprocessor: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the checkpoint's preprocessor config, or the settings of the model's image processor in transformers.
+
+    They are for pictures or videos of the encoder's size.
+    """
+    if preprocessor is not None:
+        return one_picture(preprocessor, shape)
     model_type = config["model_type"]
     known = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or VIDEO_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
     # DINOv2 with registers and DINOv3's ConvNeXt have none of their own
@@ -74,6 +100,8 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         known if isinstance(known, str) else known.get("torchvision", usual)
     )  # older versions: the name of video processors
     made: dict[str, Any] = dict(getattr(transformers, f"{kind}Pil", getattr(transformers, kind))().to_dict())
+    if (plain := one_picture(made, shape)) is not made:
+        return {**plain, "resample": int(made["resample"])}
     height, width = shape.image_size
     square = {"height": height, "width": width}
     larger = made["size"].get("shortest_edge", 1) / made["crop_size"]["height"] if made.get("do_center_crop") else 1

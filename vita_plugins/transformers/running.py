@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from vita_core import VitaError
 from vita_plugins.transformers.families import Family
 from vita_plugins.transformers.pictures import pair
 from vita_plugins.transformers.recording import first_tensor
@@ -21,9 +22,24 @@ def interpolates(model: nn.Module) -> bool:
     return "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 
 
+def first_argument(model: nn.Module) -> str:
+    """Return the name of the argument for the pixels. Raises VitaError if ``forward`` needs more than that."""
+    known = inspect.signature(model.forward).parameters
+    main = str(getattr(model, "main_input_name", ""))
+    chosen = main if main in known else next(iter(known))
+    needed = [name for name, one in known.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    if len({chosen, *needed}) > 1:
+        raise VitaError(
+            f"{type(model).__name__} needs more than pixels: {', '.join(name for name in needed if name != chosen)}. "
+            "Try: another tower (`vita towers` lists them), or a plugin of your own (docs/write-a-plugin.md)"
+        )
+    return chosen
+
+
 def inputs(family: Family, model: nn.Module, pixels: Tensor) -> dict[str, Any]:
     """Return the arguments of the model's ``forward`` for pixels (B, 3, H, W), or of videos (B, frames, 3, H, W)."""
-    given: dict[str, Any] = {str(model.main_input_name): pixels, **dict(family.arguments)}
+    given: dict[str, Any] = {first_argument(model): pixels} if family.given is None else family.given(model, pixels)
+    given |= dict(family.arguments)
     size, config = tuple(pixels.shape[-2:]), model.config
     if interpolates(model) and size != pair(getattr(config, "image_size", None)):
         given["interpolate_pos_encoding"] = True
@@ -33,13 +49,18 @@ def inputs(family: Family, model: nn.Module, pixels: Tensor) -> dict[str, Any]:
     return given
 
 
-def watch(model: nn.Module, layer: Layer, keep: Callable[[Tensor], None]) -> RemovableHandle:
+def watch(family: Family, model: nn.Module, layer: Layer, keep: Callable[[Tensor], None]) -> RemovableHandle:
     """Call `keep` with the hidden state of a layer when it is reached."""
     module = model.get_submodule(layer.path)
+
+    def take(value: Any) -> None:
+        state = first_tensor(value)
+        keep(state if family.tokens is None else family.tokens(model, state))
+
     if layer.after:
-        return module.register_forward_hook(lambda _, args, output: keep(first_tensor(output)))
+        return module.register_forward_hook(lambda _, args, output: take(output))
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        keep(first_tensor([*args, *kwargs.values()]))
+        take([*args, *kwargs.values()])
 
     return module.register_forward_pre_hook(before, with_kwargs=True)

@@ -38,8 +38,9 @@ class TransformersTower(BaseVisionTower):
         after = remove(
             model, traced, count, lambda path: traced.steps[path] > count and not inside(path, traced.norm or "-")
         )
-        keys = checkpoint_keys(model, self.family)
-        self.renames, self.splits, self.skips = keys.renames, keys.splits, keys.skips
+        parent = self.checkpoint_config.get("model_type")
+        keys = checkpoint_keys(model, self.family, None if parent == type(part).model_type else parent)
+        self.renames, self.splits, self.skips, self.outer_renames = keys.renames, keys.splits, keys.skips, keys.outer
         self.input_sizes = self.family.sizes or ("patches" if interpolates(model) else "fixed")
         behind = remove(model, traced, self.blocks, lambda path: count >= traced.steps[path] > self.blocks)
         for paths, reason in ((behind, "blocks after the last selected layer"), (after, "head")):
@@ -66,7 +67,9 @@ class TransformersTower(BaseVisionTower):
         assert self.encoder is not None
         encoder, given = self.encoder, inputs(self.family, self.encoder, pixels)
         kept = hidden_states(
-            lambda layer, keep: watch(encoder, self.trace.layers[layer], keep), lambda: encoder(**given), layers
+            lambda layer, keep: watch(self.family, encoder, self.trace.layers[layer], keep),
+            lambda: encoder(**given),
+            layers,
         )
         grid = self.grid_of(pixels, layers[-1])
         if self.shape.frames is not None:

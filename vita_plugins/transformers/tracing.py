@@ -84,7 +84,8 @@ def groups(model: nn.Module, family: Family, called: set[str]) -> tuple[str, lis
         parts[-1] += [f"{path}.{index}" for path in beside]
         if family.only is None or type(model.get_submodule(f"{chosen}.{index}")).__name__ == family.only:
             parts.append([])
-    return chosen, parts[:-1]
+    further = [] if family.more is None else model.get_submodule(family.more)
+    return chosen, [*parts[:-1], *([f"{family.more}.{index}"] for index, _ in enumerate(further))]
 
 
 def size(module: nn.Module) -> int:
@@ -120,9 +121,8 @@ def shrinks(events: list[Event], path: str) -> bool:
     )
 
 
-def trace(model: nn.Module, family: Family, arguments: dict[str, Any], *, still: bool = True) -> Trace:
+def trace(model: nn.Module, family: Family, arguments: dict[str, Any], pixels: Tensor, *, still: bool = True) -> Trace:
     """Return the layers of a model on the meta device. It runs pictures or, unless `still`, videos."""
-    pixels = next(value for value in arguments.values() if isinstance(value, Tensor))
     events = record(model, arguments)
     blocks, parts = groups(model, family, {event.path for event in events})
     start = next(index for index, event in enumerate(events) if any(inside(event.path, part) for part in parts[0]))
@@ -204,14 +204,15 @@ class Grids:
 
     def layer(self, index: int, family: Family) -> Layer:
         """Return the layer at an event. Raises VitaError if no grid fits."""
-        event, shape = self.events[index], self.events[index].tensor.shape
+        event = self.events[index]
+        shape = (event.tensor if family.tokens is None else family.tokens(self.model, event.tensor)).shape
         grids, found = self.before(index), None
         if len(shape) == 4:
             first, last = (1, shape[2], shape[3]), (1, shape[1], shape[2])
             channels_last = last in grids and (family.channels_last or first not in grids)
             found = (last if channels_last else first, shape[3] if channels_last else shape[1], 0, channels_last)
         elif len(shape) == 3:
-            tokens = shape[1] - (0 if family.suffix is None else int(getattr(self.model.config, family.suffix)))
+            tokens = shape[1] - family.suffix_of(self.model.config)
             extra = 0 if self.last is None else self.last[1]
             sizes = sorted((grid for grid in grids if math.prod(grid) <= tokens), key=math.prod, reverse=True)
             exact = [grid for grid in grids if math.prod(grid) == tokens - extra]
