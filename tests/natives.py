@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+import transformers
 from PIL import Image
 
 SIZES = [(96, 96), (200, 40), (50, 150), (33, 257)]
@@ -29,4 +30,30 @@ def saved_timm(folder: Path, **changes: Any) -> Any:
     arguments = {**sizes, "class_token": True, "reg_tokens": 2, "fc_norm": False, **changes}
     model = timm.create_model("naflexvit_base_patch16_gap", **arguments).eval()
     timm.models.save_for_hf(model, folder, model_args=arguments)
+    return model
+
+
+def saved_transformers(model_type: str, folder: Path) -> Any:
+    """A vision model of transformers with patches of 8 pixels, saved with its image processor as the library does."""
+    torch.manual_seed(0)
+    if model_type == "pixtral":
+        sizes = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "head_dim": 16,
+        }
+        config: Any = transformers.PixtralVisionConfig(**sizes, image_size=96, patch_size=8)
+        model, processor = transformers.PixtralVisionModel(config), transformers.PixtralImageProcessor
+        settings: dict[str, Any] = {"patch_size": 8, "size": {"longest_edge": 90}}
+    else:
+        library = transformers.models.qwen2_5_vl
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "depth": 2, "num_heads": 2, "out_hidden_size": 24}
+        config = library.configuration_qwen2_5_vl.Qwen2_5_VLVisionConfig(**sizes, patch_size=8, window_size=32)
+        model = library.modeling_qwen2_5_vl.Qwen2_5_VisionTransformerPretrainedModel(config)
+        processor = transformers.Qwen2VLImageProcessor
+        settings = {"patch_size": 8, "size": {"shortest_edge": 1024, "longest_edge": 8192}}
+    model.eval().save_pretrained(folder)
+    processor(**settings).save_pretrained(folder)
     return model

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import vita
-from natives import SIZES, picture, saved_timm
+from natives import SIZES, picture, saved_timm, saved_transformers
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from vita_core import VisionTower, VitaError, build_model, load_config
+from vita_core import VisionTower, VitaError, build_model, load_config, make_plan
 from vita_core.errors import ConfigError, PictureError
+from vita_core.training.data import read_samples
+from vita_core.training.feature_cache import FeatureCache
 from vita_core.training.train import train
 
 
@@ -174,3 +176,46 @@ def test_a_picture_that_is_too_narrow(config: Path, tmp_path: Path) -> None:
         model.ask(tmp_path / "narrow.png")
     with pytest.raises(VitaError, match="2 x 20000 pixels has an aspect ratio above 200:1"):
         model.tower.image_processor.preprocess(Image.new("RGB", (2, 20_000)))
+
+
+@pytest.mark.parametrize("rule", ["pixtral", "qwen2_5_vl_vision"])
+def test_budgets_of_other_rules(rule: str, tiny_llm: Path, captioned: Path, tmp_path: Path) -> None:
+    """`images.max_tokens` of Pixtral and Qwen2.5-VL, with the model's merger: no picture has more, and training stores them."""
+    saved_transformers(rule, tmp_path / "tower")
+    merger = {"options": {"merger": True}} if rule != "pixtral" else {}
+    config = {
+        "tower": {"weights": str(tmp_path / "tower"), **merger},
+        "llm": {"weights": str(tiny_llm)},
+        "images": {"max_tokens": 20} | ({"min_tokens": 4} if merger else {}),
+        "device": "cpu",
+    }
+    model = build_model(config)
+    counts = []
+    for size in [*SIZES, (8, 8), (400, 300)]:
+        answer = model.ask(picture(*size), "what is this ?", max_new_tokens=1)
+        counts.append(answer.visual_tokens)
+        assert make_plan(config, picture=size).tokens == answer.visual_tokens
+    assert max(counts) <= 20
+    assert min(counts) >= (4 if merger else 1)
+    assert len({*counts}) > 2
+    samples = read_samples(captioned)
+    cache = FeatureCache(tmp_path / "cache", load_config_of(config), model.tower, samples)
+    cache.fill()
+    for index, sample in enumerate(samples[:3]):
+        features = model.tower(model.prepare(sample.image).pixels)[0]
+        torch.testing.assert_close(cache.features(0, index), features, atol=1e-2, rtol=1e-2)
+
+
+def load_config_of(sections: dict[str, Any]) -> Any:
+    from vita_core.config.schema import config_from
+
+    return config_from(sections, [], "config")
+
+
+def test_a_picture_beyond_the_budget_is_not_cached(config: Path, captioned: Path, tmp_path: Path) -> None:
+    model = build_model(config)
+    cache = FeatureCache(tmp_path, load_config(config), model.tower, read_samples(captioned))
+    cache.shape = (*cache.shape[:2], 3, cache.shape[3])
+    cache.array = cache.array[:, :, :3].copy()
+    with pytest.raises(VitaError, match=r"images\.max_tokens: a picture has \d+ tokens, more than the budget of 3"):
+        cache.fill()

@@ -71,7 +71,11 @@ class ResolvedTower:
         native, geometry = self.shape.native, self.geometry
         if native is None or self.settings.select_feature == "cls":
             return geometry.num_tokens
-        return geometry.num_tokens - math.prod(geometry.grid) + int(native.max_tokens) // self.patches_per_token
+        most = int(native.max_tokens)
+        if native.by_edge:  # each side is rounded up to whole blocks
+            edge = math.isqrt(int(native.max_tokens * native.patch**2))
+            most = (math.ceil(edge / native.block) * native.merge) ** 2
+        return geometry.num_tokens - math.prod(geometry.grid) + most // self.patches_per_token
 
     def grid_of(self, height: int, width: int) -> Grid:
         """Return the grid of the output tokens for pixels of (height, width)."""

@@ -94,6 +94,7 @@ class FeatureCache:
         with prefetched(range(done, total), self._pixels, batch=BATCH) as batches, bar:
             for pixels in batches:
                 for features in encoded(self.tower, pixels):
+                    self._check_length(features)
                     lengths[done] = features.shape[1]
                     flat[done, : features.shape[1]] = features[0].to(torch.float16).cpu().numpy()
                     done += 1
@@ -103,6 +104,14 @@ class FeatureCache:
                     for array in written:
                         array.flush()  # a numpy.memmap
                     self._progress.write_text(json.dumps({"key": self._key, "done": done}))
+
+    def _check_length(self, features: Tensor) -> None:
+        """Raise VitaError for features (1, N, C) of a picture that a rule of native resolution sized beyond its budget."""
+        if features.shape[1] > self.shape[2]:
+            raise VitaError(
+                f"images.max_tokens: a picture has {features.shape[1]} tokens, more than the budget of {self.shape[2]}, which is "
+                "too near to the lower limit. Try: a larger `images.max_tokens`, or a smaller `images.min_tokens`"
+            )
 
     def features(self, copy: int, index: int) -> Tensor:
         """Return the features (N, C) of a copy of a sample."""
