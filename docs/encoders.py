@@ -1,8 +1,9 @@
-"""Write the table in encoders.md: which encoders of timm open. Every module of the installed timm is tried with one small model.
+"""Write the tables in encoders.md: which encoders of timm and open_clip open.
 
-A model gets random weights, timm saves it, and the tower must plan it and give timm's own features of the last layer. This
-takes some minutes, so only `make test-extras` checks the page. With ``--check``, write nothing; exit with an error if the page
-differs from the installed timm's. Names of modules limit the run to these.
+Every module of timm is tried with one small model: it gets random weights, timm saves it, and the tower must plan it and give
+timm's own features of the last layer. Every model of open_clip is planned. This takes some minutes, so only `make test-extras`
+checks the page. With ``--check``, write nothing; exit with an error if the page differs from the installed libraries'. The name
+of a library limits the run to it; with names of its modules or models as well, these are tried and nothing is written.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import open_clip
+import open_clip_table
 import timm
 import torch
 from timm.models import save_for_hf
@@ -27,7 +30,6 @@ from vita_core.planning.towers import resolve_tower
 
 HERE = Path(__file__).parent
 PAGE = HERE / "encoders.md"
-BEGIN, END = "<!-- timm: begin, written by docs/encoders.py -->", "<!-- timm: end -->"
 CHOSEN: dict[str, tuple[str, dict[str, Any]]] = json.loads((HERE / "encoders.json").read_text())
 """For each module of timm the name of a small model, and arguments that make it smaller."""
 
@@ -75,12 +77,13 @@ def tried(module: str) -> Row:
     return Row(module, name, str(shape.layers), sizes, str(shape.prefix_tokens))
 
 
-def rows(modules: list[str]) -> Iterator[Row]:
-    for module in modules:
+def rows(names: list[str], one: Callable[[str], Any]) -> Iterator[Any]:
+    """Yield what becomes of each name, and print it."""
+    for name in names:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            row = tried(module)
-        print(row.module, row.model, row.reason or "opens", file=sys.stderr, flush=True)
+            row = one(name)
+        print(name, row.reason or "opens", file=sys.stderr, flush=True)
         yield row
 
 
@@ -103,17 +106,33 @@ def section(found: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def replaced(page: str, library: str, new: str) -> str:
+    """Return the page with another section of a library."""
+    begin, end = f"<!-- {library}: begin, written by docs/encoders.py -->", f"<!-- {library}: end -->"
+    before, after = re.split(f"{begin}\n.*?{end}", page, flags=re.DOTALL)
+    return f"{before}{begin}\n{new}{end}{after}"
+
+
+LIBRARIES: dict[str, tuple[Any, Any, Any]] = {
+    "timm": (timm.list_modules, tried, section),
+    "open_clip": (open_clip.list_models, open_clip_table.tried, open_clip_table.section),
+}
+"""For each library what it has, what becomes of one of these, and the section of the page."""
+
+
 def main(arguments: list[str]) -> None:
     check = "--check" in arguments
     wanted = [word for word in arguments if not word.startswith("-")]
-    found = list(rows(wanted or timm.list_modules()))
-    if wanted:
-        return
-    before, old, after = re.split(f"({BEGIN}\n|{END})", PAGE.read_text(encoding="utf-8"))[::2]
-    new = section(found)
+    page = PAGE.read_text(encoding="utf-8")
+    for library in [word for word in wanted if word in LIBRARIES] or LIBRARIES:
+        names, one, written = LIBRARIES[library]
+        some = [name for name in names() if name in wanted]
+        found = list(rows(some or names(), one))
+        if not some:
+            page = replaced(page, library, written(found))
     if not check:
-        PAGE.write_text(f"{before}{BEGIN}\n{new}{END}{after}", encoding="utf-8")
-    elif new != old:
+        PAGE.write_text(page, encoding="utf-8")
+    elif page != PAGE.read_text(encoding="utf-8"):
         sys.exit(f"{PAGE} is out of date: run `python docs/encoders.py`")
 
 

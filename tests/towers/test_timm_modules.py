@@ -1,4 +1,4 @@
-"""Every module of timm opens or has a reason, as docs/encoders.md says."""
+"""Every module of timm and every model of open_clip opens or has a reason, as docs/encoders.md says."""
 
 from __future__ import annotations
 
