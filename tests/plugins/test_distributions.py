@@ -97,13 +97,21 @@ def test_the_example_passes_its_own_tests(environment: Environment, tmp_path: Pa
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_new_tower_is_installed_and_passes_its_own_tests(environment: Environment, tmp_path: Path) -> None:
+SMALL = {"image_size": 32, "patch_size": 8, "num_layers": 3, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 24}
+EXISTING = ["--wrap", "torchvision.models:VisionTransformer", *(f"--arg={key}={value}" for key, value in SMALL.items())]
+
+
+@pytest.mark.parametrize(("more", "lines"), [([], 60), (EXISTING, 30)], ids=["sample", "existing class"])
+def test_a_new_tower_is_installed_and_passes_its_own_tests(
+    environment: Environment, tmp_path: Path, more: list[str], lines: int
+) -> None:
     package = tmp_path / "made" / "vita-tower-my-vit"
-    done = environment.vita("new-tower", "my_vit", "--at", package)
+    done = environment.vita("new-tower", "my_vit", "--at", package, *more)
     assert done.returncode == 0, done.stderr
+    files = [(package / "vita_tower_my_vit" / name).read_text() for name in ("__init__.py", "tower.py")]
+    assert sum(len(text.splitlines()) for text in files) <= lines
     ruff = environment.run("python", "-m", "ruff", "check", "--isolated", ".", cwd=package)
     assert ruff.returncode == 0, ruff.stdout
-    assert len((package / "vita_tower_my_vit" / "tower.py").read_text().splitlines()) <= 40
     environment.install(package)
     assert towers(environment)["my_vit"]["distribution"] == "vita-tower-my-vit"
     assert environment.vita("--strict-plugins", "towers").returncode == 0

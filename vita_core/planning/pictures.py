@@ -38,7 +38,8 @@ def stated_size(asked: tuple[int, int] | None, source: Source) -> tuple[int, int
 
     Raises ConfigError if none of them states a size.
     """
-    size = asked or prepared_size(source.preprocessor) or pair(source.config.get("image_size"))
+    own = source.config.get("image_size") or source.config.get("img_size")
+    size = asked or prepared_size(source.preprocessor) or pair(own)
     if size is None:
         raise ConfigError(
             f"tower.image_size: missing, and neither config.json nor preprocessor_config.json of {source.weights} states the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,31 +67,37 @@ def derived_shape(spec: TowerSpec, owner: Owner, settings: TowerConfig, source: 
     Raises PluginError if the encoder cannot run there, and VitaError if its features fit no grid.
     """
     unknown: Any = Unmeasured(spec, owner, source.config)
-    return derive(ResolvedTower(spec, owner, "", settings, source, unknown, unknown, {}), size).shape
+    return derived(ResolvedTower(spec, owner, "", settings, source, unknown, unknown, {}), size).shape
 
 
-def derive(resolved: ResolvedTower, size: tuple[int, int]) -> Derived:
+def derived(resolved: ResolvedTower, size: tuple[int, int]) -> Derived:
     """Return what a tower's encoder tells for pictures of `size`. Each encoder is measured once in a process."""
     spec, owner, settings, config = resolved.spec, resolved.owner, resolved.settings, resolved.source.config
     factory = import_object(spec.factory, requires=spec.requires, owner=owner)
     key = (factory, json.dumps([config, settings.options], sort_keys=True, default=str), size)
     if key not in _known:
-        unknown: Any = Unmeasured(spec, owner, config)
-        plain = settings.model_copy(update={"compile": False})
-        tower = factory(replace(resolved, settings=plain, shape=unknown, geometry=unknown), "cpu")
-        with torch.device("cpu"):
-            encoder = build_checked(tower.resolved, tower.build_encoder)
-        try:
-            _known[key] = _measured(tower, encoder, size)
-        except VitaError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"plugin {owner.plugin} of {owner}: the shape of tower {spec.name!r} cannot be measured on the meta device "
-                f"for pictures of {size[0]} x {size[1]}: {describe(error).rstrip('.')}. Try: correct the checkpoint's "
-                "config.json if a size in it is wrong, or give the TowerSpec a shape function"
-            ) from error
+        _known[key] = derive(resolved, size, factory)
     return _known[key]
+
+
+def derive(resolved: ResolvedTower, size: tuple[int, int], factory: Callable[..., Any]) -> Derived:
+    """Return what the encoder of a class of towers tells for pictures of `size`."""
+    spec, owner = resolved.spec, resolved.owner
+    unknown: Any = Unmeasured(spec, owner, resolved.source.config)
+    plain = resolved.settings.model_copy(update={"compile": False})
+    tower = factory(replace(resolved, settings=plain, shape=unknown, geometry=unknown), "cpu")
+    with torch.device("cpu"):
+        encoder = build_checked(tower.resolved, tower.build_encoder)
+    try:
+        return _measured(tower, encoder, size)
+    except VitaError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"plugin {owner.plugin} of {owner}: the shape of tower {spec.name!r} cannot be measured on the meta device "
+            f"for pictures of {size[0]} x {size[1]}: {describe(error).rstrip('.')}. Try: correct the checkpoint's "
+            "config.json if a size in it is wrong, or give the TowerSpec a shape function"
+        ) from error
 
 
 def _measured(tower: Any, encoder: nn.Module, size: tuple[int, int]) -> Derived:
@@ -178,17 +184,17 @@ def build_encoder(tower: Any) -> nn.Module:
     encoder = build_checked(resolved, tower.build_encoder)
     if resolved.spec.shape is not None:
         return encoder
-    derived = derive(resolved, resolved.shape.image_size)
-    blocks = encoder.get_submodule(derived.path)  # empty if the tower built no block
-    for name in [name for name in blocks._modules if name not in derived.blocks[: tower.blocks]]:
+    found = derived(resolved, resolved.shape.image_size)
+    blocks = encoder.get_submodule(found.path)  # empty if the tower built no block
+    for name in [name for name in blocks._modules if name not in found.blocks[: tower.blocks]]:
         del blocks._modules[name]
     if not blocks._modules:
         blocks._modules["0"] = NoBlock()
-    remove(encoder, derived.unused)
-    tower.block_path = derived.path
-    behind = "|".join(re.escape(name) for name in derived.blocks[tower.blocks :])
-    skips = [(rf"^{re.escape(path)}(?:\.|$)", "not needed for hidden states") for path in derived.unused]
+    remove(encoder, found.unused)
+    tower.block_path = found.path
+    behind = "|".join(re.escape(name) for name in found.blocks[tower.blocks :])
+    skips = [(rf"^{re.escape(path)}(?:\.|$)", "not needed for hidden states") for path in found.unused]
     if behind:
-        skips.append((rf"^{re.escape(derived.path)}\.(?:{behind})\.", "blocks after the last selected layer"))
+        skips.append((rf"^{re.escape(found.path)}\.(?:{behind})\.", "blocks after the last selected layer"))
     tower.skips = [*tower.skips, *skips]
     return encoder
