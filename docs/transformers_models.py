@@ -61,8 +61,8 @@ def classifier(model_type: str, folder: Path) -> Any:
 def settings(folder: Path, model_type: str = "", **changes: Any) -> dict[str, Any]:
     """Return the section ``tower:`` of a config that opens the saved model."""
     size = MODELS.get(model_type, {}).get("size")
-    options = {} if size is None else {"options": {"image_size": size}}
-    return {"type": "transformers", "weights": str(folder), **options, **changes}
+    stated = {} if size is None else {"image_size": size}
+    return {"type": "transformers", "weights": str(folder), **stated, **changes}
 
 
 def library_states(model: Any, pixels: Tensor, layers: int = 0) -> list[Tensor | None]:

@@ -32,13 +32,13 @@ def test_the_size_is_that_of_the_checkpoints_processor(tmp_path: Path) -> None:
     pixels = torch.randn(1, 3, 28, 28)
     with torch.no_grad():
         close(tower(pixels), model(pixels).last_hidden_state[:, 1:])
-    with pytest.raises(VitaError, match=r"makes pictures of 28 x 28 pixels, and another size is not supported yet: 56"):
-        build_tower({"weights": str(tmp_path), "options": {"image_size": 56}})
+    asked = build_tower({"weights": str(tmp_path), "image_size": 56, "norm": True})
+    assert (asked.grid, asked.image_processor.size) == ((4, 4), {"shortest_edge": 64})
 
 
 def test_without_any_size_it_is_asked_for(tmp_path: Path) -> None:
     whole("resnet", tmp_path)
-    with pytest.raises(VitaError, match=r"image_size: missing, .*Try: `--set tower.options.image_size=224`"):
+    with pytest.raises(VitaError, match=r"tower.image_size: missing, .*Try: `tower.image_size: 224`"):
         build_tower({"weights": str(tmp_path)})
 
 

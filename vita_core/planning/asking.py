@@ -14,18 +14,25 @@ from vita_core.plugins.registry import import_object
 from vita_core.plugins.specs import Shape, TowerSpec
 from vita_core.weights.sources import Source
 
-__all__ = ["asked", "shape_of", "takes_preprocessor"]
+__all__ = ["asked", "shape_of", "takes"]
 
 
 def shape_of(
-    spec: TowerSpec, owner: Owner, source: Source, options: Mapping[str, Any], size: tuple[int, int] | None = None
+    spec: TowerSpec,
+    owner: Owner,
+    source: Source,
+    options: Mapping[str, Any],
+    size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> Shape:
     """Return the shape of a spec for a checkpoint. With `size`, for pictures of that (height, width) (native resolution).
+
+    With `image_size`, for pictures of another (height, width) than the checkpoint's.
 
     Raises PluginError if the spec's function does not return a `Shape`, or of pictures of another size.
     """
     assert spec.shape is not None  # else the shape is measured
-    shape = asked(spec.shape, spec, owner, source, options, size=size)
+    shape = asked(spec.shape, spec, owner, source, options, size=size, image_size=image_size)
     if not isinstance(shape, Shape):
         raise PluginError(
             f"plugin {owner.plugin} of {owner}: the shape of its tower {spec.name!r} is {shape!r}, not a Shape. "
@@ -41,11 +48,10 @@ def shape_of(
     return shape
 
 
-def takes_preprocessor(spec: TowerSpec, owner: Owner) -> bool:
-    """Return whether the spec's processor is a function with a parameter for the checkpoint's preprocessor config."""
-    found = spec.processor
-    function = import_object(found, requires=spec.requires, owner=owner) if isinstance(found, str) else found
-    return callable(function) and "preprocessor" in inspect.signature(function).parameters
+def takes(function: Any, spec: TowerSpec, owner: Owner, name: str) -> bool:
+    """Return whether a field of a spec is a function, or the name of one, with a parameter of that name."""
+    called = import_object(function, requires=spec.requires, owner=owner) if isinstance(function, str) else function
+    return callable(called) and name in inspect.signature(called).parameters
 
 
 def asked(

@@ -9,7 +9,7 @@ from vita_core.errors import CheckpointError, ConfigError
 from vita_core.plugins.shapes import Shape
 from vita_core.weights.sources import Source
 
-__all__ = ["completed", "pair", "prepared_size", "stated_size"]
+__all__ = ["check_patches", "completed", "pair", "prepared_size", "resized", "stated_size"]
 
 
 def pair(size: Any) -> tuple[int, int] | None:
@@ -65,3 +65,49 @@ def completed(stated: Mapping[str, Any] | None, shape: Shape, source: Source) ->
         edges = {"size": {"shortest_edge": height}, "crop_size": square}
     kind = "CLIPImageProcessor" if height == width else "ViTImageProcessor"
     return {"image_processor_type": kind, "resample": 3, **({} if "size" in stated else edges), **stated}
+
+
+def check_patches(size: tuple[int, int], own: Shape) -> None:
+    """Raise ConfigError if `size`, which a config asks for, is no whole number of patches of an encoder, or it has none.
+
+    `own` is the shape for the checkpoint's own size. An encoder has patches if all its grids are equal: a stage of a CNN
+    takes what is left over.
+    """
+    if own.native is not None:
+        raise ConfigError(
+            "tower.image_size: this encoder keeps each picture's own size. Try: `tower.image_size: null`, and "
+            "`images.max_tokens` for smaller or larger pictures"
+        )
+    rows, cols = own.stages[0].grid
+    patch = (own.image_size[0] // rows, own.image_size[1] // cols)
+    if len({stage.grid for stage in own.stages}) > 1 or size[0] % patch[0] == 0 == size[1] % patch[1]:
+        return
+    down = (max(size[0] // patch[0], 1) * patch[0], max(size[1] // patch[1], 1) * patch[1])
+    choices = dict.fromkeys([down, (down[0] + patch[0], down[1] + patch[1])])
+    advice = " or ".join(f"`tower.image_size: {_written(each)}`" for each in choices)
+    raise ConfigError(
+        f"tower.image_size: {_written(size)} is no whole number of patches of {patch[0]} x {patch[1]} pixels. Try: {advice}"
+    )
+
+
+def _written(size: tuple[int, int]) -> str:
+    return str(size[0]) if size[0] == size[1] else f"[{size[0]}, {size[1]}]"
+
+
+def resized(processor: Mapping[str, Any], to: tuple[int, int], *, exactly: bool = False) -> Mapping[str, Any]:
+    """Return a preprocessor config that makes pictures of the size `to` (height, width).
+
+    The edge before a crop grows as the crop does, or with `exactly` it is the crop's.
+    """
+    before = prepared_size(processor)
+    if before == to:
+        return processor
+    whole = {"height": to[0], "width": to[1]}
+    size, crop = processor.get("size", {}), {"crop_size": whole} if "crop_size" in processor else {}
+    if "shortest_edge" in size:
+        scale = 1.0 if exactly or before is None or not crop else size["shortest_edge"] / min(before)
+        return {**processor, "size": {"shortest_edge": round(min(to) * scale)}, **crop}
+    if exactly or before is None or not crop or not isinstance(size, Mapping) or not {"height", "width"} <= size.keys():
+        return {**processor, "size": whole, **crop}
+    edges = {"height": round(to[0] * size["height"] / before[0]), "width": round(to[1] * size["width"] / before[1])}
+    return {**processor, "size": edges, **crop}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,14 @@ from typing import Any
 from vita_core.config.configfiles import shipped_configs
 from vita_core.config.schema import TowerConfig
 from vita_core.config.validation import validate
-from vita_core.errors import CheckpointError, ConfigError, PluginError
+from vita_core.errors import CheckpointError, ConfigError, PluginError, VitaError
 from vita_core.layouts.parts import Part
-from vita_core.planning.asking import asked, shape_of, takes_preprocessor
+from vita_core.planning.asking import asked, shape_of, takes
 from vita_core.planning.described import choose_tower, named_source, random_weights
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
 from vita_core.planning.options import validated_options
 from vita_core.planning.origins import key_origins, merged, size_origin
-from vita_core.planning.pictures import completed, pair, stated_size
+from vita_core.planning.pictures import check_patches, completed, pair, resized
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import Registered, import_object, known_towers, registry
 from vita_core.plugins.specs import Shape, TowerSpec
@@ -120,8 +122,10 @@ def resolve_tower(
         shape = in_whole_blocks(settings, shape, lambda size: shape_of(spec, owner, source, options, size))
     geometry = tower_geometry(settings, shape)
     processor = _processor(spec, owner, source, shape)
+    if settings.image_size is not None:
+        processor = resized(processor, shape.image_size)
     if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail
-        processor = _resized(processor, geometry.input_size[0])
+        processor = resized(processor, geometry.input_size, exactly=True)
     origins["image_size"] = size_origin(shape, source, origins)
     return ResolvedTower(spec, owner, rule, settings, source, shape, geometry, processor, part, origins, random)
 
@@ -149,21 +153,28 @@ def _check(settings: TowerConfig, spec: TowerSpec, source: Source) -> None:
 def _shape(spec: TowerSpec, owner: Owner, settings: TowerConfig, source: Source) -> Shape:
     """Return what the spec's shape function gives, or the shape that one run of the encoder gives if there is none."""
     size = pair(settings.image_size)
-    if spec.shape is not None:
-        if size is not None:
-            raise ConfigError(
-                f"tower.image_size: tower {spec.name!r} takes no other size than its checkpoint's. "
-                "Try: `tower.image_size: null`"
-            )
-        return shape_of(spec, owner, source, settings.options)
-    derived = import_object("vita_core.towers.deriving:derived_shape", requires=None, owner=owner)
-    shape: Shape = derived(spec, owner, settings, source, stated_size(size, source))
+    if spec.shape is None:
+        derived = import_object("vita_core.towers.deriving:derived_shape", requires=None, owner=owner)
+        compute = functools.partial(derived, spec, owner, settings, source)
+    elif size is None or takes(spec.shape, spec, owner, "image_size"):
+        compute = functools.partial(shape_of, spec, owner, source, settings.options, None)
+    else:
+        raise ConfigError(
+            f"tower.image_size: tower {spec.name!r} takes no other size than its checkpoint's. "
+            "Try: `tower.image_size: null`"
+        )
+    own: Shape | None = None
+    with suppress(VitaError):  # a checkpoint without a size of its own
+        own = compute(None) if size is not None else None
+    if size is not None and own is not None:
+        check_patches(size, own)
+    shape: Shape = compute(size)
     return shape
 
 
 def _processor(spec: TowerSpec, owner: Owner, source: Source, shape: Shape) -> Mapping[str, Any]:
     """Return the checkpoint's preprocessor config, or what the spec states. A function of the spec may change the former."""
-    if source.preprocessor and not takes_preprocessor(spec, owner):
+    if source.preprocessor and not takes(spec.processor, spec, owner, "preprocessor"):
         return source.preprocessor
     if spec.processor is None or isinstance(spec.processor, Mapping):
         return completed(spec.processor, shape, source)
@@ -210,13 +221,6 @@ def named_tower(name: str) -> Registered[TowerSpec] | None:
             "config that has weights, or set TowerSpec(example=...) to a small checkpoint config"
         )
     return found
-
-
-def _resized(processor: Mapping[str, Any], side: int) -> dict[str, Any]:
-    square = {"height": side, "width": side}
-    size = {"shortest_edge": side} if "shortest_edge" in processor.get("size", {}) else square
-    crop = {"crop_size": square} if "crop_size" in processor else {}
-    return {**processor, "size": size, **crop}
 
 
 def _defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner, source: Source) -> Mapping[str, Any]:

@@ -34,7 +34,7 @@ class Shape:
     if the encoder has no final norm (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected.
     `native` is set if the encoder keeps the aspect of each picture; the other numbers are then those of a square picture of
     `native.square` pixels. `size_from` is what states `image_size`, if it is not the checkpoint's ``config.json``:
-    ``preprocessor: KEY`` or ``options.image_size``.
+    ``preprocessor: KEY``.
 
     An encoder of videos states `frames`, the number of frames of one video, and `steps`, the number of its positions in
     time. The grid of each stage is then that of one step, and its `macs` are those of a whole video.

@@ -61,6 +61,7 @@ class TowerSpec:
     shape: function of a checkpoint config and ``tower.options`` that returns a `Shape`; ``"module:function"`` if it needs torch.
     A parameter named `preprocessor` gets the content of the checkpoint's ``preprocessor_config.json``, or None. An encoder of
     native resolution (`Shape.native`) needs a parameter `size`: (height, width) of the pictures to count for, or None.
+    A parameter `image_size` gets ``tower.image_size`` as (height, width), or None; without it, that key is an error.
     Without `shape`, it is measured by one run of the encoder on the meta device (see `BaseVisionTower.block_path`).
     processor: for checkpoints without ``preprocessor_config.json``: a function of a checkpoint config and a `Shape` that
     returns a dict in the form of that file, or the dict itself, which may leave out the type, the sizes and the filter. A

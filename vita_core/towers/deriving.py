@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vita_core.config.schema import TowerConfig
-from vita_core.errors import PluginError, VitaError
+from vita_core.errors import ConfigError, PluginError, VitaError
+from vita_core.planning.pictures import stated_size
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.discovery import describe
 from vita_core.plugins.installed import Owner
@@ -61,11 +62,21 @@ class Unmeasured:
 _known: dict[tuple[Any, ...], Derived] = {}
 
 
-def derived_shape(spec: TowerSpec, owner: Owner, settings: TowerConfig, source: Source, size: tuple[int, int]) -> Shape:
-    """Return the shape of a tower for pictures of `size` (height, width), from one run of its encoder on the meta device.
+def derived_shape(
+    spec: TowerSpec, owner: Owner, settings: TowerConfig, source: Source, asked: tuple[int, int] | None = None
+) -> Shape:
+    """Return the shape of a tower from one run of its encoder on the meta device.
 
-    Raises PluginError if the encoder cannot run there, and VitaError if its features fit no grid.
+    The pictures have the size `asked` (height, width), or that of the checkpoint. Raises PluginError if the encoder cannot
+    run there, ConfigError if it takes no other size, and VitaError if its features fit no grid.
     """
+    factory = import_object(spec.factory, requires=spec.requires, owner=owner)
+    size = stated_size(asked, source)
+    if asked is not None and factory.input_sizes == "fixed" and asked != stated_size(None, source):
+        raise ConfigError(
+            f"tower.image_size: tower {spec.name!r} takes no other size than its checkpoint's. "
+            "Try: `tower.image_size: null`"
+        )
     unknown: Any = Unmeasured(spec, owner, source.config)
     return derived(ResolvedTower(spec, owner, "", settings, source, unknown, unknown, {}), size).shape
 

@@ -47,7 +47,7 @@ def mlp_width(vision: Mapping[str, Any]) -> int:
     return int(vision["width"] * vision["mlp_ratio"])
 
 
-def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
+def shape(config: Mapping[str, Any], options: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Shape:
     """Return the shape from a config of the EVA02 generation, with RoPE, SwiGLU and sub-layer norms."""
     vision = vision_config(config)
     width, mlp = vision["width"], mlp_width(vision)
@@ -55,7 +55,7 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
     attention = 4 * width * width + 3 * width + 2 * width  # biases of q, v and the output, and the inner norm
     gated_mlp = 2 * (width * mlp + mlp) + 2 * mlp + mlp * width + width
     return Shape.vit(
-        image_size=size,
+        image_size=image_size or size,
         patch_size=patch,
         width=width,
         layers=vision["layers"],

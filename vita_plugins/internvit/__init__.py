@@ -74,7 +74,7 @@ def library_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
+def shape(config: Mapping[str, Any], options: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Shape:
     """Return the shape from an InternViT config. Only transformers' own InternVL may have a final norm."""
     vision = vision_config(config)
     width, mlp = vision["hidden_size"], vision["intermediate_size"]
@@ -89,7 +89,7 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
     )
     tokens = 1 + bool(vision.get("use_mask_token", False))
     return Shape.vit(
-        image_size=(height, width_px),
+        image_size=image_size or (height, width_px),
         patch_size=patch,
         width=width,
         layers=vision["num_hidden_layers"],

@@ -16,13 +16,13 @@ def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return nested
 
 
-def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
+def shape(config: Mapping[str, Any], options: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Shape:
     """Return the shape from a SigLIP vision config. Missing keys have the values of base-patch16-224, as in transformers."""
     vision = vision_config(config)
     width, mlp = vision.get("hidden_size", 768), vision.get("intermediate_size", 3072)
     size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
     return Shape.vit(
-        image_size=size,
+        image_size=image_size or size,
         patch_size=patch,
         width=width,
         layers=vision.get("num_hidden_layers", 12),

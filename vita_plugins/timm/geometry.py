@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_core import Shape, VitaError, count_macs
-from vita_plugins.timm.building import build_on_meta, image_size
+from vita_plugins.timm.building import build_on_meta, image_size, input_sizes
 from vita_plugins.timm.naflex import native_size
 from vita_plugins.timm.pruning import layers_of
 from vita_plugins.timm.special import GRID_FROM_VALUES
@@ -85,12 +85,17 @@ def normed(norm: nn.Module, tokens: Tensor) -> Tensor:
     return norm(tokens.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)  # type: ignore[no-any-return]  # as above
 
 
-def shape(config: Mapping[str, Any], options: Mapping[str, Any], size: tuple[int, int] | None = None) -> Shape:
+def shape(
+    config: Mapping[str, Any],
+    options: Mapping[str, Any],
+    size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Shape:
     """Return a shape with one stage per feature of timm's ``forward_intermediates``. `size` is for NaFlex ViTs.
 
     timm's index k is layer k + 1. timm gives no features for layer 0.
     """
-    return measured(json.dumps([config, options], sort_keys=True), size)
+    return measured(json.dumps([config, options], sort_keys=True), size or image_size)
 
 
 @functools.lru_cache(maxsize=32)
@@ -98,10 +103,14 @@ def measured(settings: str, asked: tuple[int, int] | None) -> Shape:
     """Return the shape for a checkpoint config and options, in JSON."""
     config, options = json.loads(settings)
     model = build_on_meta(config, options)
-    size = image_size(config, options, model)
-    native = native_size(model, size)
-    if native is not None:
-        size = asked or native.square
+    own = image_size(config, options, model)
+    native = native_size(model, own)
+    if asked not in (None, own) and native is None and input_sizes(model) == "fixed":
+        raise VitaError(
+            f"tower.image_size: timm's {type(model).__name__} does not interpolate its positions. "
+            f"Try: `tower.image_size: null`, for {own[0]} x {own[1]}"
+        )
+    size = asked or (own if native is None else native.square)
     with torch.no_grad():
         pixels = torch.empty(1, 3, *size, device="meta")
         maps, macs = features(model, pixels)

@@ -15,11 +15,11 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from vita_core import NoBlock, Shape
+from vita_core import NoBlock, Shape, VitaError
 from vita_plugins.transformers.families import FAMILIES, USUAL, Family
 from vita_plugins.transformers.finding import model_class, vision_config
-from vita_plugins.transformers.pictures import image_size
-from vita_plugins.transformers.running import inputs
+from vita_plugins.transformers.pictures import pair, stated_size
+from vita_plugins.transformers.running import inputs, interpolates
 from vita_plugins.transformers.tracing import Trace, inside, trace
 from vita_plugins.transformers.video import runs_as_pictures
 
@@ -27,6 +27,12 @@ from vita_plugins.transformers.video import runs_as_pictures
 def family_of(part: PreTrainedConfig) -> Family:
     """Return what is known about the vision model of a config."""
     return FAMILIES.get(type(part).model_type, USUAL)
+
+
+def input_sizes(part: PreTrainedConfig) -> str:
+    """Return which picture sizes the model of a config takes, as `BaseVisionTower.input_sizes`."""
+    found = model_class(part)
+    return family_of(part).sizes or ("patches" if found is not None and interpolates(found) else "fixed")
 
 
 def build(part: PreTrainedConfig, attention: str | None = None) -> PreTrainedModel:
@@ -68,9 +74,21 @@ def remove(model: nn.Module, traced: Trace, layer: int, unwanted: Callable[[str]
     return paths
 
 
-def shape(config: Mapping[str, Any], options: Mapping[str, Any], preprocessor: Mapping[str, Any] | None) -> Shape:
-    """Return the shape of the vision model, measured by one run on the meta device."""
-    size, stated = image_size(vision_config(config), options, preprocessor)
+def shape(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, image_size: tuple[int, int] | None = None
+) -> Shape:
+    """Return the shape of the vision model, measured by one run on the meta device.
+
+    Raises VitaError for an `image_size` that the model does not take.
+    """
+    part = vision_config(config)
+    size, stated = stated_size(part, image_size, preprocessor)
+    own = pair(getattr(part, "image_size", None))
+    if own is not None and image_size not in (None, own) and input_sizes(part) == "fixed":
+        raise VitaError(
+            f"tower.image_size: the model of model_type {part.model_type!r} in transformers does not interpolate its "
+            f"positions. Try: `tower.image_size: null`, for {own[0]} x {own[1]}"
+        )
     return replace(measured(as_key(config), size)[0], size_from=stated)
 
 

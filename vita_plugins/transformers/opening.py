@@ -38,8 +38,12 @@ def shape(
     options: Mapping[str, Any],
     preprocessor: Mapping[str, Any] | None,
     size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> Shape:
-    """Return the shape of the vision model that a ``config.json`` describes, for pictures of `size` (native resolution)."""
+    """Return the shape of the vision model that a ``config.json`` describes.
+
+    It is for pictures of `size` (native resolution), or of the `image_size` that a config asks for.
+    """
     part, merger = vision_config(config), bool(options.get("merger"))
     native = native_of(part)
     if merger and (native is None or not native.merger):
@@ -48,7 +52,7 @@ def shape(
             "`tower.pixel_shuffle` for fewer tokens"
         )
     if native is None:
-        return geometry.shape(config, options, preprocessor)
+        return geometry.shape(config, preprocessor, image_size)
     whole = whole_config(config)
     budget = native_size(native, part, whole, preprocessor or native_processor(native, part, whole))
     return native_shape(built(geometry.as_key(config)), native, budget, size or budget.square, merger=merger)

@@ -43,30 +43,22 @@ def prepared_size(preprocessor: Mapping[str, Any]) -> tuple[tuple[int, int] | No
     return pair(size) if preprocessor.get("do_resize", True) else None, "size"
 
 
-def image_size(
-    part: PreTrainedConfig, options: Mapping[str, Any], preprocessor: Mapping[str, Any] | None
+def stated_size(
+    part: PreTrainedConfig, asked: tuple[int, int] | None, preprocessor: Mapping[str, Any] | None
 ) -> tuple[tuple[int, int], str | None]:
-    """Return (height, width): of the pictures that the checkpoint's processor makes, else the option, else of the model's config.
+    """Return (height, width): as asked, else of the pictures that the checkpoint's processor makes, else of the model's config.
 
-    The second value says which, as `Shape.size_from`. Raises VitaError if none states a size, and if the option differs from
-    the processor's size.
+    The second value says which, as `Shape.size_from`. Raises VitaError if none states a size.
     """
-    asked = pair(options.get("image_size"))
     made, key = prepared_size(preprocessor) if preprocessor else (None, "")
-    if asked and made and asked != made:
-        raise VitaError(
-            f"tower.options.image_size: the checkpoint's processor makes pictures of {made[0]} x {made[1]} pixels, and another "
-            f"size is not supported yet: {asked[0]}. Try: leave image_size out"
-        )
-    found = (
-        made or asked or pair(getattr(part, "image_size", getattr(part, "crop_size", None)))
-    )  # the latter is V-JEPA 2's
+    own = pair(getattr(part, "image_size", getattr(part, "crop_size", None)))  # the latter is V-JEPA 2's
+    found = asked or made or own
     if found is None:
         raise VitaError(
-            "tower.options.image_size: missing, and neither config.json nor preprocessor_config.json states the size of the "
-            "pictures. Try: `--set tower.options.image_size=224`, or the size that the model was trained with"
+            "tower.image_size: missing, and neither config.json nor preprocessor_config.json states the size of the "
+            "pictures. Try: `tower.image_size: 224`, or the size that the model was trained with"
         )
-    return found, f"preprocessor: {key}" if made else "options.image_size" if asked else None
+    return found, f"preprocessor: {key}" if made and not asked else None
 
 
 def one_picture(made: Mapping[str, Any], shape: Shape) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from vita_plugins.transformers.recording import first_tensor
 from vita_plugins.transformers.tracing import Layer
 
 
-def interpolates(model: nn.Module) -> bool:
+def interpolates(model: nn.Module | type[nn.Module]) -> bool:
     """Return whether ``forward`` has the argument that interpolates the positions."""
     return "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 

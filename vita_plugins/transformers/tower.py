@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from vita_core import BaseVisionTower, VitaError, hidden_states
 from vita_plugins.transformers.families import Family
 from vita_plugins.transformers.finding import vision_config
-from vita_plugins.transformers.geometry import as_key, build, family_of, measured, remove
+from vita_plugins.transformers.geometry import as_key, build, family_of, input_sizes, measured, remove
 from vita_plugins.transformers.keys import checkpoint_keys
-from vita_plugins.transformers.running import inputs, interpolates, watch
+from vita_plugins.transformers.running import inputs, watch
 from vita_plugins.transformers.tracing import Trace, inside
 from vita_plugins.transformers.video import step_by_step
 
@@ -41,7 +41,7 @@ class TransformersTower(BaseVisionTower):
         parent = self.checkpoint_config.get("model_type")
         keys = checkpoint_keys(model, self.family, None if parent == type(part).model_type else parent)
         self.renames, self.splits, self.skips, self.outer_renames = keys.renames, keys.splits, keys.skips, keys.outer
-        self.input_sizes = self.family.sizes or ("patches" if interpolates(model) else "fixed")
+        self.input_sizes = input_sizes(part)
         behind = remove(model, traced, self.blocks, lambda path: count >= traced.steps[path] > self.blocks)
         for paths, reason in ((behind, "blocks after the last selected layer"), (after, "head")):
             if paths:
