@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Annotated
@@ -73,10 +74,7 @@ def new_tower(
         raise VitaError("--arg, --blocks, --image-size: they describe a class to wrap. Try: `--wrap package:Class` too")
     values |= PLAIN if wrap is None else EXISTING
     if wrap is not None:
-        from vita_core.cli.wrapping import wrapped
-
-        stated = overridden(Document({}, {(): Mark("--arg")}), arg or ()).data
-        values |= wrapped(wrap, values, template("wrap_tower.py"), stated, blocks=blocks, side=image_size)
+        values |= existing(wrap, values, arg or (), blocks, image_size)
     directory = at or Path(values["distribution"])
     write_package(directory, values, {} if wrap is None else WRAPPED)
     if json:
@@ -88,6 +86,16 @@ def new_tower(
         typer.echo(f"then replace the encoder in {directory / values['module'] / 'tower.py'}")
     else:
         typer.echo(f"found {values['seen']}; check the preprocessing in {directory / values['module'] / '__init__.py'}")
+
+
+def existing(
+    target: str, values: dict[str, str], arguments: Sequence[str], blocks: str | None, side: int | None
+) -> dict[str, str]:
+    """Return the values that fill in the templates for the class `target`. Raises VitaError."""
+    from vita_core.cli.wrapping import wrapped
+
+    stated = overridden(Document({}, {(): Mark("--arg")}), arguments).data
+    return wrapped(target, values, template("wrap_tower.py"), stated, blocks=blocks, side=side)
 
 
 def check_name(name: str) -> None:
