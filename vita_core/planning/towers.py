@@ -24,7 +24,8 @@ from vita_core.planning.pictures import check_patches, completed, pair, resized
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import Registered, import_object, known_towers, registry
 from vita_core.plugins.specs import Shape, TowerSpec
-from vita_core.weights.sources import Source, is_path, locate, quantised
+from vita_core.weights.sources import Source, is_path, locate
+from vita_core.weights.stated import quantised, with_code
 
 __all__ = [
     "ResolvedTower",
@@ -112,6 +113,7 @@ def resolve_tower(
     random = random_weights(settings)
     rule += ", with random weights (`tower.options.pretrained` is false)" if random else ""
     _check(settings, spec, source)
+    source = with_code(source, trusted=settings.trust_remote_code)
     defaults = _defaults(settings, spec, owner, source)
     origins = key_origins(settings, defaults, spec, marks or {})
     settings = settings.model_copy(update=merged(settings, defaults))
@@ -136,6 +138,11 @@ def _check(settings: TowerConfig, spec: TowerSpec, source: Source) -> None:
         raise ConfigError(
             f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository. "
             "Try: `tower.trust_remote_code: false`"
+        )
+    if settings.trust_remote_code and source.path is None and settings.revision is None:
+        raise ConfigError(
+            "tower.trust_remote_code: true needs a fixed revision. "
+            "Try: `tower.revision: COMMIT` with the commit whose code you have read"
         )
     if settings.attention not in ("auto", *spec.attentions):
         choices = f"one of auto, {', '.join(spec.attentions)}" if spec.attentions else "`tower.attention: auto`"

@@ -80,7 +80,9 @@ class TowerSpec:
     ``Stated(value, by="its key")``, which ``vita plan`` prints as its origin.
     options: ``"module:Options"``, a pydantic model that validates ``tower.options``.
     requires: the requirement to ``pip install`` if importing the factory fails.
-    remote_code: whether the tower runs code from the checkpoint's repository; ``trust_remote_code`` is an error otherwise.
+    remote_code: whether the tower runs code from the checkpoint's repository; ``trust_remote_code`` is an error otherwise. If
+    the user sets it, the checkpoint config has a key ``trusted_code``, with the ``place`` (a directory or a hub id) and the
+    ``revision`` of the code.
     attentions: the values of ``attention`` that the encoder supports (`BaseVisionTower.attention`), besides ``auto``.
     example: a small checkpoint config, from which ``vita check NAME`` builds the tower with random weights.
     fallback: whether the tower opens checkpoints only if no tower without `fallback` does. Set it for a tower that opens

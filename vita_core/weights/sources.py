@@ -16,12 +16,10 @@ from vita_core.weights.shards import choose_file, local_files, shard_names, stor
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["Source", "expand", "is_path", "locate", "quantised"]
+__all__ = ["Source", "expand", "is_path", "locate"]
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 CONFIG_FILES = ("config.json", "open_clip_config.json")
-KEPT = ("modules_to_not_convert", "llm_int8_skip_modules", "ignore", "ignored_layers")
-"""The keys of a ``quantization_config`` that list modules with unquantised weights, by method."""
 PROCESSOR = "processor_config.json"
 PREPROCESSORS = {"preprocessor_config.json": "image_processor", "video_preprocessor_config.json": "video_processor"}
 """The files that configure a processor of pictures or videos, and the parts of ``processor_config.json`` that may instead."""
@@ -233,17 +231,3 @@ def expand(weights: str, base: Path) -> str:
     if not is_path(weights, base):
         return weights
     return os.path.abspath(base / Path(weights).expanduser())  # noqa: PTH100  # resolve() would follow the user's links
-
-
-def quantised(config: Mapping[str, Any]) -> str | None:
-    """Return how the vision encoder of a checkpoint with this ``config.json`` is quantised, or None if it is not.
-
-    Many quantised multimodal checkpoints list the modules that are not, among them their vision encoder.
-    """
-    stated = config.get("quantization_config")
-    if not isinstance(stated, Mapping):
-        return None
-    kept = [name for key in KEPT for name in stated.get(key) or ()]
-    if any("vis" in name or "image" in name for name in map(str, kept)):
-        return None
-    return str(stated.get("quant_method", "an unknown method"))

@@ -11,11 +11,13 @@ vita_api = 1
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
-    """Return whether transformers has the config's ``model_type``.
+    """Return whether transformers has the config's ``model_type``, or the checkpoint brings the code of an encoder.
 
     Importing the library takes seconds. As this tower is a fallback, that happens only if no other tower opens the checkpoint.
     """
     model_type = config.get("model_type")
+    if "AutoModel" in (config.get("auto_map") or {}):
+        return True
     if not isinstance(model_type, str) or model_type == "timm_wrapper":  # the tower `timm` opens it
         return False
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -51,5 +53,6 @@ def vita_towers() -> list[TowerSpec]:
                 "patch_size": 14,
             },
             fallback=True,
+            remote_code=True,
         )
     ]

@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATIO
 
 from vita_core import VitaError
 from vita_plugins.transformers.families import FAMILIES, NATIVE, REASONS
+from vita_plugins.transformers.remote import TRUSTED, remote_config
 
 OTHER = "Try: another tower (`vita towers` lists them), or a plugin of your own (docs/write-a-plugin.md)"
 PIXELS = ("pixel_values", "pixel_values_videos", "image", "flattened_patches", "grid_thw")
@@ -32,7 +33,7 @@ def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
     this tower does not open, with the reason.
     """
     model_type, named = config.get("model_type"), f"model_type {config.get('model_type')!r}"
-    if model_type not in CONFIG_MAPPING:
+    if model_type not in CONFIG_MAPPING and "auto_map" not in config:
         raise VitaError(
             f"config.json: transformers {transformers.__version__} has no {named}. Try: correct it, or `pip install --upgrade "
             "transformers` if the model is newer"
@@ -40,7 +41,9 @@ def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
     whole = whole_config(config)
     part = vision_part(whole, config)
     if part is None:
-        reason = REASONS.get(str(model_type), "it takes no pixels")
+        reason = REASONS.get(
+            str(model_type), "it takes no pixels alone" if "auto_map" in config else "it takes no pixels"
+        )
         raise VitaError(f"config.json: {named} has no vision encoder: {reason}. {OTHER}")
     own = type(part).model_type
     if part is not whole and not own.startswith(NATIVE):
@@ -55,7 +58,12 @@ def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def whole_config(config: Mapping[str, Any]) -> PreTrainedConfig:
-    """Return the config of the model that a ``config.json`` describes, of a type that transformers has."""
+    """Return the config of the model that a ``config.json`` describes, of a type that transformers has or of its own code.
+
+    As in transformers, code that the user allows is used also for a type that the library has.
+    """
+    if "auto_map" in config and (TRUSTED in config or config.get("model_type") not in CONFIG_MAPPING):
+        return remote_config(config)
     return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
 
 
@@ -97,6 +105,9 @@ def model_class(config: PreTrainedConfig) -> type[nn.Module] | None:
     the modules of the config's package. Some of these are not models of their own.
     """
     kind = type(config)
+    remote: type[nn.Module] | None = getattr(kind, "remote_class", None)
+    if remote is not None:
+        return None if "input_ids" in inspect.signature(remote.forward).parameters else remote
     if kind in MODEL_MAPPING:
         found = MODEL_MAPPING[kind]
         classes = list(found) if isinstance(found, tuple) else [found]

@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from vita_core import Stated
-from vita_plugins.transformers.finding import vision_config
+from vita_plugins.transformers.finding import vision_config, whole_config
 from vita_plugins.transformers.geometry import build
 
 LAYER, FEATURE = "vision_feature_layer", "vision_feature_select_strategy"
@@ -22,7 +22,7 @@ def stated(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     if config.get("model_type") not in CONFIG_MAPPING:
         return {}
-    whole, found = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)), {}
+    whole, found = whole_config(config), {}
     layer, feature = getattr(whole, LAYER, None), getattr(whole, FEATURE, None)
     if layer is not None:
         found["select_layer"] = Stated(layer if isinstance(layer, int) else list(layer), LAYER)
