@@ -78,6 +78,8 @@ def problems(message: str) -> list[str]:
     """What is wrong with the form of a message, a line each."""
     found = []
     for line in message.splitlines():
+        if line.startswith("  "):  # YAML to copy
+            continue
         if line.count("Try: ") != 1:
             found.append(f"says `Try: ` {line.count('Try: ')} times: {line}")
             continue

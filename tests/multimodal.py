@@ -15,6 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
     GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLForConditionalGeneration,
@@ -36,6 +39,9 @@ from transformers import (
     PixtralVisionConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
     SiglipVisionConfig,
     VipLlavaConfig,
     VipLlavaForConditionalGeneration,
@@ -219,6 +225,29 @@ def pixtral(folder: Path, **more: Any) -> Theirs:
     pictures = PixtralImageProcessorPil(size={"longest_edge": 70}, patch_size={"height": 7, "width": 7})
     processor = PixtralProcessor(pictures, tokenizer(), patch_size=7, chat_template=PIXTRAL_TEMPLATE)
     return _saved(folder, model, processor)
+
+
+def gemma3(folder: Path) -> None:
+    """Gemma 3, which is not run as a whole model, saved in `folder`."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, **VISION}
+    words = {"vocab_size": 64, "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 6}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Gemma3Config(text_config={**words, **heads}, vision_config=sizes, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    Gemma3ImageProcessor(size=SQUARE).save_pretrained(folder)
+
+
+def qwen2_vl(folder: Path) -> None:
+    """Qwen2-VL, which is not run as a whole model, saved in `folder`."""
+    rotary = {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 1], "rope_theta": 10000.0}}
+    words = {"vocab_size": 64, "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, **rotary}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    vision = {"depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 24, "patch_size": 14}
+    Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(text_config={**words, **heads}, vision_config=vision)
+    ).save_pretrained(folder)
+    size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16}
+    Qwen2VLImageProcessor(size=size).save_pretrained(folder)
 
 
 TO_ORIGINAL = (

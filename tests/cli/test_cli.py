@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vita_core import build_model
+from vita_core.cli import _report
 from vita_core.cli.commands import BUILTIN
 
 pytestmark = pytest.mark.slow
@@ -180,3 +181,8 @@ def test_the_pixel_limit_is_the_configs(tiny_config: Path, golden: Path, tmp_pat
     ):
         assert done.returncode == 2
         assert "more than 100 pixels" in done.stderr
+
+
+def test_lines_of_yaml_can_be_copied_from_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    _report("DIR: wrong. Try: these lines\n  tower:\n    type: clip")
+    assert capsys.readouterr().err == "error: DIR: wrong. Try: these lines\n  tower:\n    type: clip\n"

@@ -8,9 +8,11 @@ from typing import Any
 
 import multimodal
 import pytest
+import yaml
 from multimodal import LIMIT, QUESTION, Theirs
 
 from vita_core import build_model
+from vita_core.errors import ConfigError, VitaError
 from vita_core.pixels.images import open_picture
 from vita_core.planning.migrating import migrate
 from vita_core.planning.plan import make_plan
@@ -124,3 +126,25 @@ def test_internvl_as_its_authors_publish_it(
         expected = theirs.answers([row])[0]
         question = QUESTION if len(row) == 1 else f"<image>\n<image>\n{QUESTION}"
         assert model.ask(row, question, max_new_tokens=LIMIT).token_ids == expected
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen2_vl"])
+def test_the_tower_of_another_model_opens_alone(tmp_path: Path, kind: str) -> None:
+    """The directory is planned and encoded as a tower; a question about a picture shows the lines of its config."""
+    getattr(multimodal, kind)(tmp_path)
+    found = resolve(tmp_path, ["tower.select_layer=1"], tower_only=True)
+    assert (found.tower.spec.name, found.tower.geometry.layers) == ("transformers", (1,))
+    assert [stage.stage for stage in make_plan(resolve(tmp_path)).stages] == ["picture", "tower"]
+    with pytest.raises(ConfigError, match=rf"not run as a whole model: model_type '{kind}'. Its tower opens") as raised:
+        build_model(tmp_path)
+    lines = str(raised.value).splitlines()[1:]
+    assert len(lines) == 3
+    config = yaml.safe_load("\n".join(lines))
+    assert resolve(config).tower.shape == resolve(tmp_path).tower.shape
+    with pytest.raises(ConfigError, match="--tower-weights only applies"):
+        resolve(tmp_path, tower_weights="./other")
+
+
+def test_a_model_of_texts_is_no_tower(tiny_llm: Path) -> None:
+    with pytest.raises(VitaError, match=r"model_type 'llama' has no vision encoder"):
+        resolve(tiny_llm)

@@ -67,9 +67,9 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 def _report(message: str) -> None:
-    """Print each line of an error message to stderr."""
+    """Print each line of an error message to stderr. Lines of YAML, which are indented, can be copied as they are."""
     for line in message.splitlines():
-        typer.echo(f"error: {line}", err=True)
+        typer.echo(line if line.startswith("  ") else f"error: {line}", err=True)
 
 
 def _drop_output() -> None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vita_core.config.schema import Config, config_from
-from vita_core.errors import CheckpointError
+from vita_core.errors import CheckpointError, PluginError
 from vita_core.layouts.finding import FoundTower, find_tower
 from vita_core.layouts.known import LAYOUTS, is_adapter, read_config, recognise
 from vita_core.layouts.layout import Layout, OldConfig, Stage
 from vita_core.layouts.parts import NON_LORA, Part, survey, unwrapped
 from vita_core.planning.language import LanguagePart
 from vita_core.planning.towers import ResolvedTower, resolve_tower
+from vita_core.plugins.registry import registry
 from vita_core.plugins.specs import WEIGHT_FILES
 from vita_core.weights.jsonfiles import read_json
 from vita_core.weights.sources import Source, locate
@@ -27,6 +28,7 @@ __all__ = [
     "checkpoint_config",
     "is_checkpoint",
     "is_known",
+    "is_tower",
     "open_checkpoint",
 ]
 
@@ -85,6 +87,18 @@ def is_checkpoint(place: str | Path) -> bool:
 def is_known(place: str) -> bool:
     """Return whether `place` is the directory of a checkpoint of a known layout."""
     return is_checkpoint(place) and any(layout.recognises(read_config(place)) for layout in LAYOUTS)
+
+
+def is_tower(place: str) -> bool:
+    """Return whether `place` is the directory of a checkpoint of no known layout, of which a tower opens its part."""
+    if not is_checkpoint(place) or is_known(place):
+        return False
+    source = locate(_absolute(place))
+    try:
+        registry().choose(None, source.config, None, source.weights)
+    except PluginError:
+        return False
+    return True
 
 
 def open_checkpoint(directory: str | Path, model_base: str | None = None) -> Checkpoint:
@@ -160,7 +174,11 @@ def _trained(adapter: Path | None) -> Path | None:
 
 def _directory(directory: str | Path) -> Source:
     read_config(directory)
-    return locate(str(Path(directory).expanduser().absolute()))
+    return locate(_absolute(directory))
+
+
+def _absolute(directory: str | Path) -> str:
+    return str(Path(directory).expanduser().absolute())
 
 
 def _files(own: Source, layout: Layout) -> list[Path]:

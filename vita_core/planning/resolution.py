@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from vita_core.config.configfiles import read_config
@@ -20,6 +21,7 @@ from vita_core.planning.checkpoints import (
     checkpoint_config,
     is_checkpoint,
     is_known,
+    is_tower,
     open_checkpoint,
 )
 from vita_core.planning.language import ResolvedLLM, resolve_llm
@@ -61,6 +63,13 @@ class Resolved:
         Raises ConfigError for a tower alone. `purpose` is what needs them, for the error message.
         """
         if self.projector is None or self.llm is None:
+            if is_checkpoint(self.name):
+                kind, source = self.tower.source.config.get("model_type"), self.tower.source.weights
+                raise ConfigError(
+                    f"{self.name}: not run as a whole model: model_type {kind!r}. Its tower opens. Try: a config with these "
+                    "lines and `llm.weights: LLM`, or the tower alone with `vita encode DIR PICTURE --out OUT.safetensors`\n"
+                    f"  tower:\n    type: {self.tower.spec.name}\n    weights: {source}"
+                )
             raise ConfigError(
                 f"{self.name}: the section 'llm' is missing: {purpose} needs a language model. Try: add `llm.weights: DIR`, "
                 "or use the tower alone with `vita encode CONFIG PICTURE --out OUT.safetensors`"
@@ -87,10 +96,12 @@ def resolve(
     offline: use the published configs of known hub ids without a request to the hub.
     tower_only: do not resolve the projector and the language model.
 
-    If ``llm.weights`` of a config is such a checkpoint (as in configs that ``vita migrate`` writes), it is opened with the
-    settings of the config. Raises VitaError if the parts do not fit together.
+    A directory of another model, of which only a tower opens its part, gives a tower alone. If ``llm.weights`` of a config
+    is a checkpoint of another project (as in configs that ``vita migrate`` writes), it is opened with the settings of the
+    config. Raises VitaError if the parts do not fit together.
     """
-    if isinstance(place, str | os.PathLike) and is_checkpoint(os.fspath(place)):
+    whole = isinstance(place, str | os.PathLike) and is_checkpoint(os.fspath(place)) and not is_tower(os.fspath(place))
+    if isinstance(place, str | os.PathLike) and whole:
         checkpoint = open_checkpoint(os.fspath(place), model_base)
         found = checkpoint.find_tower(tower_weights)
         config = checkpoint_config(checkpoint.layout, checkpoint.source, found, overrides)
@@ -161,6 +172,9 @@ def _refuse_flags(name: str, flags: Mapping[tuple[str, str], str | None]) -> Non
 
 def _config(place: Place, overrides: Sequence[str]) -> tuple[str, Config, Mapping[str, str]]:
     """Return the name for error messages, the config, and where the keys of its tower are set."""
+    if isinstance(place, str | os.PathLike) and is_checkpoint(os.fspath(place)):
+        tower = {"weights": str(Path(place).expanduser().absolute())}
+        return os.fspath(place), config_from({"tower": tower}, overrides, os.fspath(place)), override_marks(overrides)
     if isinstance(place, str | os.PathLike):
         document = read_config(place, overrides)
         return os.fspath(place), validate(Config, document.data, document.marks), tower_marks(document)
