@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vita_core.planning.native import at_size
 from vita_core.planning.resolution import resolve
 from vita_core.planning.towers import resolve_tower
 from vita_plugins.transformers import opening
+from vita_plugins.transformers.native import check_native
 from vita_plugins.transformers.natives import NATIVES
 
 NARROW = [(8, 150), (150, 9), (7, 70), (8, 9), (17, 16), (31, 33)]
@@ -137,3 +139,22 @@ def test_without_a_preprocessor_config_it_is_the_librarys_own(tmp_path: Path, mo
     changed = {key for key in usual if made[key] != usual[key]}
     assert changed <= {"patch_size", "merge_size", "temporal_patch_size", "max_image_size", "size"}
     assert image_processor(made).to_dict()["image_mean"] == usual["image_mean"]
+
+
+def test_features_that_differ_from_the_rules_are_an_error(tmp_path: Path) -> None:
+    small_model("qwen2_vl_vision", tmp_path)
+    tower = build_tower(settings(tmp_path))
+    wider = [replace(stage, channels=40) for stage in tower.shape.stages]
+    with pytest.raises(
+        VitaError, match=r"features of shape \(1, 24, 32\) for a grid of 4 x 6 of 40\. Try: report this"
+    ):
+        check_native(tower.encoder, tower.family, replace(tower.shape, stages=tuple(wider)), merger=False)
+
+
+def test_a_processor_without_a_longest_edge(tmp_path: Path) -> None:
+    small_processor("pixtral", tmp_path)
+    (tmp_path / "config.json").write_text(small_config("pixtral").to_json_string())
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "size": {"shortest_edge": 90}}))
+    with pytest.raises(VitaError, match=r"preprocessor config: size: no longest_edge: .*90.*\. Try: correct it in"):
+        make_plan({"tower": settings(tmp_path)})

@@ -28,10 +28,11 @@ class NativeTower(BaseVisionTower):
         self.family = family = NATIVES[type(part).model_type]
         model = build(part, None if self.settings.attention == "auto" else self.attention)
         remove_heads(model, family, merger=self.merger)
-        keys = checkpoint_keys(model, family)
+        parent = self.checkpoint_config.get("model_type")
+        keys = checkpoint_keys(model, family, None if parent == type(part).model_type else parent)
         heads = "|".join([*family.heads, *family.merger])
         own = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
-        self.renames, self.splits = keys.renames, keys.splits
+        self.renames, self.splits, self.outer_renames = keys.renames, keys.splits, keys.outer
         self.skips = [*keys.skips, (rf"^(?!(?:{'|'.join(own)})\.)(?:{heads or '-'})\.", "head")]
         self.block_key = rf"^{re.escape(family.blocks)}\.(\d+)\."
         blocks = model.get_submodule(family.blocks)
