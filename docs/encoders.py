@@ -1,9 +1,10 @@
-"""Write the tables in encoders.md: which encoders of timm and open_clip open.
+"""Write the tables in encoders.md: which encoders of timm, open_clip and transformers open.
 
 Every module of timm is tried with one small model: it gets random weights, timm saves it, and the tower must plan it and give
-timm's own features of the last layer. Every model of open_clip is planned. This takes some minutes, so only `make test-extras`
-checks the page. With ``--check``, write nothing; exit with an error if the page differs from the installed libraries'. The name
-of a library limits the run to it; with names of its modules or models as well, these are tried and nothing is written.
+timm's own features of the last layer. So is every vision model of transformers. Every model of open_clip is planned. This takes
+some minutes, so only `make test-extras` checks the page. With ``--check``, write nothing; exit with an error if the page differs
+from the installed libraries'. The name of a library limits the run to it; with names of its modules or models as well, these
+are tried and nothing is written.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import open_clip
 import open_clip_table
 import timm
 import torch
+import transformers_table
 from timm.models import save_for_hf
 
 from vita_core import VitaError, build_tower
@@ -114,6 +116,7 @@ def replaced(page: str, library: str, new: str) -> str:
 
 
 LIBRARIES: dict[str, tuple[Any, Any, Any]] = {
+    "transformers": (transformers_table.types, transformers_table.tried, transformers_table.section),
     "timm": (timm.list_modules, tried, section),
     "open_clip": (open_clip.list_models, open_clip_table.tried, open_clip_table.section),
 }

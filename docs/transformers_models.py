@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.models.auto import configuration_auto, modeling_auto
 
@@ -17,14 +19,21 @@ from vita_plugins.transformers.finding import model_class
 
 CONFIGS = configuration_auto.CONFIG_MAPPING
 CLASSIFIERS = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-MODELS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "transformers.json").read_text())
+DATA = json.loads((Path(__file__).parent / "transformers.json").read_text())
+MODELS: dict[str, dict[str, Any]] = DATA["models"]
 """By model type, a small model and where transformers has its hidden states.
 
 config: values of its config. size: the side of its pictures, if the config has none. states: the field of the model's output
 with the hidden states in row-major order, if it is not ``hidden_states``. hooks: the modules whose outputs are the hidden
 states, if no field has them; ``*`` stands for all children, ``-1`` for the last, ``0::2`` for every second. channels_last:
-whether maps are (B, rows, cols, C).
+whether maps are (B, rows, cols, C). part: the path of the vision model in a larger one.
 """
+ROWS = {**MODELS, **DATA["others"]}
+"""Those of `MODELS`, and models that are tested elsewhere, for the table of encoders. tower: the tower that opens the model."""
+LEFT: dict[str, str] = DATA["left"]
+"""Why a type is not counted in the table of encoders, by model type."""
+SIZES: dict[str, Any] = DATA["sizes"]
+"""Sizes that make other models small. Each config takes those that it knows."""
 
 
 def saved(model: nn.Module, folder: Path) -> Any:
@@ -36,20 +45,30 @@ def saved(model: nn.Module, folder: Path) -> Any:
                 parameter.normal_(0.05, 0.2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.eval().save_pretrained(folder)  # type: ignore[operator]  # a model of transformers
+        if isinstance(model.eval(), transformers.PreTrainedModel):
+            model.save_pretrained(folder)
+        else:  # the vision parts of some models are no models of their own
+            model.config.save_pretrained(folder)
+            save_file(
+                {key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors"
+            )
     return model
 
 
 def small(model_type: str) -> Any:
     """Return the small config of a model type."""
-    return CONFIGS[model_type](**MODELS[model_type]["config"])
+    kind = CONFIGS[model_type]
+    if model_type in ROWS:
+        return kind(**ROWS[model_type]["config"])
+    known = kind().to_dict()
+    return kind(**{key: value for key, value in SIZES.items() if isinstance(known.get(key), type(value))})
 
 
 def whole(model_type: str, folder: Path) -> Any:
     """Return the small vision model of a model type, saved."""
-    found = model_class(small(model_type))
-    assert found is not None
-    return saved(found(small(model_type)), folder)
+    config = small(model_type)
+    found = model_class(config) or modeling_auto.MODEL_MAPPING[type(config)]
+    return saved(found(config), folder).get_submodule(ROWS.get(model_type, {}).get("part", ""))
 
 
 def classifier(model_type: str, folder: Path) -> Any:
@@ -60,9 +79,9 @@ def classifier(model_type: str, folder: Path) -> Any:
 
 def settings(folder: Path, model_type: str = "", **changes: Any) -> dict[str, Any]:
     """Return the section ``tower:`` of a config that opens the saved model."""
-    size = MODELS.get(model_type, {}).get("size")
-    stated = {} if size is None else {"image_size": size}
-    return {"type": "transformers", "weights": str(folder), **stated, **changes}
+    row = ROWS.get(model_type, {})
+    stated = {"image_size": row["size"]} if "size" in row else {}
+    return {"type": row.get("tower", "transformers"), "weights": str(folder), **stated, **changes}
 
 
 def library_states(model: Any, pixels: Tensor, layers: int = 0) -> list[Tensor | None]:
@@ -81,6 +100,8 @@ def library_states(model: Any, pixels: Tensor, layers: int = 0) -> list[Tensor |
         )
     if "size" not in row and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
         given["interpolate_pos_encoding"] = True
+    if not hooks and layers and not isinstance(model, transformers.PreTrainedModel):
+        return [None, *block_states(model, pixels, layers)]
     with torch.no_grad():
         output = model(pixels, output_hidden_states=True, **given)
     for hook in hooks:
@@ -89,6 +110,18 @@ def library_states(model: Any, pixels: Tensor, layers: int = 0) -> list[Tensor |
     if hooks:
         return [*states[:1], *kept[1:]]
     return [None] * (layers + 1 - len(states)) + [*states]
+
+
+def block_states(model: nn.Module, pixels: Tensor, layers: int) -> list[Tensor]:
+    """Return the output of each of the `layers` of a model that does not give its hidden states."""
+    kept: list[Tensor] = []
+    blocks = next(found for found in model.modules() if isinstance(found, nn.ModuleList) and len(found) == layers)
+    hooks = [block.register_forward_hook(lambda _, args, output: kept.append(first(output))) for block in blocks]
+    with torch.no_grad():
+        model(pixels)
+    for hook in hooks:
+        hook.remove()
+    return kept
 
 
 def modules(model: nn.Module, pattern: str | None) -> list[nn.Module]:

@@ -138,10 +138,10 @@ def test_a_model_without_blocks_or_a_grid_is_an_error_and_no_guess() -> None:
                 tokens = block(tokens)
             return tokens
 
-    pixels = {"pixel_values": torch.zeros(1, 3, 32, 32)}
+    pixels = torch.zeros(1, 3, 32, 32)
     with pytest.raises(VitaError, match=r"Pooled of transformers has no list of blocks that runs\. Try: "):
-        trace(Pooled(0), Family(), pixels)
+        trace(Pooled(0), Family(), {"pixel_values": pixels}, pixels)
     with pytest.raises(
         VitaError, match=r"Pooled of .*features of shape \(1, 5, 3\) do not fit a grid of 4 x 4\. Try: "
     ):
-        trace(Pooled(1), Family(), pixels)
+        trace(Pooled(1), Family(), {"pixel_values": pixels}, pixels)

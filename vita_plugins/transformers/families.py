@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita_plugins.transformers.odd import length_first, mllama_arguments, mllama_tokens, molmo2_arguments
+from vita_plugins.transformers.ordering import mask_units
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Family:
     given: returns the arguments of ``forward``, from (model, pixels), if the pixels are not its first argument.
     tokens: returns the tokens (B, T, C) of a hidden state, from (model, state), if it is of another form.
     arguments: arguments of ``forward`` besides the pixels.
+    windows: the key of the model's config with the number of windows per side in which it has its tokens.
     rows: puts the features of a layer into rows, from (model, layer, (B, N, C)) to (B, rows, cols, C).
     """
 
@@ -43,6 +45,7 @@ class Family:
     given: Callable[[Any, Any], dict[str, Any]] | None = None
     tokens: Callable[[Any, Any], Any] | None = None
     arguments: tuple[tuple[str, object], ...] = ()
+    windows: str | None = None
     rows: Callable[[Any, int, Any], Any] | None = None
 
     def suffix_of(self, config: Any) -> int:
@@ -56,6 +59,7 @@ CNN = Family(sizes="any")
 VIDEO = Family(sizes="fixed", frames="num_frames")
 
 FAMILIES = {
+    "align_vision_model": CNN,
     "bit": CNN,
     "convnext": CNN,
     "convnextv2": CNN,
@@ -69,7 +73,7 @@ FAMILIES = {
     "focalnet": Family(sizes="any", down="FocalNetPatchEmbeddings"),
     "glpn": CNN,
     "hgnet_v2": CNN,
-    "hiera": Family(sizes="fixed", rows=lambda model, layer, state: model.encoder.reroll(state, max(layer - 1, 0))),
+    "hiera": Family(sizes="fixed", rows=mask_units),
     "internvl_vision": PATCHES,
     "got_ocr2_vision": Family(channels_last=True),
     "llama4_vision_model": Family(sizes="fixed", suffix=1),
@@ -78,20 +82,29 @@ FAMILIES = {
     ),
     "molmo2_vision": Family(given=molmo2_arguments),
     "levit": Family(down="LevitAttentionSubsample"),
+    "lw_detr_vit": Family(windows="num_windows_side"),
     "mlcd_vision_model": PATCHES,
     "mobilenet_v1": CNN,
     "mobilenet_v2": CNN,
     "mobilevit": CNN,
     "mobilevitv2": CNN,
     "poolformer": CNN,
+    "pp_formulanet_vision": Family(channels_last=True),
+    "pp_lcnet": CNN,
+    "pp_lcnet_v3": CNN,
+    "pp_lcnet_v4": CNN,
     "pvt_v2": CNN,
     "regnet": CNN,
     "resnet": CNN,
+    "rf_detr_dinov2": Family(windows="num_windows"),
     "rt_detr_resnet": CNN,
+    "sam2_vision_model": Family(channels_last=True),
+    "sam3_vision_model": Family(channels_last=True),
     "sam_hq_vision_model": Family(channels_last=True),
     "sam_vision_model": Family(channels_last=True),
     "sapiens2": PATCHES,
     "segformer": CNN,
+    "slanext_vision": Family(channels_last=True),
     "swiftformer": Family(sizes="any", only="SwiftFormerStage"),
     "textnet": CNN,
     "timesformer": VIDEO,

@@ -118,7 +118,7 @@ def measured(config: str, size: tuple[int, int]) -> tuple[Shape, Trace]:
         for layer, count, (before, after) in zip(traced.layers, parameters, pairwise(flops), strict=False)
     ]
     norm = None if traced.norm is None else sum(one.numel() for one in model.get_submodule(traced.norm).parameters())
-    prefix = min(layer.prefix for layer in traced.layers[traced.first_layer :])
+    prefix = 0 if family.windows else min(layer.prefix for layer in traced.layers[traced.first_layer :])
     suffix = family.suffix_of(model.config)
     shape = replace(Shape.from_stages(size, stages, norm, prefix, traced.first_layer), suffix_tokens=suffix)
     if frames is None:

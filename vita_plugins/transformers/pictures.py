@@ -51,7 +51,10 @@ def stated_size(
     The second value says which, as `Shape.size_from`. Raises VitaError if none states a size.
     """
     made, key = prepared_size(preprocessor) if preprocessor else (None, "")
-    own = pair(getattr(part, "image_size", getattr(part, "crop_size", None)))  # the latter is V-JEPA 2's
+    # SAM 2's is that of its backbone, and V-JEPA 2's is called crop_size
+    configs = [part, *(getattr(part, name, None) for name in part.sub_configs)]
+    stated = (pair(getattr(one, name, None)) for one in configs for name in ("image_size", "crop_size"))
+    own = next((size for size in stated if size), None)
     found = asked or made or own
     if found is None:
         raise VitaError(
@@ -94,6 +97,9 @@ def processor(config: Mapping[str, Any], shape: Shape, preprocessor: Mapping[str
     made: dict[str, Any] = dict(getattr(transformers, f"{kind}Pil", getattr(transformers, kind))().to_dict())
     if (plain := one_picture(made, shape)) is not made:
         return {**plain, "resample": int(made["resample"])}
+    if not made.get("size"):  # GLPN's and Swin2SR's keep the size of the picture
+        made |= {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {}, "resample": 3}
+        made["do_normalize"] = bool(made.get("do_normalize"))
     height, width = shape.image_size
     square = {"height": height, "width": width}
     larger = made["size"].get("shortest_edge", 1) / made["crop_size"]["height"] if made.get("do_center_crop") else 1

@@ -13,6 +13,7 @@ from vita_plugins.transformers.families import Family
 from vita_plugins.transformers.finding import vision_config
 from vita_plugins.transformers.geometry import as_key, build, family_of, input_sizes, measured, remove
 from vita_plugins.transformers.keys import checkpoint_keys
+from vita_plugins.transformers.ordering import unwindowed
 from vita_plugins.transformers.running import inputs, watch
 from vita_plugins.transformers.tracing import Trace, inside
 from vita_plugins.transformers.video import step_by_step
@@ -82,6 +83,8 @@ class TransformersTower(BaseVisionTower):
                 kept[layer] = state.flatten(1, 2) if found.channels_last else state.flatten(2).transpose(1, 2)
             elif self.family.rows is not None:
                 kept[layer] = self.family.rows(self.encoder, layer, state).flatten(1, 2)
+            elif self.family.windows is not None:
+                kept[layer] = unwindowed(state, int(getattr(encoder.config, self.family.windows)), grid)
             elif extra > 0:  # PVT has a CLS token in its last stage alone
                 kept[layer] = state[:, extra:]
         return kept, grid

@@ -213,11 +213,12 @@ class Grids:
             found = (last if channels_last else first, shape[3] if channels_last else shape[1], 0, channels_last)
         elif len(shape) == 3:
             tokens = shape[1] - family.suffix_of(self.model.config)
+            windows = 1 if family.windows is None else int(getattr(self.model.config, family.windows)) ** 2
             extra = 0 if self.last is None else self.last[1]
-            sizes = sorted((grid for grid in grids if math.prod(grid) <= tokens), key=math.prod, reverse=True)
-            exact = [grid for grid in grids if math.prod(grid) == tokens - extra]
+            sizes = sorted((grid for grid in grids if math.prod(grid) <= tokens * windows), key=math.prod, reverse=True)
+            exact = [grid for grid in grids if math.prod(grid) == (tokens - extra) * windows]
             grid = next(iter(exact or sizes), None)
-            found = None if grid is None else (grid, shape[2], tokens - math.prod(grid), True)
+            found = None if grid is None else (grid, shape[2], tokens - math.prod(grid) // windows, True)
         if found is None:
             raise VitaError(
                 f"{type(self.model).__name__} of transformers: features of shape {tuple(shape)} do not fit a grid of "
