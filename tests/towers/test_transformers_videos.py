@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from vita_core import VitaError, build_tower, make_plan
+from vita_core.planning.resolution import resolve
 from vita_core.testing import CHECKS, open_subject
 from vita_core.towers.features import pixel_shuffle, pool
+from vita_core.towers.tower import build_resolved
 from vita_plugins.transformers import tower as tower_module
 from vita_plugins.transformers.video import step_by_step
 
@@ -58,6 +61,10 @@ def test_hidden_states(tmp_path: Path, model_type: str, kind: Any) -> None:
     close(part(clips), torch.cat([states[0], states[2]], dim=-1)[:, prefix:])
     assert part.resolved.parameters == sum(parameter.numel() for parameter in part.parameters())
     assert not any("predictor" in name for name, _ in part.named_parameters())
+    # in the order they run, so that `freeze: {from_layer: k}` can count them: embeddings, blocks, norm
+    names = [name for name, _ in tower.in_run_order(tower.encoder)]
+    places = [0 if "embeddings" in name else 1 if re.search(r"\.\d+\.", name) else 2 for name in names]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize("model_type", ["timesformer", "vivit", "vjepa2"])
@@ -165,6 +172,29 @@ def test_the_kit_notices_tokens_that_are_not_step_by_step(tmp_path: Path, monkey
         assert check.run(subject).outcome == "failed"
         monkeypatch.setattr(tower_module, "step_by_step", backwards)
         assert "wrong half of the video" in check.run(subject).seen
+
+
+@pytest.mark.parametrize("model_type", VIDEOS)
+def test_another_size_is_refused(tmp_path: Path, model_type: str) -> None:
+    written(model_type, tmp_path)
+    with pytest.raises(VitaError, match=r"tower\.image_size: .*Try: `tower\.image_size: null`, for 56 x 56"):
+        make_plan({"tower": {"weights": str(tmp_path), "image_size": 84}})
+
+
+def test_v_jepa_takes_another_number_of_frames(tmp_path: Path) -> None:
+    """Its positions are rotary. The library says that `frames_per_clip` has no effect."""
+    model = written("vjepa2", tmp_path)
+    resolved = resolve({"tower": {"weights": str(tmp_path), "pool": 2}, "images": {"frames": 6}})
+    assert resolved.config.images.frames == 6
+    tower = build_resolved(resolved.tower, "cpu")
+    assert (tower.shape.pixels, tower.grid, tower.shape.frames) == ((6, 3, 56, 56), (3, 2, 2), 6)
+    assert make_plan(resolved).flops > make_plan({"tower": {"weights": str(tmp_path), "pool": 2}}).flops
+    clips = torch.randn(1, 6, 3, 56, 56)
+    expected = states_of(model, clips)[-1].unflatten(1, (3, 16)).unbind(1)
+    close(tower(clips), torch.cat([pool(step, (4, 4), (2, 2)) for step in expected], dim=1))
+    for frames in (1, 5):  # two frames make one step
+        with pytest.raises(VitaError, match=rf"images\.frames: .* videos of 4 frames, not of {frames}\. Try: "):
+            resolve({"tower": {"weights": str(tmp_path)}, "images": {"frames": frames}})
 
 
 def test_pixels_of_another_shape_are_refused(tmp_path: Path) -> None:

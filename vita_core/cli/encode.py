@@ -185,7 +185,8 @@ def _encoded(
             first = Prepared(torch.cat([first.pixels, *(frame.pixels for frame in others)]), first.size)
         return str(path), first.copied(tower.device)
 
-    with prefetched(dict.fromkeys(files), read, batch=BATCH) as batches, torch.inference_mode():
+    together = BATCH if tower.shape.frames is None else 1  # a clip is as large as many pictures
+    with prefetched(dict.fromkeys(files), read, batch=together) as batches, torch.inference_mode():
         for batch in batches:
             if not features:
                 phases.end("first pixels")

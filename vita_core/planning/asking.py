@@ -24,15 +24,17 @@ def shape_of(
     options: Mapping[str, Any],
     size: tuple[int, int] | None = None,
     image_size: tuple[int, int] | None = None,
+    frames: int | None = None,
 ) -> Shape:
     """Return the shape of a spec for a checkpoint. With `size`, for pictures of that (height, width) (native resolution).
 
-    With `image_size`, for pictures of another (height, width) than the checkpoint's.
+    With `image_size`, for pictures of another (height, width) than the checkpoint's. With `frames`, for videos of so many
+    frames if the encoder takes any number.
 
     Raises PluginError if the spec's function does not return a `Shape`, or of pictures of another size.
     """
     assert spec.shape is not None  # else the shape is measured
-    shape = asked(spec.shape, spec, owner, source, options, size=size, image_size=image_size)
+    shape = asked(spec.shape, spec, owner, source, options, size=size, image_size=image_size, frames=frames)
     if not isinstance(shape, Shape):
         raise PluginError(
             f"plugin {owner.plugin} of {owner}: the shape of its tower {spec.name!r} is {shape!r}, not a Shape. "

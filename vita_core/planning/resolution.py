@@ -121,8 +121,8 @@ def resolve(
         else:
             resolved = Resolved(name, config, resolve_tower(config.tower, offline=offline, marks=marks))
     resolved = replace(resolved, tower=with_budget(resolved.tower, resolved.config.images))
-    images = with_frames(resolved.tower, resolved.config.images)
-    resolved = replace(resolved, config=resolved.config.model_copy(update={"images": images}))
+    tower, images = with_frames(resolved.tower, resolved.config.images)
+    resolved = replace(resolved, tower=tower, config=resolved.config.model_copy(update={"images": images}))
     if tower_only or resolved.config.llm is None:
         return resolved
     return _with_language(resolved, resolved.config.llm, offline=offline)

@@ -23,6 +23,7 @@ class Family:
     if ``forward`` has the argument ``interpolate_pos_encoding``, else no other.
     settings: keys of the model's config that are set.
     frames: of an encoder of videos, the key of the model's config with the number of frames.
+    any_frames: whether the encoder takes any number of frames, because its positions in time are rotary.
     suffix: the number of tokens behind the patches, or the key of the model's config with that number.
     more: the path of a list of blocks that run after the others.
     given: returns the arguments of ``forward``, from (model, pixels), if the pixels are not its first argument.
@@ -40,6 +41,7 @@ class Family:
     sizes: str | None = None
     settings: tuple[tuple[str, object], ...] = ()
     frames: str | None = None
+    any_frames: bool = False
     suffix: str | int = 0
     more: str | None = None
     given: Callable[[Any, Any], dict[str, Any]] | None = None
@@ -113,7 +115,7 @@ FAMILIES = {
     "vit_mae": Family(settings=(("mask_ratio", 0.0),)),
     "vitdet": PATCHES,
     "vivit": VIDEO,
-    "vjepa2": Family(sizes="fixed", frames="frames_per_clip", arguments=(("skip_predictor", True),)),
+    "vjepa2": Family(sizes="fixed", frames="frames_per_clip", any_frames=True, arguments=(("skip_predictor", True),)),
     "yolos": Family(sizes="fixed", suffix="num_detection_tokens"),
 }
 """The vision models that need more than one run shows, by the ``model_type`` of their config class."""

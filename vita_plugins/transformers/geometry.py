@@ -75,15 +75,22 @@ def remove(model: nn.Module, traced: Trace, layer: int, unwanted: Callable[[str]
 
 
 def shape(
-    config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, image_size: tuple[int, int] | None = None
+    config: Mapping[str, Any],
+    preprocessor: Mapping[str, Any] | None,
+    image_size: tuple[int, int] | None = None,
+    frames: int | None = None,
 ) -> Shape:
     """Return the shape of the vision model, measured by one run on the meta device.
 
+    `frames` is the number of frames of a video. Encoders whose positions in time are fixed keep their own number.
     Raises VitaError for an `image_size` that the model does not take.
     """
     part = vision_config(config)
+    family = family_of(part)
+    if frames is not None and family.any_frames and frames % part.tubelet_size == 0:
+        config = {**config, str(family.frames): frames}
     size, stated = stated_size(part, image_size, preprocessor)
-    own = pair(getattr(part, "image_size", None))
+    own = pair(getattr(part, "image_size", getattr(part, "crop_size", None)))  # the latter is V-JEPA 2's
     if own is not None and image_size not in (None, own) and input_sizes(part) == "fixed":
         raise VitaError(
             f"tower.image_size: the model of model_type {part.model_type!r} in transformers does not interpolate its "

@@ -39,10 +39,12 @@ def shape(
     preprocessor: Mapping[str, Any] | None,
     size: tuple[int, int] | None = None,
     image_size: tuple[int, int] | None = None,
+    frames: int | None = None,
 ) -> Shape:
     """Return the shape of the vision model that a ``config.json`` describes.
 
-    It is for pictures of `size` (native resolution), or of the `image_size` that a config asks for.
+    It is for pictures of `size` (native resolution), or of the `image_size` that a config asks for, or videos of `frames` if the
+    encoder takes any number.
     """
     part, merger = vision_config(config), bool(options.get("merger"))
     native = native_of(part)
@@ -52,7 +54,7 @@ def shape(
             "`tower.pixel_shuffle` for fewer tokens"
         )
     if native is None:
-        return geometry.shape(config, preprocessor, image_size)
+        return geometry.shape(config, preprocessor, image_size, frames)
     whole = whole_config(config)
     budget = native_size(native, part, whole, preprocessor or native_processor(native, part, whole))
     return native_shape(built(geometry.as_key(config)), native, budget, size or budget.square, merger=merger)
