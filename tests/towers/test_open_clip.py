@@ -312,3 +312,26 @@ def test_a_tower_for_one_family_is_chosen_before_open_clip(tmp_path: Path) -> No
         saved = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": {}}
         (tmp_path / "open_clip_config.json").write_text(json.dumps(saved))
         assert resolve_tower({"weights": str(tmp_path)}).spec.name == owner
+
+
+@pytest.mark.parametrize(
+    ("vision", "message"),
+    [
+        ({**VIT, "newer": 1}, r"open_clip \S+ does not know these keys of vision_cfg: 'newer'. Try: correct them"),
+        (timm("vit_newer", 32, "", None), r"timm \S+ has no model 'vit_newer'. Try: correct the name"),
+        ("ViT", "no registered tower opens"),
+    ],
+)
+def test_a_config_that_open_clip_cannot_read(tmp_path: Path, vision: Any, message: str) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": whole(vision)}))
+    with pytest.raises(VitaError, match=message):
+        resolve_tower({"weights": str(tmp_path)})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_an_archive_of_torchscript_is_not_run(tmp_path: Path) -> None:
+    """OpenAI published CLIP in such files."""
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "ViT-B-32.pt")
+    config = {"type": "open_clip", "weights": str(tmp_path / "ViT-B-32.pt"), "options": {"model": "ViT-B-32-quickgelu"}}
+    with pytest.raises(VitaError, match=r"is a TorchScript archive: .* Try: save its tensors once, if you trust it: "):
+        build_tower(config)

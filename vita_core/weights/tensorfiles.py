@@ -68,6 +68,11 @@ def open_pickle(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path} is a TorchScript archive: it holds code beside the tensors, and is not opened. Try: save its tensors "
+                f"once, if you trust it: `torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pt')`"
+            ) from error
         if "mmap" not in str(error):
             raise
         state = torch.load(path, map_location="cpu", weights_only=True)  # files of torch before 1.6 cannot be mapped

@@ -37,7 +37,10 @@ def recognises(config: Mapping[str, Any]) -> bool:
 
 def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the ``vision_cfg`` of an EVA or open_clip config, with the keys of EVA's own config."""
-    vision = config.get("model_cfg", config).get("vision_cfg", {})
+    model = config.get("model_cfg", config)
+    vision = model.get("vision_cfg", {}) if isinstance(model, Mapping) else {}
+    if not isinstance(vision, Mapping):
+        return {}
     named: Mapping[str, Any] = TIMM_NAMES.get(vision.get("timm_model_name", ""), {})
     return {**named, **vision}
 

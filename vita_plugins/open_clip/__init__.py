@@ -14,7 +14,8 @@ vita_api = 1
 def recognises(config: Mapping[str, Any]) -> bool:
     """Return whether this is an ``open_clip_config.json``, or the part of it that describes the model."""
     model = config.get("model_cfg", config)
-    return isinstance(model, Mapping) and {"embed_dim", "vision_cfg", "text_cfg"} <= model.keys()
+    named = isinstance(model, Mapping) and {"embed_dim", "vision_cfg", "text_cfg"} <= model.keys()
+    return named and isinstance(model["vision_cfg"], Mapping)
 
 
 @hookimpl

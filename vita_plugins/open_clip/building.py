@@ -5,21 +5,35 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
+import open_clip
+import timm
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from torch import nn
 
-from vita_core import Shape, measure
+from vita_core import Shape, VitaError, measure
 from vita_plugins.open_clip.models import model_config
 from vita_plugins.timm import geometry as timm_geometry
 
 
 def vision_config(model: Mapping[str, Any]) -> CLIPVisionCfg:
-    """Return the vision config of a model, as open_clip reads it."""
-    return CLIPVisionCfg(**model["vision_cfg"])
+    """Return the vision config of a model, as open_clip reads it. Raises VitaError for keys and models of newer versions."""
+    given, known = model["vision_cfg"], {field.name for field in fields(CLIPVisionCfg)}
+    unknown, name = ", ".join(repr(key) for key in given if key not in known), given.get("timm_model_name")
+    if unknown:
+        raise VitaError(
+            f"open_clip_config.json: open_clip {open_clip.__version__} does not know these keys of vision_cfg: {unknown}. Try: "
+            "correct them, or `pip install --upgrade open_clip_torch` if the model is newer"
+        )
+    if name is not None and not timm.is_model(name):
+        raise VitaError(
+            f"open_clip_config.json: timm {timm.__version__} has no model {name!r}. Try: correct the name, or "
+            "`pip install --upgrade timm` if the model is newer"
+        )
+    return CLIPVisionCfg(**given)
 
 
 def image_size(vision: CLIPVisionCfg) -> tuple[int, int]:
@@ -74,8 +88,8 @@ def build(model: Mapping[str, Any], layers: int | None = None) -> tuple[nn.Modul
 def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
     """Return the shape of the encoder. Layer 0 of a ResNet is its stem; those that timm builds have no layer 0."""
     model = model_config(config, options)
-    timm = as_timm(model)
-    return measured(json.dumps(model)) if timm is None else timm_geometry.shape(timm, {})
+    wrapped = as_timm(model)
+    return measured(json.dumps(model)) if wrapped is None else timm_geometry.shape(wrapped, {})
 
 
 @functools.lru_cache(maxsize=32)
