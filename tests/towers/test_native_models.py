@@ -18,6 +18,14 @@ from vita_plugins.transformers import opening
 from vita_plugins.transformers.natives import NATIVES
 from vita_plugins.transformers.packing import pack
 
+RARE = {
+    "cohere_compass_vision", "exaone4_5_vision", "glm4v_moe_vision", "glm_ocr_vision", "lfm3_vl_vision",
+    "minimax_m3_vl_vision", "muse_spark_vision", "qwen2_5_omni_vision_encoder", "qwen3_5_moe_vision",
+    "qwen3_omni_moe_vision_encoder", "qwen3_vl_moe_vision", "qwen4_exp_vision",
+}  # fmt: skip
+"""Models that differ little from others, which `make test-extras` tests."""
+ALL = [pytest.param(name, marks=pytest.mark.extras) if name in RARE else pytest.param(name) for name in NATIVES]
+
 
 def tokens(maps: Tensor) -> Tensor:
     return maps.flatten(0, 1)[None]
@@ -30,7 +38,7 @@ def counted(model: nn.Module) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("model_type", NATIVES)
+@pytest.mark.parametrize("model_type", ALL)
 def test_features_of_pictures_of_any_aspect(tmp_path: Path, model_type: str) -> None:
     """Three aspects, one by one and together in one run: the tokens of each picture, row by row."""
     model, processor = small_model(model_type, tmp_path)
@@ -54,7 +62,7 @@ def test_features_of_pictures_of_any_aspect(tmp_path: Path, model_type: str) -> 
         assert order == sorted(order)
 
 
-@pytest.mark.parametrize("model_type", NATIVES)
+@pytest.mark.parametrize("model_type", ALL)
 def test_operations_are_those_that_torch_counts(tmp_path: Path, model_type: str) -> None:
     """The rules of the families against a run of the library's model on a picture that does not fill whole windows."""
     model, _ = small_model(model_type, tmp_path)
@@ -79,10 +87,7 @@ def test_operations_are_those_that_torch_counts(tmp_path: Path, model_type: str)
         assert shape.stages[-1].grid == (size[0] // 16, size[1] // 16)
 
 
-MERGERS = [name for name, family in NATIVES.items() if family.merger]
-
-
-@pytest.mark.parametrize("model_type", MERGERS)
+@pytest.mark.parametrize("model_type", [one for one in ALL if NATIVES[str(one.values[0])].merger])
 def test_the_models_own_merger(tmp_path: Path, model_type: str) -> None:
     model, processor = small_model(model_type, tmp_path)
     tower = build_tower(settings(tmp_path, options={"merger": True}))
