@@ -132,7 +132,7 @@ def test_without_a_preprocessor_config_it_is_the_librarys_own(tmp_path: Path, mo
     """The default settings of the library's class, for the patches of the encoder."""
     config = json.loads(small_config(model_type).to_json_string())
     shape = opening.shape(config, {}, None)
-    made = opening.processor(config, shape)
+    made = opening.processor(config, shape, None)
     kind = getattr(transformers, made["image_processor_type"])
     usual = kind().to_dict()
     assert made["image_processor_type"] == PROCESSORS.get(model_type, ("Qwen2VLImageProcessor",))[0]
@@ -158,3 +158,9 @@ def test_a_processor_without_a_longest_edge(tmp_path: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "size": {"shortest_edge": 90}}))
     with pytest.raises(VitaError, match=r"preprocessor config: size: no longest_edge: .*90.*\. Try: correct it in"):
         make_plan({"tower": settings(tmp_path)})
+
+
+def test_another_size_is_a_budget_of_tokens(tmp_path: Path) -> None:
+    small_model("qwen2_vl_vision", tmp_path)
+    with pytest.raises(VitaError, match=r"tower.image_size: .*Try: "):
+        make_plan({"tower": settings(tmp_path, image_size=64)})
