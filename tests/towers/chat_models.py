@@ -232,13 +232,31 @@ CLS = (
     "owlvit",
 )
 
+PERCEPTION = {
+    "vision_config": {
+        "architecture": "vit_tiny_patch16_224",
+        "model_args": {
+            "embed_dim": 32,
+            "depth": 3,
+            "num_heads": 4,
+            "img_size": [56, 56],
+            "patch_size": 14,
+            "global_pool": "",
+        },
+        "do_pooling": False,
+    },
+    "text_config": {**TEXT, "model_type": "llama"},
+    "vision_use_cls_token": True,
+}
+"""A model whose vision part is one of timm's."""
+
 IMAGE_SIDE = {"video_llava": "image_tower"}
 """The module of the vision part, where another module has a config of the same class before it."""
 
 
 def chat_model(model_type: str, folder: Path, **changes: Any) -> tuple[Any, nn.Module]:
     """A model with random weights, saved as the library saves it, and its vision part."""
-    config = CONFIGS[model_type](**MODELS[model_type], **changes)
+    config = CONFIGS[model_type](**(PERCEPTION if model_type == "perception_lm" else MODELS[model_type]), **changes)
     mappings = (modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, modeling_auto.MODEL_MAPPING)
     kind = next(mapping[type(config)] for mapping in mappings if type(config) in mapping)
     model = saved(kind(config), folder)

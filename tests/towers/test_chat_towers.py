@@ -12,7 +12,7 @@ import torch
 import transformers
 from chat_models import CLS, MODELS, WRITTEN, block_states, chat_model
 from conftest import GOLDEN, close, vita
-from families import library_states, patches_of, settings
+from families import VISION, library_states, patches_of, settings
 from huggingface_hub import split_torch_state_dict_into_shards
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -194,3 +194,26 @@ def test_a_processor_that_cuts_tiles_makes_the_whole_picture(tmp_path: Path, kin
     expected = theirs.preprocess([picture], return_tensors="pt")["pixel_values"][0][:1]
     torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)
     assert tower(made).shape == (1, 16, 32)
+
+
+def test_a_vision_part_of_timm_opens_with_timm(tmp_path: Path) -> None:
+    _, vision = chat_model("perception_lm", tmp_path)
+    plan = make_plan({"tower": {"weights": str(tmp_path)}})
+    assert (plan.tower, plan.grid) == ("timm", (4, 4))
+    tower = build_tower({"weights": str(tmp_path), "select_layer": [1, 3]})
+    pixels = torch.randn(2, 3, 56, 56)
+    with torch.no_grad():
+        states = vision.timm_model.forward_intermediates(pixels, output_fmt="NLC", intermediates_only=True, norm=False)
+    close(tower(pixels), torch.cat([states[0], states[2]], dim=-1))
+    assert tower.load_report.skipped["other parts of the model"]
+
+
+@pytest.mark.parametrize("nested", [{}, {"model_type": "clip"}, {"model_type": "llava"}])
+def test_old_configs_name_the_vision_part_wrongly(tmp_path: Path, nested: dict[str, str]) -> None:
+    """They leave its type out, or give the type of the whole."""
+    _, vision = chat_model("llava", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision_config"] = {**VISION, **nested}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    pixels = torch.randn(1, 3, 56, 56)
+    close(build_tower(settings(tmp_path))(pixels), library_states(vision, pixels)[-2][:, 1:])

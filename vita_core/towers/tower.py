@@ -86,7 +86,7 @@ class BaseVisionTower(BatchRunner):
             stated = {key: value for key, value in self.settings.options.items() if value is not None}
             where = f"tower {self.resolved.source.weights}" + (f" with options {stated}" if stated else "")
             rules = self.key_rules()
-            if self.nested:
+            if self.nested and not self.resolved.random:
                 rules = nested_rules(rules, encoder.state_dict().keys(), self._stored_keys(), self.outer_renames)
             report = fill(encoder, self._tensors(rules), rules, dtype=self.dtype, device=device, where=where)
         freeze(encoder, self.settings.freeze, self.shape, self.in_run_order)

@@ -12,9 +12,15 @@ vita_api = 1
 RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
+def own_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return timm's config: the whole, or the vision part of a multimodal model of transformers."""
+    part = config.get("vision_config")
+    return part if isinstance(part, Mapping) and "architecture" in part else config
+
+
 def recognises(config: Mapping[str, Any]) -> bool:
-    """Return whether this is a config.json of timm, which has an ``architecture`` and a ``pretrained_cfg``."""
-    return "architecture" in config and "pretrained_cfg" in config
+    """Return whether timm builds the encoder: a config.json of timm has an ``architecture`` and a ``pretrained_cfg``."""
+    return ("architecture" in config and "pretrained_cfg" in config) or own_config(config) is not config
 
 
 def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
@@ -23,7 +29,7 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     The shortest edge is resized, both edges for ``crop_mode: squash``, or the longest edge for ``crop_mode: border``, where
     the crop has a border of the mean color. For a NaFlex ViT, the picture keeps its aspect.
     """
-    data = config.get("pretrained_cfg", {})
+    data = own_config(config).get("pretrained_cfg", {})
     values = {
         "resample": RESAMPLE[data.get("interpolation", "bicubic")],
         "image_mean": list(data.get("mean", (0.485, 0.456, 0.406))),

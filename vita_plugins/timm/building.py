@@ -24,7 +24,8 @@ def build(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
             f"tower.options.architecture: timm {timm.__version__} has no model {name!r}. Try: one of timm.list_models()"
         )
     saved = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in config.get("model_args", {}).items()
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in (config.get("model_args") or {}).items()
     }
     if saved.get("in_chans") not in (None, 3):
         raise VitaError(
@@ -97,6 +98,6 @@ def input_sizes(model: nn.Module) -> Literal["any", "patches", "fixed"]:
 
 def image_size(config: Mapping[str, Any], options: Mapping[str, Any], model: nn.Module) -> tuple[int, int]:
     """Return the (height, width) of the pictures: the option, the checkpoint's, or timm's default for the architecture."""
-    size = options.get("image_size") or config.get("model_args", {}).get("img_size")
+    size = options.get("image_size") or (config.get("model_args") or {}).get("img_size")
     size = size or config.get("pretrained_cfg", {}).get("input_size") or model.pretrained_cfg["input_size"]
     return (size, size) if isinstance(size, int) else (int(size[-2]), int(size[-1]))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_core import Shape, VitaError, count_macs
+from vita_plugins.timm import own_config
 from vita_plugins.timm.building import build_on_meta, image_size, input_sizes
 from vita_plugins.timm.naflex import native_size
 from vita_plugins.timm.pruning import layers_of
@@ -95,7 +96,7 @@ def shape(
 
     timm's index k is layer k + 1. timm gives no features for layer 0.
     """
-    return measured(json.dumps([config, options], sort_keys=True), size or image_size)
+    return measured(json.dumps([own_config(config), options], sort_keys=True), size or image_size)
 
 
 @functools.lru_cache(maxsize=32)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vita_core import BaseVisionTower
+from vita_plugins.timm import own_config
 from vita_plugins.timm.building import build, build_on_meta, input_sizes
 from vita_plugins.timm.geometry import check_norm, normed
 from vita_plugins.timm.naflex import intermediates
@@ -18,12 +19,13 @@ from vita_plugins.timm.running import hidden_states
 class TimmTower(BaseVisionTower):
     """Runs a timm encoder. timm's ``prune_intermediate_layers`` removes the head and the layers after the selected one."""
 
+    nested = True
     renames = ((r"^timm_model\.", ""),)  # transformers' TimmWrapperModel
 
     @property
     def described(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """timm's config of the model, and the options for it."""
-        return self.checkpoint_config, self.settings.options
+        return own_config(self.checkpoint_config), self.settings.options
 
     def build_encoder(self) -> nn.Module:
         model = build(*self.described)

@@ -18,8 +18,12 @@ def recognises(config: Mapping[str, Any]) -> bool:
     model_type = config.get("model_type")
     if "AutoModel" in (config.get("auto_map") or {}):
         return True
-    if not isinstance(model_type, str) or model_type == "timm_wrapper":  # the tower `timm` opens it
-        return False
+    if (
+        not isinstance(model_type, str)
+        or model_type == "timm_wrapper"
+        or "architecture" in (config.get("vision_config") or {})
+    ):
+        return False  # the tower `timm` opens it
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return model_type in CONFIG_MAPPING_NAMES

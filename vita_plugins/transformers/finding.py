@@ -87,9 +87,12 @@ def _parts(config: PreTrainedConfig, given: Mapping[str, Any], inside: bool = Fa
             continue
         below = list(_parts(part, own, _says_vision(key)))
         for inner in below:
-            # an old config that calls the part as the whole, such as a nested `clip`, holds the values of the part
-            names = [name for name, kind in part.sub_configs.items() if isinstance(inner, kind)]
-            yield inner if not names or names[0] in own else type(inner).from_dict(dict(own))
+            # an old config that calls the part as a whole, such as a nested `clip` or `llava`, holds the values of the part
+            flat = (
+                own and _says_vision(key) and not any(_says_vision(name) and name in own for name in part.sub_configs)
+            )
+            values = {name: value for name, value in own.items() if name != "model_type"}
+            yield type(inner).from_dict(values) if flat else inner
         if not below and model_class(part) is not None:
             yield part
 
