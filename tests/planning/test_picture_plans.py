@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import golden_settings, vita
-from natives import SIZES, picture, saved_timm
+from natives import SIZES, picture, saved_timm, saved_transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from vita_core import VitaError, build_model, build_tower, make_plan
@@ -94,6 +94,10 @@ def test_the_command(naflex: dict[str, Any]) -> None:
     done = vita(*command, "--picture", "200x40")
     assert "One picture of 200 x 40 pixels: layers [3], grid 2 x 10, resized to 160 x 32 pixels." in done.stdout
     assert "20 visual tokens" in done.stdout
+    told = (
+        "Native resolution: each picture keeps its aspect and has 1 to 25 tokens. `--picture WIDTHxHEIGHT` plans one."
+    )
+    assert told in done.stdout
     found = json.loads(vita(*command, "--picture", "200x40", "--json").stdout)
     assert (found["picture"], found["pixels"], found["grid"], found["tokens"]) == ([200, 40], [32, 160], [2, 10], 20)
     wrong = vita(*command, "--picture", "200")
@@ -101,7 +105,17 @@ def test_the_command(naflex: dict[str, Any]) -> None:
     assert "--picture: not a width and a height in pixels: '200'. Try: 1024x768" in wrong.stderr
 
 
+def test_the_budget_is_that_of_the_language_models_tokens(naflex: dict[str, Any], tmp_path: Path) -> None:
+    saved_transformers("qwen2_5_vl_vision", tmp_path)
+    qwen = {"weights": str(tmp_path), "options": {"merger": True}}
+    assert make_plan({"tower": qwen}).budget == (4, 32)  # 1024 to 8192 pixels, of which 16 x 16 are a token
+    assert make_plan({"tower": qwen, "images": {"min_tokens": 6, "max_tokens": 20}}).budget == (6, 20)
+    assert make_plan({"tower": naflex | {"pixel_shuffle": 0.5}}).budget == (1, 6)
+    assert make_plan({"tower": naflex | {"select_feature": "cls_patch"}}).budget == (2, 26)
+    assert make_plan({"tower": golden_settings("clip")}).budget is None
+
+
 def test_a_tower_alone_plans_the_square(naflex: dict[str, Any]) -> None:
     plan, tower = make_plan({"tower": naflex}), build_tower(naflex)
-    assert (plan.picture, plan.pixels, plan.grid) == (None, (80, 80), (5, 5))
+    assert (plan.picture, plan.pixels, plan.grid, plan.budget) == (None, (80, 80), (5, 5), (1, 25))
     assert plan.stages[1].shape == tower(torch.zeros(1, 3, 80, 80)).shape

@@ -115,5 +115,13 @@ def _print(made: Plan) -> None:
         to = " x ".join(map(str, made.pixels[::-1]))
         tiles = f", {made.tiles} tiles of {to} pixels" if made.tiles > 1 else f", resized to {to} pixels"
         one = f"{one} of {made.picture[0]} x {made.picture[1]} pixels"
+    elif made.budget is not None:
+        one = f"square picture of {made.pixels[1]} x {made.pixels[0]} pixels"
     grid = " x ".join(map(str, made.grid))
     typer.echo(f"One {one}: layers {list(made.layers)}, grid {grid}{tiles}{crops}{cache}.")
+    if made.budget is not None:
+        least, most = made.budget
+        typer.echo(
+            f"Native resolution: each picture keeps its aspect and has {least} to {most} tokens. "
+            "`--picture WIDTHxHEIGHT` plans one."
+        )

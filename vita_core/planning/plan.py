@@ -45,7 +45,8 @@ class Plan:
     `rule` says why the tower was chosen, and `settings` where the values of its config come from. `picture` is the picture's
     (width, height) in pixels, or None for the largest costs of any picture (for native resolution, of a square one). It is
     cut into `tiles` tiles, resized to `pixels` (height, width) each, and the encoder runs on `crops` pictures per tile (S2).
-    `cache_bytes` is the size of the key-value cache of the visual tokens.
+    `cache_bytes` is the size of the key-value cache of the visual tokens. `budget` is the fewest and most tokens that a tower
+    of native resolution gives a picture, or None.
     """
 
     rule: str
@@ -58,6 +59,7 @@ class Plan:
     layers: tuple[int, ...]
     grid: tuple[int, ...]
     tokens: int
+    budget: tuple[int, int] | None
     frames: int | None
     tiles: int
     crops: int
@@ -106,6 +108,7 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
         layers=geometry.layers,
         grid=geometry.grid,
         tokens=tokens,
+        budget=tower.budget,
         frames=tower.shape.frames,
         tiles=tiles,
         crops=geometry.crops,

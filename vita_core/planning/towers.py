@@ -80,6 +80,14 @@ class ResolvedTower:
             most = (math.ceil(edge / native.block) * native.merge) ** 2
         return geometry.num_tokens - math.prod(geometry.grid) + most // self.patches_per_token
 
+    @property
+    def budget(self) -> tuple[int, int] | None:
+        """The fewest and most output tokens of a picture, for native resolution. The rule `fill` has no lower limit."""
+        native, extra = self.shape.native, self.geometry.num_tokens - math.prod(self.geometry.grid)
+        if native is None or self.settings.select_feature == "cls":
+            return None
+        return max(1, math.ceil(native.min_tokens / self.patches_per_token)) + extra, self.most_tokens
+
     def grid_of(self, height: int, width: int) -> Grid:
         """Return the grid of the output tokens for pixels of (height, width)."""
         native = self.shape.native
