@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import GOLDEN, close
@@ -127,6 +128,24 @@ def test_only_the_chosen_file_of_a_repository_is_fetched(hub: Hub, tmp_path: Pat
     tower = build_tower({"weights": "some/clip"})
     close(tower(expected["pixel_values"]), expected["features"])
     assert sorted(hub.fetched) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+
+
+def test_the_config_of_open_clip_is_fetched_for_its_tower(
+    hub: Hub, tmp_path: Path, tower_examples: dict[str, dict[str, Any]]
+) -> None:
+    """Such repositories hold the same model for transformers too."""
+    import torch
+
+    own, clip = Path(tower_examples["open_clip"]["weights"]), GOLDEN / "clip"
+    files = {name: own / name for name in ("open_clip_config.json", "open_clip_model.safetensors")}
+    files |= {name: clip / name for name in ("config.json", "preprocessor_config.json", "model.safetensors")}
+    hub.repositories["some/open-clip"] = put(tmp_path / "open-clip", **files)
+    tower = build_tower({"type": "open_clip", "weights": "some/open-clip", "revision": COMMIT})
+    assert {"open_clip_config.json", "open_clip_model.safetensors"} <= {*hub.fetched}
+    assert "model.safetensors" not in hub.fetched
+    pixels = torch.rand(1, 3, 56, 56)
+    assert torch.equal(tower(pixels), build_tower(tower_examples["open_clip"])(pixels))
+    assert build_tower({"weights": "some/open-clip"}).resolved.spec.name == "clip"
 
 
 def test_shards_are_fetched_by_their_index(hub: Hub, tmp_path: Path) -> None:
