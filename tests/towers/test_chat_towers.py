@@ -55,6 +55,19 @@ def test_the_vision_part_of_a_multimodal_model(tmp_path: Path, model_type: str, 
     close(first(pixels), states[1])
 
 
+def test_a_tensor_that_nothing_explains_is_an_error(tmp_path: Path) -> None:
+    """A saved tower has the encoder's own keys, beside the config of the whole model."""
+    chat_model("llama4", tmp_path)
+    state = build_tower(settings(tmp_path, layers="all")).encoder.state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    save_file(
+        {**{key: tensor.clone() for key, tensor in state.items()}, "stray": torch.ones(1)},
+        tmp_path / "model.safetensors",
+    )
+    with pytest.raises(VitaError, match=r"1 unexpected \(stray\)"):
+        build_tower(settings(tmp_path))
+
+
 OLDER = {
     "llava": {"model.vision_tower.": "vision_tower.vision_model."},
     "llava_onevision": {"model.vision_tower.": "model.vision_tower.vision_model."},

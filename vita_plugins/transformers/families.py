@@ -25,6 +25,7 @@ class Family:
     frames: of an encoder of videos, the key of the model's config with the number of frames.
     any_frames: whether the encoder takes any number of frames, because its positions in time are rotary.
     suffix: the number of tokens behind the patches, or the key of the model's config with that number.
+    inner: the part of the model that is run, if it only wraps that under a name that the whole model has too.
     more: the path of a list of blocks that run after the others.
     given: returns the arguments of ``forward``, from (model, pixels), if the pixels are not its first argument.
     tokens: returns the tokens (B, T, C) of a hidden state, from (model, state), if it is of another form.
@@ -43,6 +44,7 @@ class Family:
     frames: str | None = None
     any_frames: bool = False
     suffix: str | int = 0
+    inner: str | None = None
     more: str | None = None
     given: Callable[[Any, Any], dict[str, Any]] | None = None
     tokens: Callable[[Any, Any], Any] | None = None
@@ -95,6 +97,8 @@ FAMILIES = {
     "pp_lcnet": CNN,
     "pp_lcnet_v3": CNN,
     "pp_lcnet_v4": CNN,
+    "owlv2_vision_model": Family(inner="vision_model"),
+    "owlvit_vision_model": Family(inner="vision_model"),
     "pvt_v2": CNN,
     "regnet": CNN,
     "resnet": CNN,

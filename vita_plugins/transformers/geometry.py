@@ -48,7 +48,8 @@ def build(part: PreTrainedConfig, attention: str | None = None) -> PreTrainedMod
         part._attn_implementation = attention
     headless = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(found).parameters else {}
     model: PreTrainedModel = found(part, **headless)
-    return model
+    inner = family_of(part).inner
+    return model if inner is None else getattr(model, inner)
 
 
 def remove(model: nn.Module, traced: Trace, layer: int, unwanted: Callable[[str], bool]) -> list[str]:

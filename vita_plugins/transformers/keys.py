@@ -53,9 +53,6 @@ def checkpoint_keys(model: nn.Module, family: Family, parent: str | None) -> Key
     if family.blocks.startswith("encoder.layer"):  # AltCLIP is saved as `encoder.layer` and built as `encoder.layers`
         keys.renames.append((r"^encoder\.layers?\.", f"{family.blocks}."))
     keys.skips.append((rf"^(?!(?:{'|'.join(own)})\.)(?:{'|'.join(HEADS)})\.", "head"))
-    if parent is not None:  # OWL-ViT's vision model has all its parts below `vision_model.`, as the whole model has
-        top = "|".join(dict.fromkeys(key.partition(".")[0] for key in model.state_dict()))
-        keys.skips.append((rf"^(?!(?:{top})(?:\.|$))", "other parts of the model"))
     computed = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
     keys.skips += [(pattern, "tables that are computed") for pattern in [*computed, r"position_ids$"]]
     return keys
