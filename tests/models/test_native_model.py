@@ -219,3 +219,9 @@ def test_a_picture_beyond_the_budget_is_not_cached(config: Path, captioned: Path
     cache.array = cache.array[:, :, :3].copy()
     with pytest.raises(VitaError, match=r"images\.max_tokens: a picture has \d+ tokens, more than the budget of 3"):
         cache.fill()
+
+
+def test_a_projector_of_words_needs_pictures_of_one_size(config: Path, captioned: Path, tmp_path: Path) -> None:
+    words = "projector={type: visual_vocabulary, options: {classes: 4, words: 2}}"
+    with pytest.raises(ConfigError, match=r"projector\.type: 'visual_vocabulary' is trained on the captions' words"):
+        train(load_config(config, [words]), [captioned], tmp_path / "out")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,12 @@ from transformers import (
     Siglip2VisionModel,
 )
 
-from vita_core import VitaError, build_tower, make_plan
+from vita_core import BaseVisionTower, Shape, VitaError, build_tower, make_plan, register
+from vita_core.plugins.registry import use_plugins
 from vita_core.towers.features import pixel_shuffle
+from vita_plugins.timm import vita_towers
+from vita_plugins.timm.geometry import shape as timm_shape
+from vita_plugins.timm.tower import TimmTower
 
 PICTURES = [picture(*size) for size in SIZES]
 
@@ -219,3 +224,37 @@ def test_a_processor_of_tiles_does_not_fit_siglip2s_encoder(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(config.to_json_string())
     with pytest.raises(VitaError, match="preprocessor config: Lfm2VlImageProcessor cuts pictures into tiles"):
         make_plan({"tower": {"weights": str(tmp_path)}})
+
+
+@pytest.fixture
+def clean_registry() -> Iterator[None]:
+    use_plugins()
+    yield
+    use_plugins()
+
+
+class WithoutPictures(TimmTower):
+    """A tower that does not define encode_pictures."""
+
+    encode_pictures = BaseVisionTower.encode_pictures
+
+
+def test_a_plugin_without_encode_pictures(naflex: tuple[Path, Any], clean_registry: None) -> None:
+    register(replace(vita_towers()[0], name="incomplete", factory=f"{__name__}:WithoutPictures"))
+    with pytest.raises(VitaError, match=r"WithoutPictures defines no encode_pictures\(pictures, layers\)"):
+        build_tower({"type": "incomplete", "weights": str(naflex[0])})([torch.zeros(3, 32, 32)])
+
+
+def test_a_plugin_whose_shape_has_no_size(naflex: tuple[Path, Any], clean_registry: None) -> None:
+    """It plans the square, and no other picture."""
+
+    def unsized(config: dict[str, Any], options: dict[str, Any]) -> Shape:
+        return timm_shape(config, options)
+
+    register(replace(vita_towers()[0], name="unsized", shape=unsized))
+    config = {"tower": {"type": "unsized", "weights": str(naflex[0])}}
+    assert make_plan(config).grid == (5, 5)
+    with pytest.raises(
+        VitaError, match=r"its tower 'unsized' is that of pictures of \(80, 80\) pixels, not \(32, 160\)"
+    ):
+        make_plan(config, picture=(200, 40))
