@@ -14,6 +14,7 @@ import open_clip
 import pytest
 import torch
 from conftest import GOLDEN, close
+from open_clip.model import resize_pos_embed
 from open_clip.push_to_hf_hub import save_for_hf
 
 from vita_core import VitaError, build_tower, make_plan
@@ -335,3 +336,18 @@ def test_an_archive_of_torchscript_is_not_run(tmp_path: Path) -> None:
     config = {"type": "open_clip", "weights": str(tmp_path / "ViT-B-32.pt"), "options": {"model": "ViT-B-32-quickgelu"}}
     with pytest.raises(VitaError, match=r"is a TorchScript archive: .* Try: save its tensors once, if you trust it: "):
         build_tower(config)
+
+
+def test_another_size_is_open_clips_force_image_size(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    folder, model = checkpoints["ViT"]
+    (tmp_path / "forced.json").write_text(json.dumps(MODELS["ViT"]))
+    open_clip.add_model_config(tmp_path / "forced.json")
+    forced = open_clip.create_model("forced", force_image_size=(84, 70)).eval()
+    state = model.state_dict()
+    resize_pos_embed(state, forced)
+    forced.load_state_dict(state)
+    tower = build_tower({"weights": str(folder), "image_size": [84, 70], "select_layer": 2})
+    close(tower(pixels_for(forced)), features(forced, pixels_for(forced))[1])
+    assert tower.grid == (6, 5)
+    assert tower.encoder.positional_embedding.shape == model.visual.positional_embedding.shape
+    assert tower.resolved.parameters == sum(parameter.numel() for parameter in tower.parameters())

@@ -6,13 +6,14 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import open_clip
 import timm
 import torch
-from open_clip.model import CLIPVisionCfg, _build_vision_tower
-from torch import nn
+from open_clip.model import CLIPVisionCfg, _build_vision_tower, resize_pos_embed
+from torch import Tensor, nn
 
 from vita_core import Shape, VitaError, measure
 from vita_plugins.open_clip.models import model_config
@@ -36,7 +37,7 @@ def vision_config(model: Mapping[str, Any]) -> CLIPVisionCfg:
     return CLIPVisionCfg(**given)
 
 
-def image_size(vision: CLIPVisionCfg) -> tuple[int, int]:
+def own_size(vision: CLIPVisionCfg) -> tuple[int, int]:
     """Return the (height, width) of the pictures that a model takes."""
     size = vision.image_size
     return (size, size) if isinstance(size, int) else (size[0], size[1])
@@ -58,7 +59,7 @@ def as_timm(model: Mapping[str, Any]) -> dict[str, Any] | None:
     if vision.timm_proj not in ("linear", "mlp") and vision.timm_pool not in ("abs_attn", "rot_attn"):
         arguments["num_classes"] = 0 if vision.timm_proj == "none" else model["embed_dim"]
         arguments["global_pool"] = vision.timm_pool
-    size = {"input_size": [3, *image_size(vision)]}
+    size = {"input_size": [3, *own_size(vision)]}
     return {"architecture": vision.timm_model_name, "model_args": arguments, "pretrained_cfg": size}
 
 
@@ -85,19 +86,45 @@ def build(model: Mapping[str, Any], layers: int | None = None) -> tuple[nn.Modul
     return encoder, [*encoder.transformer.resblocks], norm
 
 
-def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
-    """Return the shape of the encoder. Layer 0 of a ResNet is its stem; those that timm builds have no layer 0."""
+def shape(config: Mapping[str, Any], options: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Shape:
+    """Return the shape of the encoder. Layer 0 of a ResNet is its stem; those that timm builds have no layer 0.
+
+    For another `image_size`, it is that of open_clip's ``force_image_size``, but with the own table of positions.
+    """
     model = model_config(config, options)
     wrapped = as_timm(model)
-    return measured(json.dumps(model)) if wrapped is None else timm_geometry.shape(wrapped, {})
+    if wrapped is not None:
+        return timm_geometry.shape(wrapped, {}, image_size=image_size)
+    own = measured(json.dumps(model))
+    if image_size is None:
+        return own
+    forced = {**model, "vision_cfg": {**model["vision_cfg"], "image_size": list(image_size)}}
+    found = measured(json.dumps(forced))
+    first = replace(found.stages[0], parameters=own.stages[0].parameters)
+    return replace(found, stages=(first, *found.stages[1:]))
 
 
 @functools.lru_cache(maxsize=32)
 def measured(model: str) -> Shape:
     """Return the shape of an encoder that open_clip builds itself, for the model's config in JSON."""
     config = json.loads(model)
-    size = image_size(vision_config(config))
+    size = own_size(vision_config(config))
     with torch.device("meta"):
         encoder, blocks, norm = build(config)
         pixels = torch.empty(1, 3, *size)
     return measure(encoder.eval(), blocks, lambda: encoder(pixels), size, norm=norm)
+
+
+def embedded(model: nn.Module, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Return the embeddings (B, 1 + rows * cols, C) of a ViT, after its first norm, and the grid.
+
+    For pictures of another size, open_clip's own function resizes the table of positions, as it does when it loads one.
+    """
+    rows, cols = pixels.shape[-2] // model.patch_size[0], pixels.shape[-1] // model.patch_size[1]
+    if (rows, cols) == tuple(model.grid_size):
+        return model._embeds(pixels), (rows, cols)
+    table = {"visual.positional_embedding": model.positional_embedding}
+    resize_pos_embed(table, SimpleNamespace(visual=SimpleNamespace(grid_size=(rows, cols))))
+    parts = {name: getattr(model, name) for name in ("conv1", "class_embedding", "patch_dropout", "ln_pre")}
+    own = SimpleNamespace(**parts, positional_embedding=table["visual.positional_embedding"])
+    return type(model)._embeds(own, pixels), (rows, cols)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vita_core import BaseVisionTower
-from vita_plugins.open_clip.building import as_timm, build
+from vita_plugins.open_clip.building import as_timm, build, embedded
 from vita_plugins.open_clip.models import model_config
 from vita_plugins.open_clip.wrapped import OpenClipTimmTower
 
@@ -30,7 +30,7 @@ class OpenClipTower(BaseVisionTower):
         model = model_config(self.checkpoint_config, self.settings.options)
         encoder, _, norm = build(model, self.blocks)
         self.resnet = hasattr(encoder, "layer1")
-        self.input_sizes = "any" if self.resnet else "fixed"
+        self.input_sizes = "any" if self.resnet else "patches"
         if self.resnet:
             unused = [(rf"^layer{stage}\.", "stages after the selected one") for stage in range(self.blocks + 1, 5)]
             self.skips = (*self.skips, *unused)
@@ -41,8 +41,8 @@ class OpenClipTower(BaseVisionTower):
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[Mapping[int, Tensor], tuple[int, int]]:
         model = self.encoder
         if not self.resnet:
-            tokens = model._embeds(pixels)  # (B, 1 + rows * cols, C), after the first norm
-            return self.run_blocks(tokens, model.transformer.resblocks, layers), model.grid_size
+            tokens, grid = embedded(model, pixels)
+            return self.run_blocks(tokens, model.transformer.resblocks, layers), grid
         stages = [model.layer1, model.layer2, model.layer3, model.layer4]
         maps = self.run_blocks(model.stem(pixels), stages, layers)  # (B, C, rows, cols)
         height, width = maps[layers[-1]].shape[-2:]
