@@ -232,6 +232,32 @@ CLS = (
     "owlvit",
 )
 
+FLORENCE = {
+    "vision_config": {
+        "embed_dim": [8, 16],
+        "num_heads": [2, 2],
+        "num_groups": [2, 2],
+        "depths": [1, 2],
+        "patch_size": [7, 3],
+        "patch_stride": [4, 2],
+        "patch_padding": [3, 1],
+        "patch_prenorm": [False, True],
+        "window_size": 4,
+        "projection_dim": 16,
+    },
+    "text_config": {
+        "model_type": "bart",
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "vocab_size": 50,
+    },
+}
+"""A model whose vision part has stages."""
 PERCEPTION = {
     "vision_config": {
         "architecture": "vit_tiny_patch16_224",
@@ -256,7 +282,9 @@ IMAGE_SIDE = {"video_llava": "image_tower"}
 
 def chat_model(model_type: str, folder: Path, **changes: Any) -> tuple[Any, nn.Module]:
     """A model with random weights, saved as the library saves it, and its vision part."""
-    config = CONFIGS[model_type](**(PERCEPTION if model_type == "perception_lm" else MODELS[model_type]), **changes)
+    config = CONFIGS[model_type](
+        **{**MODELS, "florence2": FLORENCE, "perception_lm": PERCEPTION}[model_type], **changes
+    )
     mappings = (modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, modeling_auto.MODEL_MAPPING)
     kind = next(mapping[type(config)] for mapping in mappings if type(config) in mapping)
     model = saved(kind(config), folder)

@@ -230,3 +230,19 @@ def test_old_configs_name_the_vision_part_wrongly(tmp_path: Path, nested: dict[s
     (tmp_path / "config.json").write_text(json.dumps(config))
     pixels = torch.randn(1, 3, 56, 56)
     close(build_tower(settings(tmp_path))(pixels), library_states(vision, pixels)[-2][:, 1:])
+
+
+def test_a_vision_part_with_stages(tmp_path: Path) -> None:
+    """Florence 2's config states no size of pictures."""
+    _, vision = chat_model("florence2", tmp_path)
+    with pytest.raises(VitaError, match=r"tower\.image_size: missing, .*Try: `tower\.image_size: 224`"):
+        make_plan({"tower": settings(tmp_path)})
+    pixels = torch.randn(1, 3, 64, 64)
+    states: list[torch.Tensor] = []
+    vision.blocks[0][-1].register_forward_hook(lambda _, args, output: states.append(output))
+    with torch.no_grad():
+        states.append(vision(pixels).last_hidden_state)
+    for layer, state in zip((1, 2), states, strict=True):
+        tower = build_tower(settings(tmp_path, image_size=64, select_layer=layer))
+        close(tower(pixels), state.flatten(2).transpose(1, 2))
+        assert tower.grid == tuple(state.shape[2:])

@@ -79,8 +79,6 @@ def size_origin(shape: Shape, source: Source, origins: Mapping[str, str]) -> str
         return origins["image_size"]
     if stated is not None and stated.startswith("preprocessor: "):
         return f"{source.preprocessor_file or 'preprocessor'}{stated.removeprefix('preprocessor')}"
-    if stated is not None and stated.startswith("options"):
-        return origins["options"]
     return stated or ("published config" if source.published else "checkpoint: config.json")
 
 
