@@ -13,10 +13,11 @@ from multimodal import LIMIT, QUESTION, Theirs
 from safetensors.torch import load_file, save_file
 
 from vita_core import build_model
-from vita_core.errors import CheckpointError
-from vita_core.layouts import internvl, internvl_hf, onevision_hf, pixtral_hf
+from vita_core.errors import CheckpointError, ConfigError
+from vita_core.layouts import internvl, internvl_hf, onevision_hf, pixtral_hf, vipllava_hf
 from vita_core.pixels.images import open_picture
 from vita_core.planning.resolution import resolve
+from vita_core.training.train import train
 
 
 @pytest.fixture
@@ -90,6 +91,38 @@ def test_the_values_of_missing_keys(tmp_path: Path) -> None:
     assert processor["image_std"] == list(LlavaOnevisionImageProcessorPil.image_std)
 
 
+QUICK = [
+    "training={steps: 2, batch_size: 4, warm_start_steps: 1, warm_start_batch: 4, variants: 0, held_out: 0, save_steps: 2}",
+    "device=cpu",
+]
+
+
+@pytest.mark.parametrize("kind", ["onevision", "internvl", "pixtral"])
+def test_a_projector_that_was_trained_again(tmp_path: Path, captioned: Path, golden: Path, kind: str) -> None:
+    """`vita train DIR` writes a config that opens the checkpoint with the new projector."""
+    folder, out = tmp_path / "checkpoint", tmp_path / "trained"
+    getattr(multimodal, kind)(folder)
+    overrides = [*QUICK, "prompt.row_tokens=null"] if kind == "pixtral" else QUICK
+    train(resolve(folder, overrides), [captioned], out)
+    model, before = build_model(out, overrides=["device=cpu"]), build_model(folder, overrides=["device=cpu"])
+    changed = [
+        not torch.equal(a, b) for a, b in zip(model.projector.parameters(), before.projector.parameters(), strict=True)
+    ]
+    assert any(changed)
+    photo = open_picture(golden / "pictures" / "wide.png")
+    assert model.ask(photo, QUESTION, max_new_tokens=LIMIT).token_ids
+    model.save(tmp_path / "saved")
+    reopened = build_model(tmp_path / "saved", overrides=["device=cpu"])
+    first = model.ask(photo, QUESTION, max_new_tokens=LIMIT).token_ids
+    assert reopened.ask(photo, QUESTION, max_new_tokens=LIMIT).token_ids == first
+
+
+def test_training_writes_no_row_tokens(tmp_path: Path, captioned: Path) -> None:
+    multimodal.pixtral(tmp_path / "checkpoint")
+    with pytest.raises(ConfigError, match=r"prompt.row_tokens: training does not write the tokens \[IMG_BREAK\]"):
+        train(resolve(tmp_path / "checkpoint", QUICK), [captioned], tmp_path / "trained")
+
+
 VISION = {"vision_config": {"model_type": "any"}}
 
 
@@ -108,6 +141,11 @@ VISION = {"vision_config": {"model_type": "any"}}
         (internvl, {"force_image_size": 448}, "force_image_size: unsupported value: 448"),
         (internvl, {"pad2square": True}, "pad2square: unsupported value: True"),
         (pixtral_hf, {"vision_feature_select_strategy": "default"}, "'default' drops a patch of a Pixtral tower"),
+        (
+            vipllava_hf,
+            {"vision_config": {"model_type": "siglip_vision_model"}},
+            "a 'siglip_vision_model' tower is a patch",
+        ),
         (onevision_hf, {"projector_hidden_act": "relu"}, "unsupported projector: projector_hidden_act 'relu'"),
     ],
 )

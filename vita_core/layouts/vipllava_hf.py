@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vita_core.errors import CheckpointError
 from vita_core.layouts.hf import (
     BASE_RULES,
     chat_template,
@@ -25,6 +26,12 @@ IMAGE_TOKEN = 32000
 def sections(config: OldConfig, tile: int) -> dict[str, Any]:
     """Return the config sections, as transformers' class computes. Raises CheckpointError for an unsupported projector."""
     check_projector(config)
+    kind = str(config["vision_config"].get("model_type"))
+    if kind.startswith(("siglip", "pixtral")):
+        raise CheckpointError(
+            f"vision_config: the first token of a {kind!r} tower is a patch, which transformers' ViP-LLaVA drops. "
+            "Try: a checkpoint with a CLIP tower"
+        )
     layers = config.get("vision_feature_layer", config.get("vision_feature_layers", LAYERS))
     epsilon = config.get("projector_layernorm_eps", 1e-5)
     return {

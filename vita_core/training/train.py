@@ -43,8 +43,7 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     `licences` are texts for the provenance, one for each of `data`. Returns the scores. Raises VitaError.
     """
     resolved = config if isinstance(config, Resolved) else resolve(config)
-    resolved.language("vita train")
-    refuse_stills(resolved.tower, "vita train: it takes still pictures")
+    _check(resolved)
     config = resolved.config
     sets = [read_samples(path) for path in data]
     samples = [sample for group in sets for sample in group]
@@ -123,6 +122,17 @@ def _finished(config: Config, samples: Sequence[Sample], work: Path) -> dict[str
         return scores
     write_text(file, json.dumps({"key": key}))
     return None
+
+
+def _check(resolved: Resolved) -> None:
+    """Raise ConfigError for a tower alone, a tower of videos, and prompts that training does not write."""
+    resolved.language("vita train")
+    refuse_stills(resolved.tower, "vita train: it takes still pictures")
+    if resolved.config.prompt.row_tokens is not None:
+        raise ConfigError(
+            f"prompt.row_tokens: training does not write the tokens {', '.join(resolved.config.prompt.row_tokens)} between the "
+            "rows of a picture. Try: `prompt.row_tokens: null`, which the trained model will keep"
+        )
 
 
 def _split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
