@@ -14,7 +14,10 @@ from transformers import PreTrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers_models import CONFIGS, LEFT, MODELS, library_states, patches_of, settings, small, whole
 
-from vita_core import VitaError, build_tower
+from vita_core import VitaError
+from vita_core.planning.native import at_size
+from vita_core.planning.towers import resolve_tower
+from vita_core.towers.tower import build_resolved
 from vita_plugins.transformers.finding import model_class
 
 MAPPINGS = (
@@ -73,7 +76,7 @@ def tried(model_type: str) -> Row:
             if size(model_type) > MOST:
                 return Row(model_type, reason="docs/transformers.json has no small model of it")
             model = whole(model_type, folder)
-            return opened(model_type, model, build_tower(settings(folder, model_type)))
+            return opened(model_type, model, built(settings(folder, model_type)))
         except ImportError as error:
             return Row(model_type, left="needs a missing extra", reason=str(error).strip().splitlines()[0])
         except VitaError as error:
@@ -81,6 +84,15 @@ def tried(model_type: str) -> Row:
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
     return Row(model_type, reason=reason)
+
+
+def built(config: dict[str, Any]) -> Any:
+    """Build a tower. One of native resolution gets the sizes of a picture of 4 x 4 blocks, because its budget may be large."""
+    resolved = resolve_tower(config)
+    if resolved.shape.native is not None:
+        side = 4 * resolved.shape.native.block
+        resolved = at_size(resolved, (side, side))
+    return build_resolved(resolved, "cpu")
 
 
 def size(model_type: str) -> int:
