@@ -7,9 +7,8 @@ from vita_core.cli.common import JsonOption, print_json, print_table
 
 def towers(json: JsonOption = False) -> None:
     """List all registered towers: name, summary, model types, and the distribution that each one comes from."""
-    from vita_core.planning.origins import plain
     from vita_core.plugins.registry import registry
-    from vita_core.plugins.specs import TowerSpec
+    from vita_core.plugins.specs import TowerSpec, plain
 
     rows = [
         {

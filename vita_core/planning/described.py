@@ -25,7 +25,8 @@ def choose_tower(settings: TowerConfig, source: Source) -> tuple[Choice, Source]
     """
     if settings.type is not None:
         named = registry().find(TowerSpec, settings.type).spec
-        own = source.described_by(named.config_file) if named.config_file != FIRST else None
+        second = named.config_file != FIRST and not source.published  # a published config needs no hub
+        own = source.described_by(named.config_file) if second else None
         return _choose(settings.type, own or source), own or source
     try:
         choice = _choose(None, source)

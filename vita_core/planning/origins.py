@@ -10,10 +10,10 @@ from typing import Any
 from vita_core.config.configfiles import overridden
 from vita_core.config.schema import TowerConfig
 from vita_core.config.yamlfile import Document
-from vita_core.plugins.specs import Shape, Stated, TowerSpec
+from vita_core.plugins.specs import Shape, Stated, TowerSpec, plain
 from vita_core.weights.sources import Source
 
-__all__ = ["Setting", "key_origins", "merged", "override_marks", "plain", "size_origin", "tower_marks", "used_settings"]
+__all__ = ["Setting", "key_origins", "merged", "override_marks", "size_origin", "tower_marks", "used_settings"]
 
 PRINTED = ("select_layer", "select_feature", "norm", "image_size", "dtype")
 """The keys that a plan always prints. It prints the others if they have not their general default."""
@@ -47,11 +47,6 @@ def _shown(file: str) -> str:
 def override_marks(overrides: Sequence[str]) -> dict[str, str]:
     """Return the marks of the keys that `overrides` set."""
     return tower_marks(overridden(Document({}, {}), overrides))
-
-
-def plain(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `defaults` of a spec without their origins."""
-    return {key: value.value if isinstance(value, Stated) else value for key, value in defaults.items()}
 
 
 def merged(settings: TowerConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from vita_core.errors import PluginError
 from vita_core.plugins.native import NativeSize
 from vita_core.plugins.shapes import Shape, Stage
 
-__all__ = ["LLMShape", "LLMSpec", "NativeSize", "ProjectorSpec", "Shape", "Stage", "Stated", "TowerSpec"]
+__all__ = ["LLMShape", "LLMSpec", "NativeSize", "ProjectorSpec", "Shape", "Stage", "Stated", "TowerSpec", "plain"]
 
 CheckpointConfig = Mapping[str, Any]
 """The parsed ``config.json`` (or similar file) of a checkpoint."""
@@ -35,6 +35,11 @@ class Stated:
 
     value: Any
     by: str
+
+
+def plain(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `defaults` of a spec without their origins."""
+    return {key: value.value if isinstance(value, Stated) else value for key, value in defaults.items()}
 
 
 def _check(spec: Any, kinds: Mapping[str, Any]) -> None:

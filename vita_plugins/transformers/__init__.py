@@ -31,9 +31,12 @@ def recognises(config: Mapping[str, Any]) -> bool:
 
 def defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the default layer and tokens: those that a multimodal checkpoint states, or the last layer's patches."""
+    usual = {"select_layer": -1, "norm": False, "select_feature": "patch"}
+    if "vision_config" not in config:
+        return usual
     from vita_plugins.transformers.stating import stated
 
-    return {"select_layer": -1, "norm": False, "select_feature": "patch", **stated(config)}
+    return usual | stated(config)
 
 
 @hookimpl
