@@ -29,7 +29,9 @@ states, if no field has them; ``*`` stands for all children, ``-1`` for the last
 whether maps are (B, rows, cols, C). part: the path of the vision model in a larger one.
 """
 ROWS = {**MODELS, **DATA["others"]}
-"""Those of `MODELS`, and models that are tested elsewhere, for the table of encoders. tower: the tower that opens the model."""
+"""Those of `MODELS`, and models that are tested elsewhere, for the table of encoders. tower: the tower that opens the model.
+compared: the test that compares its features, where ``forward`` takes more than pixels or gives tokens in another order.
+"""
 LEFT: dict[str, str] = DATA["left"]
 """Why a type is not counted in the table of encoders, by model type."""
 SIZES: dict[str, Any] = DATA["sizes"]

@@ -57,6 +57,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie4_5_vl_moe_vision": ("Ernie4_5_VLMoeImageProcessor", QWEN),
     "glm4v_moe_vision": GLM,
     "glm4v_vision": GLM,
+    "glm5_next_vision": ("Glm5NextImageProcessor", {"patch_size": 8, "min_image_tokens": 4, "max_image_tokens": 32}),
     "glm_ocr_vision": GLM,
     "hunyuan_vl_vision": ("HunYuanVLImageProcessor", QWEN),
     "idefics2_vision": ("Idefics2ImageProcessor", EDGE),

@@ -116,6 +116,7 @@ FAMILIES = {
     "timesformer": VIDEO,
     "tipsv2_vision_model": PATCHES,
     "videomae": VIDEO,
+    "uvdoc_backbone": Family("resnet.resnet_down", sizes="any"),
     "vit_mae": Family(settings=(("mask_ratio", 0.0),)),
     "vitdet": PATCHES,
     "vivit": VIDEO,

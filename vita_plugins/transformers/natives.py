@@ -65,6 +65,7 @@ NATIVES = {
     "exaone4_5_vision": QWEN2_5,
     "glm4v_moe_vision": GLM,
     "glm4v_vision": GLM,
+    "glm5_next_vision": replace(GLM, processor="Glm5NextImageProcessor", rule="glm5"),
     "glm_ocr_vision": GLM,
     "hunyuan_vl_vision": Native(
         "layers", in_blocks=False, heads=("patch_merger",), processor="HunYuanVLImageProcessor"

@@ -154,6 +154,27 @@ def naflex(processor: Any, patch: int, merge: int) -> NativeSize:
     return NativeSize(patch, processor.max_num_patches, merge)
 
 
+def glm5(processor: Any, patch: int, merge: int) -> NativeSize:
+    """GLM-5's: the fewest and most blocks. A picture keeps its aspect; what is missing to whole blocks is black."""
+    least, most = (tokens * merge**2 for tokens in (processor.min_image_tokens, processor.max_image_tokens))
+    return NativeSize(patch, most, merge, least, rule=_glm5, resizes=_glm5_resizes)
+
+
+def _glm5(height: int, width: int, native: NativeSize) -> Sizes:
+    library = importlib.import_module("transformers.models.glm5_next.image_processing_glm5_next")
+    least, most = (int(tokens) // native.merge**2 for tokens in (native.min_tokens, native.max_tokens))
+    size: Sizes = library.smart_resize(2, height, width, 2, native.block, least, most)
+    return size
+
+
+def _glm5_resizes(height: int, width: int, native: NativeSize) -> list[Sizes]:
+    high, wide = _glm5(height, width, native)
+    scale = min(high / height, wide / width)
+    if height * width >= native.block**2 * (native.min_tokens // native.merge**2):
+        scale = min(1.0, scale)
+    return [(max(1, min(high, math.floor(height * scale))), max(1, min(wide, math.floor(width * scale))))]
+
+
 def muse(processor: Any, patch: int, merge: int) -> NativeSize:
     """Muse's: the most blocks, and the grid of blocks that is nearest to the aspect."""
     return NativeSize(patch, processor.max_image_tokens * merge**2, merge, rule=_muse)
@@ -167,7 +188,7 @@ def _muse(height: int, width: int, native: NativeSize) -> Sizes:
 
 BUDGETS: dict[str, Callable[[Any, int, int], NativeSize]] = {
     function.__name__: function
-    for function in (between, glm, paddleocr, longest_edge, idefics2, idefics3, kimi, muse, naflex)
+    for function in (between, glm, paddleocr, longest_edge, idefics2, idefics3, kimi, glm5, muse, naflex)
 }
 """The budgets and rules, from the library's image processor, the patch size, and the patches per side of a block."""
 
