@@ -109,7 +109,7 @@ def size(model_type: str) -> int:
     """Return the number of parameters of the small model of a type; if `SIZES` do not fit its config, more than `MOST`."""
     try:
         config = small(model_type)
-    except ValueError:
+    except Exception:
         return MOST + 1
     found = model_class(config)
     if found is None:
@@ -152,7 +152,7 @@ def section(found: list[Row]) -> str:
         f"transformers {transformers.__version__} has {len(found)} types of vision models: those in its mappings of pictures,",
         "classifiers of pictures, backbones and videos, and every part of a larger model that holds vision. Not counted:",
         "",
-        *(f"- {left[reason]} types: {reason}" for reason in REASONS),
+        *(f"- {reason}: {left[reason]}" for reason in REASONS),
         "",
         f"Of the other {len(counted)}, **{len(good)} open ({100 * len(good) // len(counted)}%)**. A small model of each was",
         "saved with random weights and opened, and its last layer was compared with that of transformers (to 1e-5 of the largest",

@@ -13,6 +13,7 @@ from transformers_models import (  # noqa: F401  # found in docs/, and imported 
     CLASSIFIERS,
     CONFIGS,
     MODELS,
+    ROWS,
     classifier,
     library_states,
     patches_of,
