@@ -119,3 +119,4 @@ def test_a_tower_alone_plans_the_square(naflex: dict[str, Any]) -> None:
     plan, tower = make_plan({"tower": naflex}), build_tower(naflex)
     assert (plan.picture, plan.pixels, plan.grid, plan.budget) == (None, (80, 80), (5, 5), (1, 25))
     assert plan.stages[1].shape == tower(torch.zeros(1, 3, 80, 80)).shape
+    assert "image_size" not in {setting.key for setting in plan.settings}

@@ -78,11 +78,12 @@ def size_origin(shape: Shape, source: Source, origins: Mapping[str, str]) -> str
 
 
 def used_settings(settings: TowerConfig, shape: Shape, origins: Mapping[str, str]) -> tuple[Setting, ...]:
-    """Return the keys that a plan prints, with their values and origins."""
+    """Return the keys that a plan prints, with their values and origins. With native resolution, there is no one size."""
     size = shape.image_size
     values = settings.model_dump() | {"image_size": size[0] if size[0] == size[1] else list(size)}
     others = [key for key, origin in origins.items() if origin != GENERAL and key not in (*PRINTED, *NOT_PRINTED)]
-    return tuple(Setting(key, values[key], origins[key]) for key in (*PRINTED, *others))
+    printed = [key for key in (*PRINTED, *others) if key != "image_size" or shape.native is None]
+    return tuple(Setting(key, values[key], origins[key]) for key in printed)
 
 
 def _is_set(settings: TowerConfig, key: str) -> bool:
