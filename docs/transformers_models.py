@@ -20,7 +20,7 @@ from vita_plugins.transformers.finding import model_class
 CONFIGS = configuration_auto.CONFIG_MAPPING
 CLASSIFIERS = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 DATA = json.loads((Path(__file__).parent / "transformers.json").read_text())
-MODELS: dict[str, dict[str, Any]] = DATA["models"]
+MODELS: dict[str, dict[str, Any]] = {name: row for name, row in DATA["models"].items() if name in CONFIGS}
 """By model type, a small model and where transformers has its hidden states.
 
 config: values of its config. size: the side of its pictures, if the config has none. states: the field of the model's output
@@ -110,7 +110,7 @@ def library_states(model: Any, pixels: Tensor, layers: int = 0) -> list[Tensor |
         hook.remove()
     states: Sequence[Tensor] = getattr(output, row.get("states", "hidden_states"), ()) or ()
     if hooks:
-        return [*states[:1], *kept[1:]]
+        return [*(states[:1] or [None]), *kept[1:]]
     return [None] * (layers + 1 - len(states)) + [*states]
 
 
