@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from vita_core.errors import VitaError as VitaError
     from vita_core.language.llm import LanguageModel as LanguageModel
     from vita_core.models.building import build_model as build_model
+    from vita_core.pixels.processors import image_processor as image_processor
+    from vita_core.planning.pictures import height_width as height_width
+    from vita_core.planning.pictures import prepared_size as prepared_size
     from vita_core.planning.plan import make_plan as make_plan
+    from vita_core.planning.towers import ResolvedTower as ResolvedTower
     from vita_core.plugins.hookspecs import hookimpl as hookimpl
     from vita_core.plugins.registry import list_towers as list_towers
     from vita_core.plugins.registry import register as register
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from vita_core.protocol import VisionTower as VisionTower
     from vita_core.towers.measuring import count_macs as count_macs
     from vita_core.towers.measuring import measure as measure
+    from vita_core.towers.measuring import parameter_count as parameter_count
     from vita_core.towers.tapping import NoBlock as NoBlock
     from vita_core.towers.tapping import hidden_states as hidden_states
     from vita_core.towers.tower import BaseVisionTower as BaseVisionTower
@@ -41,6 +46,7 @@ _HOME = {
     "NativeSize": "plugins.specs",
     "NoBlock": "towers.tapping",
     "ProjectorSpec": "plugins.specs",
+    "ResolvedTower": "planning.towers",
     "Shape": "plugins.specs",
     "Stated": "plugins.specs",
     "TowerSpec": "plugins.specs",
@@ -49,12 +55,16 @@ _HOME = {
     "build_model": "models.building",
     "build_tower": "towers.tower",
     "count_macs": "towers.measuring",
+    "height_width": "planning.pictures",
     "hidden_states": "towers.tapping",
     "hookimpl": "plugins.hookspecs",
+    "image_processor": "pixels.processors",
     "list_towers": "plugins.registry",
     "load_config": "config.schema",
     "make_plan": "planning.plan",
     "measure": "towers.measuring",
+    "parameter_count": "towers.measuring",
+    "prepared_size": "planning.pictures",
     "register": "plugins.registry",
 }
 __all__ = [*_HOME]  # noqa: PLE0604  # one table, not two

@@ -9,10 +9,10 @@ from vita_core.errors import CheckpointError, ConfigError
 from vita_core.plugins.shapes import Shape
 from vita_core.weights.sources import Source
 
-__all__ = ["check_patches", "completed", "pair", "prepared_size", "resized", "stated_size"]
+__all__ = ["check_patches", "completed", "height_width", "prepared_size", "resized", "stated_size"]
 
 
-def pair(size: Any) -> tuple[int, int] | None:
+def height_width(size: Any) -> tuple[int, int] | None:
     """Return (height, width) for an integer, a pair, or a dict of height and width, and None for anything else."""
     if isinstance(size, Mapping):
         size = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
@@ -21,16 +21,19 @@ def pair(size: Any) -> tuple[int, int] | None:
     return (int(size[-2]), int(size[-1])) if isinstance(size, list | tuple) and len(size) > 1 else None
 
 
-def prepared_size(preprocessor: Mapping[str, Any] | None) -> tuple[int, int] | None:
-    """Return (height, width) of the pictures that a preprocessor config makes, or None if it depends on the picture."""
+def prepared_size(preprocessor: Mapping[str, Any] | None) -> tuple[tuple[int, int] | None, str]:
+    """Return (height, width) of the pictures that a preprocessor config makes, or None if it depends on the picture.
+
+    The second value is the key that states it.
+    """
     if not preprocessor:
-        return None
+        return None, ""
     size, crop = preprocessor.get("size"), preprocessor.get("crop_size")
     if crop is not None and preprocessor.get("do_center_crop", True):
-        return pair(crop)
+        return height_width(crop), "crop_size"
     if isinstance(size, Mapping) and "crop_pct" in preprocessor:  # ConvNeXt's: the edge is that of a square
-        return pair(size.get("shortest_edge"))
-    return pair(size) if preprocessor.get("do_resize", True) else None
+        return height_width(size.get("shortest_edge")), "size"
+    return height_width(size) if preprocessor.get("do_resize", True) else None, "size"
 
 
 def stated_size(asked: tuple[int, int] | None, source: Source) -> tuple[int, int]:
@@ -39,7 +42,7 @@ def stated_size(asked: tuple[int, int] | None, source: Source) -> tuple[int, int
     Raises ConfigError if none of them states a size.
     """
     own = source.config.get("image_size") or source.config.get("img_size")
-    size = asked or prepared_size(source.preprocessor) or pair(own)
+    size = asked or prepared_size(source.preprocessor)[0] or height_width(own)
     if size is None:
         raise ConfigError(
             f"tower.image_size: missing, and neither config.json nor preprocessor_config.json of {source.weights} states the "
@@ -99,7 +102,7 @@ def resized(processor: Mapping[str, Any], to: tuple[int, int], *, exactly: bool 
 
     The edge before a crop grows as the crop does, or with `exactly` it is the crop's.
     """
-    before = prepared_size(processor)
+    before, _ = prepared_size(processor)
     if before == to:
         return processor
     whole = {"height": to[0], "width": to[1]}

@@ -20,7 +20,7 @@ from vita_core.planning.described import choose_tower, named_source, random_weig
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
 from vita_core.planning.options import validated_options
 from vita_core.planning.origins import key_origins, merged, size_origin
-from vita_core.planning.pictures import check_patches, completed, pair, resized
+from vita_core.planning.pictures import check_patches, completed, height_width, resized
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import Registered, import_object, known_towers, registry
 from vita_core.plugins.specs import Shape, TowerSpec
@@ -167,7 +167,7 @@ def _check(settings: TowerConfig, spec: TowerSpec, source: Source) -> None:
 
 def _shape(spec: TowerSpec, owner: Owner, settings: TowerConfig, source: Source) -> Shape:
     """Return what the spec's shape function gives, or the shape that one run of the encoder gives if there is none."""
-    size = pair(settings.image_size)
+    size = height_width(settings.image_size)
     if spec.shape is None:
         derived = import_object("vita_core.towers.deriving:derived_shape", requires=None, owner=owner)
         compute = functools.partial(derived, spec, owner, settings, source)

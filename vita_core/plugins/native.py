@@ -77,8 +77,7 @@ class NativeSize:
                 f"{shape} has an aspect ratio above {MAX_ASPECT}:1, which the encoder cannot keep. Try: crop it into shorter "
                 "pieces, or a tower of fixed size"
             )
-        rule = RULES[self.rule] if isinstance(self.rule, str) else self.rule
-        size = rule(height, width, self)
+        size = self.by_rule(self.rule, height, width) if isinstance(self.rule, str) else self.rule(height, width, self)
         rows, cols = self.grid(*size)
         if self.max_side is not None and max(rows, cols) > self.max_side:
             raise PictureError(
@@ -91,6 +90,10 @@ class NativeSize:
                 "pieces, or raise `images.max_tokens`"
             )
         return size
+
+    def by_rule(self, rule: str, height: int, width: int) -> tuple[int, int]:
+        """Return the size by a named rule (``fill`` ...), unchecked, for a `rule` of your own that only adds to that one."""
+        return RULES[rule](height, width, self)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the grid (rows, cols) of patches of a resized picture. Raises VitaError unless it is made of whole blocks."""

@@ -62,7 +62,8 @@ class TowerSpec:
 
     name: the value of ``type:`` in a YAML file.
     summary: one line for ``vita towers``.
-    factory: ``"module:Class"`` of a `BaseVisionTower` subclass, imported when a tower is built.
+    factory: ``"module:Class"`` of a `BaseVisionTower` subclass, imported when a tower is built; or a function of a
+    `ResolvedTower` and a device that returns such a tower, if several classes share a spec.
     shape: function of a checkpoint config and ``tower.options`` that returns a `Shape`; ``"module:function"`` if it needs torch.
     A parameter named `preprocessor` gets the content of the checkpoint's ``preprocessor_config.json``, or None. An encoder of
     native resolution (`Shape.native`) needs a parameter `size`: (height, width) of the pictures to count for, or None.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from vita_core import BaseVisionTower
+from vita_core import BaseVisionTower, ResolvedTower
 from vita_plugins.open_clip.building import as_timm, build, embedded
 from vita_plugins.open_clip.models import model_config
 from vita_plugins.open_clip.wrapped import OpenClipTimmTower
 
 
-def open_tower(resolved: Any, device: Any = "cpu") -> BaseVisionTower:
+def open_tower(resolved: ResolvedTower, device: torch.device | str = "cpu") -> BaseVisionTower:
     """Return the tower for an encoder that open_clip builds with timm, or for one that it builds itself."""
     timm = as_timm(model_config(resolved.source.config, resolved.settings.options))
     return OpenClipTower(resolved, device) if timm is None else OpenClipTimmTower(resolved, device)

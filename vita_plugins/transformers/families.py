@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vita_plugins.transformers.odd import length_first, mllama_arguments, mllama_tokens, molmo2_arguments
-from vita_plugins.transformers.ordering import mask_units
+from vita_plugins.transformers.odd import length_first, mask_units, mllama_arguments, mllama_tokens, molmo2_arguments
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -15,10 +16,10 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from vita_core import NoBlock, Shape, VitaError
+from vita_core import NoBlock, Shape, VitaError, height_width, parameter_count
 from vita_plugins.transformers.families import FAMILIES, USUAL, Family
 from vita_plugins.transformers.finding import model_class, vision_config
-from vita_plugins.transformers.pictures import pair, stated_size
+from vita_plugins.transformers.pictures import stated_size
 from vita_plugins.transformers.running import inputs, interpolates
 from vita_plugins.transformers.tracing import Trace, inside, trace
 from vita_plugins.transformers.video import runs_as_pictures
@@ -52,10 +53,13 @@ def build(part: PreTrainedConfig, attention: str | None = None) -> PreTrainedMod
     return model if inner is None else getattr(model, inner)
 
 
-def remove(model: nn.Module, traced: Trace, layer: int, unwanted: Callable[[str], bool]) -> list[str]:
-    """Remove the parts of a model whose modules are all unwanted, and return their paths. The run ends at `layer`.
+def remove(
+    model: nn.Module, traced: Trace, layer: int, unwanted: Callable[[str], bool], reason: str
+) -> list[tuple[str, str]]:
+    """Remove the parts of a model whose modules are all unwanted. The run ends at `layer`.
 
-    `unwanted` takes the path of a module with parameters or buffers of its own.
+    `unwanted` takes the path of a module with parameters or buffers of its own. Returns what `BaseVisionTower.skips` needs to
+    skip the tensors of these parts for that `reason`.
     """
     paths: list[str] = []
     end = traced.layers[layer].path
@@ -72,7 +76,16 @@ def remove(model: nn.Module, traced: Trace, layer: int, unwanted: Callable[[str]
 
     for name, child in list(model.named_children()):
         visit(name, child)
-    return paths
+    return [(rf"^(?:{'|'.join(map(re.escape, paths))})\.", reason)] if paths else []
+
+
+def check_norm(shape: Shape, layers: Iterable[int]) -> None:
+    """Raise VitaError if the final norm does not fit each of the selected `layers`, for ``norm: true``."""
+    if any(shape.stages[layer].channels != shape.stages[-1].channels for layer in layers):
+        raise VitaError(
+            f"tower.norm: the encoder's final norm fits only layer {shape.layers}, the last, not {sorted(layers)}. "
+            f"Try: `tower.select_layer: {shape.layers}` or `tower.norm: false`"
+        )
 
 
 def shape(
@@ -91,7 +104,7 @@ def shape(
     if frames is not None and family.any_frames and frames % part.tubelet_size == 0:
         config = {**config, str(family.frames): frames}
     size, stated = stated_size(part, image_size, preprocessor)
-    own = pair(getattr(part, "image_size", getattr(part, "crop_size", None)))  # the latter is V-JEPA 2's
+    own = height_width(getattr(part, "image_size", getattr(part, "crop_size", None)))  # the latter is V-JEPA 2's
     if own is not None and image_size not in (None, own) and input_sizes(part) == "fixed":
         raise VitaError(
             f"tower.image_size: the model of model_type {part.model_type!r} in transformers does not interpolate its "
@@ -125,7 +138,7 @@ def measured(config: str, size: tuple[int, int]) -> tuple[Shape, Trace]:
         (layer.channels, layer.grid, count, (after - before) // 2)
         for layer, count, (before, after) in zip(traced.layers, parameters, pairwise(flops), strict=False)
     ]
-    norm = None if traced.norm is None else sum(one.numel() for one in model.get_submodule(traced.norm).parameters())
+    norm = None if traced.norm is None else parameter_count(model.get_submodule(traced.norm))
     prefix = 0 if family.windows else min(layer.prefix for layer in traced.layers[traced.first_layer :])
     suffix = family.suffix_of(model.config)
     shape = replace(Shape.from_stages(size, stages, norm, prefix, traced.first_layer), suffix_tokens=suffix)
@@ -134,3 +147,14 @@ def measured(config: str, size: tuple[int, int]) -> tuple[Shape, Trace]:
     if still:
         return replace(shape, frames=frames, steps=frames, prefix_tokens=0), traced
     return replace(shape, frames=frames, steps=traced.layers[0].steps), traced
+
+
+def grid_of(config: Mapping[str, Any], own: Shape, size: tuple[int, int], layer: int) -> tuple[int, int]:
+    """Return the grid (rows, cols) of a layer for pictures of any `size` (height, width) that the encoder takes.
+
+    `own` is the shape for the size of the checkpoint with that `config`.
+    """
+    if size != own.image_size and own.stages[0].grid != own.stages[-1].grid:  # a stage's grid may be rounded up
+        return measured(as_key(config), size)[0].stages[layer].grid
+    rows, cols = own.stages[layer].grid
+    return size[0] * rows // own.image_size[0], size[1] * cols // own.image_size[1]

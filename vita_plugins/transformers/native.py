@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vita_core import NativeSize, NoBlock, Shape, VitaError, hidden_states
-from vita_core.towers.measuring import parameter_count
+from vita_core import NativeSize, NoBlock, Shape, VitaError, hidden_states, parameter_count
 from vita_plugins.transformers.natives import Native
 from vita_plugins.transformers.packing import pack, windows
 

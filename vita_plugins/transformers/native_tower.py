@@ -7,32 +7,25 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vita_core import BaseVisionTower, NoBlock, VitaError
-from vita_plugins.transformers.finding import vision_config
-from vita_plugins.transformers.geometry import build
-from vita_plugins.transformers.keys import checkpoint_keys
+from vita_core import NoBlock
+from vita_plugins.transformers.base import LibraryTower
 from vita_plugins.transformers.native import check_native, encode_native, remove_heads
 from vita_plugins.transformers.natives import NATIVES, Native
 
 
-class NativeTower(BaseVisionTower):
+class NativeTower(LibraryTower):
     """Runs the vision models in `vita_plugins.transformers.natives.NATIVES`, up to the last selected layer."""
 
-    nested = True
     family: Native
 
     def build_encoder(self) -> nn.Module:
-        if self.settings.compile:
-            raise VitaError("tower.compile: tower 'transformers' does not support it yet. Try: `tower.compile: false`")
-        part = vision_config(self.checkpoint_config)
+        part, model = self.built()
         self.family = family = NATIVES[type(part).model_type]
-        model = build(part, None if self.settings.attention == "auto" else self.attention)
+        self.norm_path = family.norm
         remove_heads(model, family, merger=self.merger)
-        parent = self.checkpoint_config.get("model_type")
-        keys = checkpoint_keys(model, family, None if parent == type(part).model_type else parent)
+        keys = self.map_keys(part, model, family)
         heads = "|".join([*family.heads, *family.merger])
         own = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
-        self.renames, self.splits, self.outer_renames = keys.renames, keys.splits, keys.outer
         self.skips = [*keys.skips, (rf"^(?!(?:{'|'.join(own)})\.)(?:{heads or '-'})\.", "head")]
         self.block_key = rf"^{re.escape(family.blocks)}\.(\d+)\."
         blocks = model.get_submodule(family.blocks)
@@ -62,7 +55,3 @@ class NativeTower(BaseVisionTower):
             encoder.named_parameters(),
             key=lambda named: 2 if named[0].startswith(later) else named[0].startswith(f"{self.family.blocks}."),
         )
-
-    def final_norm(self, tokens: Tensor) -> Tensor:
-        normed: Tensor = self.encoder.get_submodule(self.family.norm)(tokens)
-        return normed

@@ -1,4 +1,4 @@
-"""Vision models of multimodal models that take more than pixels, or whose blocks give more than the tokens of a picture."""
+"""Functions of single families: models that take more than pixels, or whose blocks give tokens in a form of their own."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def molmo2_arguments(model: Any, pixels: Tensor) -> dict[str, Tensor]:
 def length_first(model: Any, state: Tensor) -> Tensor:
     """Return (T, B, C) as (B, T, C)."""
     return state.transpose(0, 1)
+
+
+def mask_units(model: Any, layer: int, state: Tensor) -> Tensor:
+    """Return Hiera's tokens (B, N, C) as (B, rows, cols, C), by the model's own function."""
+    ordered: Tensor = model.encoder.reroll(state, max(layer - 1, 0))
+    return ordered

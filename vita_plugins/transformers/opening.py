@@ -12,8 +12,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig
 
-from vita_core import BaseVisionTower, Shape, VitaError
-from vita_core.planning.towers import ResolvedTower
+from vita_core import BaseVisionTower, ResolvedTower, Shape, VitaError
 from vita_plugins.transformers import geometry, pictures
 from vita_plugins.transformers.finding import vision_config, whole_config
 from vita_plugins.transformers.native import native_shape

@@ -1,16 +1,32 @@
-"""Put the tokens of models that keep them in windows or units into rows."""
+"""Put the hidden states of pictures into rows: maps, windows, and units of tokens."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
+
+from vita_plugins.transformers.families import Family
+from vita_plugins.transformers.tracing import Trace
 
 Grid = tuple[int, int]
 
 
-def mask_units(model: nn.Module, layer: int, state: Tensor) -> Tensor:
-    """Return Hiera's tokens (B, N, C) as (B, rows, cols, C), by the model's own function."""
-    ordered: Tensor = model.encoder.reroll(state, max(layer - 1, 0))
-    return ordered
+def in_rows(
+    family: Family, model: Any, trace: Trace, layer: int, state: Tensor, grid: Grid, *, prefix: int
+) -> tuple[Tensor, Grid]:
+    """Return a hidden state as (B, prefix + rows * cols, C), row by row, and its grid: `grid`, or that of a map itself."""
+    found = trace.layers[layer]
+    if state.ndim == 4 and found.channels_last:
+        return state.flatten(1, 2), (state.shape[1], state.shape[2])
+    if state.ndim == 4:
+        return state.flatten(2).transpose(1, 2), (state.shape[2], state.shape[3])
+    if family.rows is not None:
+        return family.rows(model, layer, state).flatten(1, 2), grid
+    if family.windows is not None:
+        return unwindowed(state, int(getattr(model.config, family.windows)), grid), grid
+    extra = found.prefix - prefix  # PVT has a CLS token in its last stage alone
+    return state[:, extra:] if extra > 0 else state, grid
 
 
 def unwindowed(state: Tensor, side: int, grid: Grid) -> Tensor:

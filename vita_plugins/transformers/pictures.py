@@ -10,37 +10,14 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
-from vita_core import Shape, VitaError
+from vita_core import Shape, VitaError, height_width, prepared_size
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 """The normalisation of DINOv2's published checkpoints. Their image processor's own default is CLIP's."""
 
-
 TILING = ("Aria", "BridgeTower", "Cohere2Vision", "GotOcr2", "Granite4", "Llama4", "LlavaNext", "LlavaOnevision", "Mllama",
           "Molmo2", "Ovis2", "PerceptionLM", "VideoLlava")  # fmt: skip
 """How the names of image processors start that give no plain batch of pictures of one size."""
-
-
-def pair(size: Any) -> tuple[int, int] | None:
-    """Return (height, width) for an integer, a pair, or a dict of height and width, and None for anything else."""
-    if isinstance(size, Mapping):
-        size = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
-    if isinstance(size, int):
-        return size, size
-    return (int(size[0]), int(size[1])) if size else None
-
-
-def prepared_size(preprocessor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, str]:
-    """Return (height, width) of the pictures that a preprocessor config makes, or None if it depends on the picture.
-
-    The second value is the key that states it.
-    """
-    size, crop = preprocessor.get("size"), preprocessor.get("crop_size")
-    if crop is not None and preprocessor.get("do_center_crop", True):
-        return pair(crop), "crop_size"
-    if isinstance(size, Mapping) and "crop_pct" in preprocessor:  # ConvNeXt's: the edge is that of a square
-        return pair(size.get("shortest_edge")), "size"
-    return pair(size) if preprocessor.get("do_resize", True) else None, "size"
 
 
 def stated_size(
@@ -50,10 +27,10 @@ def stated_size(
 
     The second value says which, as `Shape.size_from`. Raises VitaError if none states a size.
     """
-    made, key = prepared_size(preprocessor) if preprocessor else (None, "")
+    made, key = prepared_size(preprocessor)
     # SAM 2's is that of its backbone, and V-JEPA 2's is called crop_size
     configs = [part, *(getattr(part, name, None) for name in part.sub_configs)]
-    stated = (pair(getattr(one, name, None)) for one in configs for name in ("image_size", "crop_size"))
+    stated = (height_width(getattr(one, name, None)) for one in configs for name in ("image_size", "crop_size"))
     own = next((size for size in stated if size), None)
     found = asked or made or own
     if found is None:
@@ -90,10 +67,9 @@ def processor(config: Mapping[str, Any], shape: Shape, preprocessor: Mapping[str
     model_type = config["model_type"]
     known = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or VIDEO_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
     # DINOv2 with registers and DINOv3's ConvNeXt have none of their own
-    usual = "DINOv3ViTImageProcessor" if config["model_type"].startswith("dinov3") else "BitImageProcessor"
-    kind = (
-        known if isinstance(known, str) else known.get("torchvision", usual)
-    )  # older versions: the name of video processors
+    usual = "DINOv3ViTImageProcessor" if model_type.startswith("dinov3") else "BitImageProcessor"
+    # in older versions, the entry of a processor of videos is its name
+    kind = known if isinstance(known, str) else known.get("torchvision", usual)
     made: dict[str, Any] = dict(getattr(transformers, f"{kind}Pil", getattr(transformers, kind))().to_dict())
     if (plain := one_picture(made, shape)) is not made:
         return {**plain, "resample": int(made["resample"])}
@@ -108,4 +84,4 @@ def processor(config: Mapping[str, Any], shape: Shape, preprocessor: Mapping[str
     if made.get("do_center_crop"):
         made["crop_size"] = square
     made["resample"] = int(made["resample"])
-    return {**made, **IMAGENET} if config["model_type"].startswith("dino") else made
+    return {**made, **IMAGENET} if model_type.startswith("dino") else made

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from vita_core import VitaError
+from vita_core import VitaError, height_width
 from vita_plugins.transformers.families import Family
-from vita_plugins.transformers.pictures import pair
+from vita_plugins.transformers.finding import OTHER
 from vita_plugins.transformers.recording import first_tensor
 from vita_plugins.transformers.tracing import Layer
 
@@ -30,8 +30,7 @@ def first_argument(model: nn.Module) -> str:
     needed = [name for name, one in known.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
     if len({chosen, *needed}) > 1:
         raise VitaError(
-            f"{type(model).__name__} needs more than pixels: {', '.join(name for name in needed if name != chosen)}. "
-            "Try: another tower (`vita towers` lists them), or a plugin of your own (docs/write-a-plugin.md)"
+            f"{type(model).__name__} needs more than pixels: {', '.join(name for name in needed if name != chosen)}. {OTHER}"
         )
     return chosen
 
@@ -41,7 +40,7 @@ def inputs(family: Family, model: nn.Module, pixels: Tensor) -> dict[str, Any]:
     given: dict[str, Any] = {first_argument(model): pixels} if family.given is None else family.given(model, pixels)
     given |= dict(family.arguments)
     size, config = tuple(pixels.shape[-2:]), model.config
-    if interpolates(model) and size != pair(getattr(config, "image_size", None)):
+    if interpolates(model) and size != height_width(getattr(config, "image_size", None)):
         given["interpolate_pos_encoding"] = True
     if config.model_type == "vit_mae":  # it shuffles the patches in the order of the noise
         patches = size[0] // config.patch_size * (size[1] // config.patch_size)

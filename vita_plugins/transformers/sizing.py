@@ -12,11 +12,8 @@ from typing import Any
 import transformers
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-from vita_core import NativeSize, VitaError
-from vita_core.pixels.processors import image_processor
-from vita_core.plugins.native import RULES
+from vita_core import NativeSize, VitaError, height_width, image_processor
 from vita_plugins.transformers.natives import Native
-from vita_plugins.transformers.pictures import pair
 
 Sizes = tuple[int, int]
 MOST = 4096
@@ -39,7 +36,7 @@ def _glm(height: int, width: int, native: NativeSize) -> Sizes:
     if min(height, width) < native.block:
         scale = max(native.block / height, native.block / width)
         height, width = int(height * scale), int(width * scale)
-    return RULES["between"](height, width, native)
+    return native.by_rule("between", height, width)
 
 
 def paddleocr(processor: Any, patch: int, merge: int) -> NativeSize:
@@ -53,7 +50,7 @@ def _paddleocr(height: int, width: int, native: NativeSize) -> Sizes:
         height, width = block, round(width * block / height)
     if width < block:
         height, width = round(height * block / width), block
-    return RULES["between"](height, width, native)
+    return native.by_rule("between", height, width)
 
 
 def longest_edge(processor: Any, patch: int, merge: int) -> NativeSize:
@@ -203,7 +200,8 @@ def native_size(native: Native, part: Any, whole: Any, preprocessor: Mapping[str
         found, fits = made.max_image_size["longest_edge"], part.image_size
     else:
         found, fits = getattr(made, "patch_size", patch), patch
-    if pair(found) != (fits, fits) and native.rule != "longest_edge":  # Pixtral's is that of its processor of texts
+    # Pixtral's patch size is that of its processor of texts
+    if native.rule != "longest_edge" and height_width(found) != (fits, fits):
         key = "max_image_size" if native.tiles else "patch_size"
         raise VitaError(
             f"preprocessor config: {key}: {found} does not fit the encoder's {fits}. Try: correct it in preprocessor_config.json"

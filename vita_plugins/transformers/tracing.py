@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vita_core import VitaError
+from vita_core import VitaError, parameter_count
 from vita_plugins.transformers.families import Family
 from vita_plugins.transformers.recording import Event, record
 
@@ -72,7 +72,7 @@ def groups(model: nn.Module, family: Family, called: set[str]) -> tuple[str, lis
     wanted = [path for path in (family.blocks, family.older) if path in lists]
     if not lists or (family.blocks and not wanted):
         raise VitaError(f"{type(model).__name__} of transformers has no list of blocks that runs. {REPORT}")
-    chosen = wanted[0] if wanted else max(lists, key=lambda path: size(model.get_submodule(path)))
+    chosen = wanted[0] if wanted else max(lists, key=lambda path: parameter_count(model.get_submodule(path)))
     count = len(model.get_submodule(chosen))
     beside = [
         path
@@ -86,10 +86,6 @@ def groups(model: nn.Module, family: Family, called: set[str]) -> tuple[str, lis
             parts.append([])
     further = [] if family.more is None else model.get_submodule(family.more)
     return chosen, [*parts[:-1], *([f"{family.more}.{index}"] for index, _ in enumerate(further))]
-
-
-def size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def last_event(model: nn.Module, family: Family, events: list[Event], parts: list[str]) -> int:
