@@ -41,6 +41,7 @@ VALUES: dict[str, Any] = {
 }
 """Sizes that make the models small. Each config takes those that it knows."""
 MORE = {
+    "cosmos3_edge_vision": {"num_patches": 16},
     "lfm3_vl_vision": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "muse_glimmer_vision": {"layer_types": ["window_attention", "full_attention"] * 2},
     "muse_spark_vision": {"layer_types": ["window_attention", "full_attention"] * 2},
@@ -54,10 +55,13 @@ TILES = {"size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 32}}
 MUSE = ("MuseGlimmerImageProcessor", {"patch_size": 8, "max_image_tokens": 30})
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere_compass_vision": ("CohereCompassImageProcessor", QWEN),
+    "cosmos3_edge_vision": ("Cosmos3EdgeImageProcessor", QWEN),
     "ernie4_5_vl_moe_vision": ("Ernie4_5_VLMoeImageProcessor", QWEN),
+    "gemma4_vision": ("Gemma4ImageProcessor", {"patch_size": 8, "max_soft_tokens": 70}),
     "glm4v_moe_vision": GLM,
     "glm4v_vision": GLM,
     "glm5_next_vision": ("Glm5NextImageProcessor", {"patch_size": 8, "min_image_tokens": 4, "max_image_tokens": 32}),
+    "glm_image_vision": ("GlmImageImageProcessor", {**QWEN, "merge_size": 1, "temporal_patch_size": 1}),
     "glm_ocr_vision": GLM,
     "hunyuan_vl_vision": ("HunYuanVLImageProcessor", QWEN),
     "idefics2_vision": ("Idefics2ImageProcessor", EDGE),
@@ -121,6 +125,14 @@ def library_states(model: Any, processor: Any, pictures: Sequence[Image.Image]) 
             {layer: state[i, : rows * cols].reshape(rows, cols, -1) for layer, state in enumerate(states)}
             for i, (rows, cols) in enumerate(grids)
         ]
+    if "image_position_ids" in processor.model_input_names:
+        made = processor(images=pictures, return_tensors="pt")
+        states = block_states(model, pixel_values=made["pixel_values"], pixel_position_ids=made["image_position_ids"])
+        ends = [(int(rows) + 1, int(cols) + 1) for cols, rows in made["image_position_ids"].amax(1)]
+        return [
+            {layer: state[i, : rows * cols].reshape(rows, cols, -1) for layer, state in enumerate(states)}
+            for i, (rows, cols) in enumerate(ends)
+        ]
     if "pixel_attention_mask" in processor.model_input_names:  # what is left beside whole patches depends on the batch
         return [_idefics(model, processor, picture) for picture in pictures]
     made = processor(images=pictures, return_tensors="pt")
@@ -168,7 +180,7 @@ def _idefics(model: Any, processor: Any, picture: Image.Image) -> dict[int, Tens
 
 def _places(kind: str, rows: int, cols: int) -> list[tuple[int, int]]:
     """The (row, column) of each token in the order of the library."""
-    side = 1 if kind in (*ROWS, "pixtral", "video_llama_3_vision") else 2
+    side = 1 if kind in (*ROWS, "glm_image_vision", "pixtral", "video_llama_3_vision") else 2
     window = WINDOWS.get(kind, 1000)
     blocks = [(row, col) for row in range(rows // side) for col in range(cols // side)]
     blocks.sort(key=lambda block: (block[0] // window, block[1] // window))

@@ -40,6 +40,8 @@ def grid_of(made: Any) -> tuple[int, int]:
         return tuple(made["spatial_shapes"][0].tolist())
     if "image_grid_thw" in made:
         return tuple(made["image_grid_thw"][0].tolist()[1:])
+    if "image_position_ids" in made:
+        return tuple(int(end) + 1 for end in made["image_position_ids"][0].amax(0).flip(0))
     if "image_sizes" in made:
         return tuple(side // 8 for side in made["image_sizes"][0].tolist())
     if "rows" in made:
@@ -62,6 +64,8 @@ def test_the_grid_is_that_of_the_librarys_processor(tmp_path: Path, kind: str) -
         "pixel_attention_mask" in processor.model_input_names and "spatial_shapes" not in processor.model_input_names
     )
     for height, width in sizes(0, 60):
+        if model_type == "glm_image_vision" and (min(height, width) < 8 or max(height, width) > 4 * min(height, width)):
+            continue
         picture = Image.fromarray(np.zeros((height, width, 3), np.uint8))
         made = processor(images=[[picture]] if nested else [picture], return_tensors="pt", **more)
         assert native.grid(*native.size(height, width)) == grid_of(made), (height, width)
@@ -106,6 +110,14 @@ def test_a_picture_that_is_too_narrow(tmp_path: Path) -> None:
         tower = build_tower(settings(tmp_path, delay_load=True))
         with pytest.raises(VitaError, match=r"a picture of 20000 x 2 pixels has an aspect ratio above 200:1, .*Try: "):
             tower.image_processor.preprocess([Image.new("RGB", (20000, 2))])
+
+
+def test_a_picture_that_glm_image_does_not_take(tmp_path: Path) -> None:
+    small_model("glm_image_vision", tmp_path)
+    tower = build_tower(settings(tmp_path, delay_load=True))
+    for size in ((7, 9), (41, 10)):
+        with pytest.raises(VitaError, match=rf"a picture of {size[0]} x {size[1]} pixels is too small or too narrow for"):
+            tower.image_processor.preprocess([Image.new("RGB", size)])
 
 
 def test_parts_of_blocks_are_refused(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ TWO_TOWERS = ("aimv2", "altclip", "blip", "chinese_clip", "clip", "metaclip_2", 
 
 REASONS = {
     "chameleon": "it turns pictures into codes of a table",
+    "dots3_note_vision_encoder": "transformers joins the tensors of its experts when it reads them, which is not supported yet",
     "emu3": "it turns pictures into codes of a table",
     "fuyu": "its language model takes the pixels of the patches",
     "groupvit_vision_model": "its blocks give groups of patches, which have no grid",
@@ -138,6 +139,3 @@ REASONS = {
     "xclip_vision_model": "it takes the frames of videos, which is not supported yet",
 }
 """Why a model of pictures, or its vision part, is not opened, by its ``model_type``."""
-
-NATIVE = ("gemma4",)
-"""How the ``model_type`` of vision models starts that keep the size of each picture and are not opened yet."""

@@ -16,7 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from vita_core import VitaError
-from vita_plugins.transformers.families import FAMILIES, NATIVE, REASONS
+from vita_plugins.transformers.families import FAMILIES, REASONS
 from vita_plugins.transformers.remote import TRUSTED, remote_config
 
 OTHER = "Try: another tower (`vita towers` lists them), or a plugin of your own (docs/write-a-plugin.md)"
@@ -46,14 +46,12 @@ def vision_config(config: Mapping[str, Any]) -> PreTrainedConfig:
         )
         raise VitaError(f"config.json: {named} has no vision encoder: {reason}. {OTHER}")
     own = type(part).model_type
-    if part is not whole and not own.startswith(NATIVE):
+    if part is not whole:
         named = f"the vision part of {named} ({own})"
     if own in REASONS:
         raise VitaError(f"config.json: {named} is not opened: {REASONS[own]}. {OTHER}")
     if type(part) in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING and own not in FAMILIES:
         raise VitaError(f"config.json: {named} takes videos, which is not supported yet. {OTHER}")
-    if own.startswith(NATIVE):
-        raise VitaError(f"config.json: {named} keeps each picture's own size, which is not supported yet. {OTHER}")
     return part
 
 

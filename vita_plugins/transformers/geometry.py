@@ -20,7 +20,7 @@ from vita_core import NoBlock, Shape, VitaError, height_width, parameter_count
 from vita_plugins.transformers.families import FAMILIES, USUAL, Family
 from vita_plugins.transformers.finding import model_class, vision_config
 from vita_plugins.transformers.pictures import stated_size
-from vita_plugins.transformers.running import inputs, interpolates
+from vita_plugins.transformers.running import first_argument, inputs, interpolates
 from vita_plugins.transformers.tracing import Trace, inside, trace
 from vita_plugins.transformers.video import runs_as_pictures
 
@@ -103,6 +103,8 @@ def shape(
     family = family_of(part)
     if frames is not None and family.any_frames and frames % part.tubelet_size == 0:
         config = {**config, str(family.frames): frames}
+    if family.given is None and family.inner is None and (found := model_class(part)) is not None:
+        first_argument(found)  # if it needs more than pixels, no size helps
     size, stated = stated_size(part, image_size, preprocessor)
     own = height_width(getattr(part, "image_size", getattr(part, "crop_size", None)))  # the latter is V-JEPA 2's
     if own is not None and image_size not in (None, own) and input_sizes(part) == "fixed":

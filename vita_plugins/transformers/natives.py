@@ -14,8 +14,8 @@ class Native(Family):
     """A family whose models take pictures of any size: how they take them, and in which order they have their tokens.
 
     packing: what ``forward`` takes, a key of `vita_plugins.transformers.packing.PATCHES`, with the grid of each picture;
-    ``sizes`` for padded pictures with their sizes, ``mask`` for padded pictures with a mask of their patches, or ``naflex``
-    for padded rows of patches with such a mask.
+    ``sizes`` for padded pictures with their sizes, ``mask`` for padded pictures with a mask of their patches, ``naflex``
+    for padded rows of patches with such a mask, or ``positions`` for padded rows with the (x, y) of each patch.
     merge: the key of the model's config for the patches per side of the blocks that are merged for the language model.
     in_blocks: whether the tokens come block by block. Otherwise they come row by row.
     frames: the key of the config for the frames of a patch: a still is repeated.
@@ -27,7 +27,7 @@ class Native(Family):
     beside: the output that holds those of mergers at earlier blocks. They are concatenated to the merger's own.
     heads: other modules after the blocks, which are left out.
     processor: the image processor for checkpoints without a preprocessor config, if transformers has none for their type.
-    rule: how the image processor sizes pictures, a key of `vita_plugins.transformers.sizing.BUDGETS`.
+    rule: how the image processor sizes pictures, a key of `vita_plugins.transformers.budgets.BUDGETS`.
     """
 
     blocks: str = "blocks"
@@ -61,11 +61,19 @@ MUSE = Native(
 
 NATIVES = {
     "cohere_compass_vision": replace(QWEN3, processor="CohereCompassImageProcessor"),
+    "cosmos3_edge_vision": Native(
+        "encoder.layers", "post_layernorm", packing="channels_last", processor="Cosmos3EdgeImageProcessor", rule="glm"
+    ),
     "ernie4_5_vl_moe_vision": Native(norm="ln", processor="Ernie4_5_VLMoeImageProcessor"),
     "exaone4_5_vision": QWEN2_5,
+    "gemma4_vision": Native(
+        "encoder.layers", packing="positions", merge="pooling_kernel_size", in_blocks=False,
+        processor="Gemma4ImageProcessor", rule="gemma4",
+    ),
     "glm4v_moe_vision": GLM,
     "glm4v_vision": GLM,
     "glm5_next_vision": replace(GLM, processor="Glm5NextImageProcessor", rule="glm5"),
+    "glm_image_vision": Native(processor="GlmImageImageProcessor", rule="glm_image"),
     "glm_ocr_vision": GLM,
     "hunyuan_vl_vision": Native(
         "layers", in_blocks=False, heads=("patch_merger",), processor="HunYuanVLImageProcessor"

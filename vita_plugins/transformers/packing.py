@@ -21,7 +21,7 @@ PATCHES: dict[str, Callable[[Tensor], Tensor]] = {
     "frames_first": lambda patches: patches.transpose(1, 2).flatten(1),
     "patches": lambda patches: patches.flatten(1, 2),
     "sequence": lambda patches: patches.flatten(1, 2)[None],
-    "naflex": lambda patches: patches[:, :, 0].movedim(1, -1).flatten(1),
+    "channels_last": lambda patches: patches[:, :, 0].movedim(1, -1).flatten(1),
 }
 """The forms in which models take patches (N, 3, frames, p, p)."""
 
@@ -84,8 +84,8 @@ def pack(native: Native, model: nn.Module, pictures: Sequence[Tensor]) -> Packed
         for picture, (own_rows, own_cols) in enumerate(grids):
             mask[picture, :own_rows, :own_cols] = True
         return Packed(given | {"patch_attention_mask": mask}, grids, padded=(rows, cols))
-    if native.packing == "naflex":
-        return _naflex(pictures, patch, grids)
+    if native.packing in ("naflex", "positions"):
+        return _rows(native, pictures, patch, grids)
     merge = getattr(config, native.merge) if native.merge and native.in_blocks else 1
     frames = getattr(config, native.frames, 1)
     cut = PATCHES[native.packing](torch.cat([patches(picture, patch, merge, frames) for picture in pictures]))
@@ -96,18 +96,22 @@ def pack(native: Native, model: nn.Module, pictures: Sequence[Tensor]) -> Packed
     return Packed(given, grids, merge, None if native.window is None else native.window(config))
 
 
-def _naflex(pictures: Sequence[Tensor], patch: int, grids: tuple[Sizes, ...]) -> Packed:
+def _rows(native: Native, pictures: Sequence[Tensor], patch: int, grids: tuple[Sizes, ...]) -> Packed:
     """Pad rows of patches to the longest. Without padding there is no mask, and attention is faster."""
-    rows = [PATCHES["naflex"](patches(picture, patch, 1, 1)) for picture in pictures]
+    rows = [PATCHES["channels_last"](patches(picture, patch, 1, 1)) for picture in pictures]
+    given: dict[str, Any] = {"pixel_values": pad_sequence(rows, batch_first=True)}
     lengths = torch.tensor([len(row) for row in rows], device=pictures[0].device)
     most = max(len(row) for row in rows)
-    given = {
-        "pixel_values": pad_sequence(rows, batch_first=True),
-        "pixel_attention_mask": None
+    if native.packing == "positions":
+        places = [torch.cartesian_prod(*map(torch.arange, grid)).flip(1) for grid in grids]
+        given["pixel_position_ids"] = pad_sequence(places, batch_first=True, padding_value=-1).to(lengths.device)
+        return Packed(given, grids, padded=most)
+    given["pixel_attention_mask"] = (
+        None
         if len({len(row) for row in rows}) == 1
-        else (torch.arange(most, device=lengths.device) < lengths[:, None]).long(),
-        "spatial_shapes": torch.tensor(grids),  # on the CPU, because the model reads the numbers
-    }
+        else (torch.arange(most, device=lengths.device) < lengths[:, None]).long()
+    )
+    given["spatial_shapes"] = torch.tensor(grids)  # on the CPU, because the model reads the numbers
     return Packed(given, grids, padded=most)
 
 

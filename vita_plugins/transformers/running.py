@@ -22,15 +22,16 @@ def interpolates(model: nn.Module | type[nn.Module]) -> bool:
     return "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 
 
-def first_argument(model: nn.Module) -> str:
+def first_argument(model: nn.Module | type[nn.Module]) -> str:
     """Return the name of the argument for the pixels. Raises VitaError if ``forward`` needs more than that."""
-    known = inspect.signature(model.forward).parameters
+    known = {name: one for name, one in inspect.signature(model.forward).parameters.items() if name != "self"}
     main = str(getattr(model, "main_input_name", ""))
     chosen = main if main in known else next(iter(known))
     needed = [name for name, one in known.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
     if len({chosen, *needed}) > 1:
+        kind = model if isinstance(model, type) else type(model)
         raise VitaError(
-            f"{type(model).__name__} needs more than pixels: {', '.join(name for name in needed if name != chosen)}. {OTHER}"
+            f"{kind.__name__} needs more than pixels: {', '.join(name for name in needed if name != chosen)}. {OTHER}"
         )
     return chosen
 
