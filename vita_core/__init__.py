@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from vita_core.config.schema import load_config as load_config
+    from vita_core.errors import PictureError as PictureError
     from vita_core.errors import VitaError as VitaError
     from vita_core.language.llm import LanguageModel as LanguageModel
     from vita_core.models.building import build_model as build_model
@@ -45,6 +46,7 @@ _HOME = {
     "LanguageModel": "language.llm",
     "NativeSize": "plugins.specs",
     "NoBlock": "towers.tapping",
+    "PictureError": "errors",
     "ProjectorSpec": "plugins.specs",
     "ResolvedTower": "planning.towers",
     "Shape": "plugins.specs",

@@ -116,7 +116,9 @@ def test_a_picture_that_glm_image_does_not_take(tmp_path: Path) -> None:
     small_model("glm_image_vision", tmp_path)
     tower = build_tower(settings(tmp_path, delay_load=True))
     for size in ((7, 9), (41, 10)):
-        with pytest.raises(VitaError, match=rf"a picture of {size[0]} x {size[1]} pixels is too small or too narrow for"):
+        with pytest.raises(
+            VitaError, match=rf"a picture of {size[0]} x {size[1]} pixels is too small or too narrow for"
+        ):
             tower.image_processor.preprocess([Image.new("RGB", size)])
 
 

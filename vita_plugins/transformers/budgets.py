@@ -9,7 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from vita_core import NativeSize, VitaError
+from vita_core import NativeSize, PictureError, VitaError
 
 Sizes = tuple[int, int]
 MOST = 4096
@@ -180,7 +180,7 @@ def _glm_image(height: int, width: int, native: NativeSize) -> Sizes:
     try:
         size: Sizes = library.smart_resize(height, width, native.block, least, most)
     except ValueError as error:
-        raise VitaError(
+        raise PictureError(
             f"a picture of {width} x {height} pixels is too small or too narrow for GLM-Image: {error}. Try: a picture of at "
             f"least {native.block} x {native.block} pixels whose longer side is at most 4 shorter ones"
         ) from None
