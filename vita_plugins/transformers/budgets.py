@@ -212,6 +212,8 @@ def _muse(height: int, width: int, native: NativeSize) -> Sizes:
 
 BUDGETS: dict[str, Callable[[Any, int, int], NativeSize]] = {
     function.__name__: function
-    for function in (between, glm, paddleocr, longest_edge, idefics2, idefics3, kimi, glm5, glm_image, gemma4, muse, naflex)
-}
+    for function in (
+        between, glm, paddleocr, longest_edge, idefics2, idefics3, kimi, glm5, glm_image, gemma4, muse, naflex,
+    )
+}  # fmt: skip
 """The budgets and rules, from the library's image processor, the patch size, and the patches per side of a block."""
