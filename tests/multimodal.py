@@ -176,7 +176,9 @@ def vipllava(folder: Path, **more: Any) -> Theirs:
     """ViP-LLaVA with CLIP, saved in `folder`."""
     torch.manual_seed(0)
     vision = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=6, **VISION)
-    settings = {"vision_feature_layer": [-2, -3, -5, 6], "image_token_index": SPECIAL.index("<image>"), **more}
+    layers = more.pop("vision_feature_layer", [-2, -3, -5, 6])
+    # every version takes the plural, which the newer ones save as the singular
+    settings = {"vision_feature_layers": layers, "image_token_index": SPECIAL.index("<image>"), **more}
     model: Any = VipLlavaForConditionalGeneration(
         VipLlavaConfig(vision_config=vision, text_config=text(LlamaConfig), **settings)
     )

@@ -9,7 +9,6 @@ import torch
 from families import CONFIGS, VISION, saved
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
-from transformers.models.molmo2.image_processing_molmo2 import batch_pixels_to_patches
 
 from vita_plugins.transformers.finding import vision_part
 
@@ -197,6 +196,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "vipllava": _two(CLIP, "llama"),
 }
 """Configs by model type."""
+MODELS = {name: values for name, values in MODELS.items() if name in CONFIGS}  # older versions have fewer
 
 WRITTEN = {
     "align": "encoder.blocks",
@@ -326,6 +326,8 @@ def _arguments(model_type: str, pixels: Tensor) -> dict[str, Tensor]:
             "aspect_ratio_mask": torch.tensor([[[1, 0]]] * len(pixels)),
         }
     if model_type == "molmo2":
+        from transformers.models.molmo2.image_processing_molmo2 import batch_pixels_to_patches  # not in older versions
+
         return {"pixel_values": batch_pixels_to_patches(pixels.permute(0, 2, 3, 1), 14)}
     return {"image" if model_type == "bridgetower" else "pixel_values": pixels}
 

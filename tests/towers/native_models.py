@@ -13,8 +13,10 @@ import transformers
 from families import CONFIGS, saved
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vita_plugins.transformers.finding import model_class
+from vita_plugins.transformers.natives import NATIVES
 
 VALUES: dict[str, Any] = {
     "deepstack_visual_indexes": [0, 2],
@@ -45,6 +47,7 @@ MORE = {
     "lfm3_vl_vision": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "muse_glimmer_vision": {"layer_types": ["window_attention", "full_attention"] * 2},
     "muse_spark_vision": {"layer_types": ["window_attention", "full_attention"] * 2},
+    "pixtral": {"image_size": 128},  # older versions have a table of positions
     "siglip2_vision_model": {"num_patches": 16},
 }
 
@@ -77,6 +80,8 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "video_llama_3_vision": ("VideoLlama3ImageProcessor", {**QWEN, "merge_size": 1}),
 }
 """The image processors of the library with small budgets. All others have Qwen2-VL's."""
+KNOWN = [name for name in NATIVES if name in CONFIGS]
+"""The families that the installed version of transformers has."""
 
 ROWS = ("hunyuan_vl_vision", "kimi_k25_vision", "muse_glimmer_vision", "muse_spark_vision", "paddleocr_vl_vision")
 """Models whose tokens come row by row and not in blocks of 2 x 2, before windows."""
@@ -143,9 +148,14 @@ def library_states(model: Any, processor: Any, pictures: Sequence[Image.Image]) 
     else:
         grids = [(rows, cols) for _, rows, cols in made["image_grid_thw"].tolist()]
         more = {"merge_sizes": made["image_merge_sizes"]} if "image_merge_sizes" in made else {}
-        first = next(iter(inspect.signature(model.forward).parameters))
+        first, *others = inspect.signature(model.forward).parameters
         given = {first: pixels[None] if kind == "paddleocr_vl_vision" else pixels, **more}
-        states = block_states(model, **given, grid_thw=made["image_grid_thw"])
+        thw = made["image_grid_thw"]
+        if "image_grid_thw" in others:  # an older version
+            given |= {"image_grid_thw": thw.tolist(), "cu_seqlens": F.pad(thw.prod(dim=1).cumsum(dim=0), (1, 0))}
+        else:
+            given["grid_thw"] = thw
+        states = block_states(model, **given)
     places = [_places(kind, *grid) for grid in grids]
     found = []
     for index, (rows, cols) in enumerate(grids):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import close
 from families import settings
-from native_models import library_states, pictures, small_model
+from native_models import KNOWN, library_states, pictures, small_model
 from torch import Tensor, nn
 
 from vita_core import VitaError, build_tower, count_macs
@@ -24,7 +24,7 @@ RARE = {
     "qwen3_omni_moe_vision_encoder", "qwen3_vl_moe_vision", "qwen4_exp_vision",
 }  # fmt: skip
 """Models that differ little from others, which `make test-extras` tests."""
-ALL = [pytest.param(name, marks=pytest.mark.extras) if name in RARE else pytest.param(name) for name in NATIVES]
+ALL = [pytest.param(name, marks=pytest.mark.extras) if name in RARE else pytest.param(name) for name in KNOWN]
 
 
 def tokens(maps: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from families import settings
-from native_models import PROCESSORS, small_config, small_model, small_processor
+from native_models import KNOWN, PROCESSORS, small_config, small_model, small_processor
 from PIL import Image
 
 from vita_core import VitaError, build_tower, make_plan
@@ -49,7 +49,7 @@ def grid_of(made: Any) -> tuple[int, int]:
     return tuple(side // 8 for side in made["pixel_values"].shape[-2:])
 
 
-KINDS = {PROCESSORS.get(name, ("Qwen2VLImageProcessor",))[0]: name for name in NATIVES}
+KINDS = {PROCESSORS.get(name, ("Qwen2VLImageProcessor",))[0]: name for name in KNOWN}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,7 +141,7 @@ def test_a_processor_that_does_not_fit_the_encoder(tmp_path: Path, model_type: s
         make_plan({"tower": settings(tmp_path)})
 
 
-@pytest.mark.parametrize("model_type", NATIVES)
+@pytest.mark.parametrize("model_type", KNOWN)
 def test_without_a_preprocessor_config_it_is_the_librarys_own(tmp_path: Path, model_type: str) -> None:
     """The default settings of the library's class, for the patches of the encoder."""
     config = json.loads(small_config(model_type).to_json_string())

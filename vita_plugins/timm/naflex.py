@@ -29,13 +29,12 @@ def intermediates(
     """Run the encoder once on pictures (3, H, W). Return the tokens (1, T, C) at timm's `indices` and the grid of each one."""
     side, channels_last = model.embeds.patch_size[0], getattr(model.embeds, "channels_last", True)
     grids = [(picture.shape[1] // side, picture.shape[2] // side) for picture in pictures]
-    packed = {
-        "patches": pad_sequence([patches(picture, side, channels_last) for picture in pictures], batch_first=True),
-        "patch_coord": pad_sequence([positions(grid, pictures[0].device) for grid in grids], batch_first=True),
-    }
+    # keyword arguments, because timm before 1.0.28 takes no dictionary
+    packed = pad_sequence([patches(picture, side, channels_last) for picture in pictures], batch_first=True)
+    more = {"patch_coord": pad_sequence([positions(grid, pictures[0].device) for grid in grids], batch_first=True)}
     if len({rows * cols for rows, cols in grids}) > 1:  # without padding there is no need of a mask
         lengths = torch.tensor([rows * cols for rows, cols in grids], device=pictures[0].device)
-        packed["patch_valid"] = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+        more["patch_valid"] = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
     prefix = model.num_prefix_tokens > 0
     found = model.forward_intermediates(
         packed,
@@ -44,6 +43,7 @@ def intermediates(
         intermediates_only=True,
         output_fmt="NLC",
         return_prefix_tokens=prefix,
+        **more,
     )
     states = [torch.cat([first, tokens], dim=1) for tokens, first in found] if prefix else found
     ends = [model.num_prefix_tokens + rows * cols for rows, cols in grids]

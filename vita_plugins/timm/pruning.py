@@ -17,7 +17,13 @@ def prune(model: nn.Module, index: int, *, norm: bool) -> None:
     if type(model).__name__ in UNPRUNED:
         model.reset_classifier(0)
         return
-    model.prune_intermediate_layers([index], prune_norm=not norm, prune_head=True)
+    if hasattr(model, "prune_intermediate_layers"):
+        model.prune_intermediate_layers([index], prune_norm=not norm, prune_head=True)
+        return
+    model.blocks = model.blocks[: index + 1]  # the NaFlex ViT before timm 1.0.31
+    model.norm = model.norm if norm else nn.Identity()
+    model.fc_norm = nn.Identity()
+    model.reset_classifier(0, "")
 
 
 def heads(model: nn.Module) -> list[str]:

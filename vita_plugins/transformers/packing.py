@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ class Packed:
     def _in_rows(self, tokens: Tensor, grid: Sizes) -> Tensor:
         blocks = tokens.unflatten(0, (-1, self.merge**2))
         if self.window is not None:
-            order = [*chain.from_iterable(windows((grid[0] // self.merge, grid[1] // self.merge), self.window))]
+            order = [*itertools.chain.from_iterable(windows((grid[0] // self.merge, grid[1] // self.merge), self.window))]
             blocks = blocks[torch.tensor(order, device=tokens.device).argsort()]
         maps = blocks.unflatten(1, (self.merge, self.merge)).unflatten(0, (grid[0] // self.merge, -1))
         return maps.transpose(1, 2).flatten(0, 3)
@@ -89,8 +89,12 @@ def pack(native: Native, model: nn.Module, pictures: Sequence[Tensor]) -> Packed
     merge = getattr(config, native.merge) if native.merge and native.in_blocks else 1
     frames = getattr(config, native.frames, 1)
     cut = PATCHES[native.packing](torch.cat([patches(picture, patch, merge, frames) for picture in pictures]))
-    pixels = next(iter(inspect.signature(model.forward).parameters))
-    given = {pixels: cut, "grid_thw": torch.tensor([(1, *grid) for grid in grids], device=device)}
+    pixels, *others = inspect.signature(model.forward).parameters
+    if "image_grid_thw" in others:  # PaddleOCR-VL in older versions of transformers
+        ends = torch.tensor([0, *itertools.accumulate(rows * cols for rows, cols in grids)], device=device)
+        given = {pixels: cut, "image_grid_thw": [(1, *grid) for grid in grids], "cu_seqlens": ends}
+    else:
+        given = {pixels: cut, "grid_thw": torch.tensor([(1, *grid) for grid in grids], device=device)}
     if native.merge_sizes:
         given["merge_sizes"] = torch.full((len(grids),), merge, device=device)
     return Packed(given, grids, merge, None if native.window is None else native.window(config))

@@ -23,7 +23,8 @@ def stated(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("model_type") not in CONFIG_MAPPING:
         return {}
     whole, found = whole_config(config), {}
-    layer, feature = getattr(whole, LAYER, None), getattr(whole, FEATURE, None)
+    # ViP-LLaVA of older versions calls it vision_feature_layers
+    layer, feature = getattr(whole, LAYER, getattr(whole, f"{LAYER}s", None)), getattr(whole, FEATURE, None)
     if layer is not None:
         found["select_layer"] = Stated(layer if isinstance(layer, int) else list(layer), LAYER)
     if feature is not None:  # "default" drops CLS, and "full" keeps all tokens
