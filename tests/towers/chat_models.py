@@ -163,7 +163,10 @@ MODELS: dict[str, dict[str, Any]] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         },
     },
-    "modernvbert": _two(SIGLIP, "modernbert"),
+    "modernvbert": {
+        "vision_config": {**VISION, "model_type": SIGLIP},
+        "text_config": {**TEXT, "model_type": "modernbert", "num_hidden_layers": 2},  # older versions need both kinds
+    },
     "molmo2": {
         "vision_config": {
             **VISION,

@@ -55,7 +55,13 @@ def timms_states(model: Any, pictures: Sequence[Image.Image], indices: list[int]
     batch, _ = NaFlexCollator(max_seq_len=25)([(cut, 0) for cut in timms_pixels(pictures, patchify=True)])
     with torch.no_grad():
         found = model.forward_intermediates(
-            batch, indices=indices, intermediates_only=True, output_fmt="NLC", return_prefix_tokens=True
+            batch["patches"],
+            patch_coord=batch["patch_coord"],
+            patch_valid=batch["patch_valid"],
+            indices=indices,
+            intermediates_only=True,
+            output_fmt="NLC",
+            return_prefix_tokens=True,
         )
     whole = [torch.cat([prefix, tokens], dim=1) for tokens, prefix in found]
     ends = 3 + batch["patch_valid"].sum(1)

@@ -129,8 +129,9 @@ def _classes(kind: type[PreTrainedConfig]) -> Iterator[type[nn.Module]]:
         if module.name.startswith(("modeling_", "vision")):
             for model in vars(importlib.import_module(f"{package}.{module.name}")).values():
                 if inspect.isclass(model) and issubclass(model, nn.Module) and model.__module__.startswith(package):
-                    made_of = getattr(model, "config_class", None) or _annotation(model)
-                    if made_of in (kind, kind.__name__):
+                    # the class of the whole model's config can be inherited
+                    made_of = (getattr(model, "config_class", None), _annotation(model))
+                    if kind in made_of or kind.__name__ in made_of:
                         yield model
 
 

@@ -57,7 +57,9 @@ class Packed:
     def _in_rows(self, tokens: Tensor, grid: Sizes) -> Tensor:
         blocks = tokens.unflatten(0, (-1, self.merge**2))
         if self.window is not None:
-            order = [*itertools.chain.from_iterable(windows((grid[0] // self.merge, grid[1] // self.merge), self.window))]
+            order = [
+                *itertools.chain.from_iterable(windows((grid[0] // self.merge, grid[1] // self.merge), self.window))
+            ]
             blocks = blocks[torch.tensor(order, device=tokens.device).argsort()]
         maps = blocks.unflatten(1, (self.merge, self.merge)).unflatten(0, (grid[0] // self.merge, -1))
         return maps.transpose(1, 2).flatten(0, 3)
