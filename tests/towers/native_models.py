@@ -66,6 +66,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm5_next_vision": ("Glm5NextImageProcessor", {"patch_size": 8, "min_image_tokens": 4, "max_image_tokens": 32}),
     "glm_image_vision": ("GlmImageImageProcessor", {**QWEN, "merge_size": 1, "temporal_patch_size": 1}),
     "glm_ocr_vision": GLM,
+    "granite_docling_vision": ("GraniteDoclingImageProcessor", {"size": {"height": 32, "width": 32}, "max_patches": 6}),
     "hunyuan_vl_vision": ("HunYuanVLImageProcessor", QWEN),
     "idefics2_vision": ("Idefics2ImageProcessor", EDGE),
     "idefics3_vision": ("Idefics3ImageProcessor", TILES),
@@ -174,7 +175,7 @@ def _idefics(model: Any, processor: Any, picture: Image.Image) -> dict[int, Tens
     rows_cols = {"return_row_col_info": True} if "max_image_size" in processor.to_dict() else {}
     made = processor(images=[[picture]], return_tensors="pt", **rows_cols)
     pixels = made["pixel_values"][0]
-    if not rows_cols:
+    if "rows" not in made:
         states = block_states(model, pixel_values=pixels)
         grid = pixels.shape[-2] // 8, pixels.shape[-1] // 8
         return {layer: state.reshape(*grid, -1) for layer, state in enumerate(states)}

@@ -59,7 +59,7 @@ def test_the_grid_is_that_of_the_librarys_processor(tmp_path: Path, kind: str) -
     preprocessor = json.loads((tmp_path / "preprocessor_config.json").read_text())
     config = small_config(model_type)
     native = opening.shape(json.loads(config.to_json_string()), {}, preprocessor).native
-    more = {"return_row_col_info": True} if NATIVES[model_type].tiles else {}
+    more = {"return_row_col_info": True} if "max_image_size" in preprocessor else {}
     nested = (
         "pixel_attention_mask" in processor.model_input_names and "spatial_shapes" not in processor.model_input_names
     )
@@ -120,6 +120,16 @@ def test_a_picture_that_glm_image_does_not_take(tmp_path: Path) -> None:
             VitaError, match=rf"a picture of {size[0]} x {size[1]} pixels is too small or too narrow for"
         ):
             tower.image_processor.preprocess([Image.new("RGB", size)])
+
+
+def test_a_second_budget_for_dense_pages_is_refused(tmp_path: Path) -> None:
+    small_model("granite_docling_vision", tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "dense_max_patches": 9}))
+    with pytest.raises(
+        VitaError, match=r"dense_max_patches: 9: a second budget .*\. Try: set dense_max_patches to 0 in"
+    ):
+        make_plan({"tower": settings(tmp_path)})
 
 
 def test_parts_of_blocks_are_refused(tmp_path: Path) -> None:

@@ -109,6 +109,27 @@ def _idefics3(height: int, width: int, native: NativeSize) -> list[Sizes]:
     return [size[::-1] if wide else size for size in (first, second)]
 
 
+def granite(processor: Any, patch: int, merge: int) -> NativeSize:
+    """Granite Docling's: the fewest and most tiles, and the grid of tiles that is nearest to the aspect. A block is a tile."""
+    if processor.dense_max_patches:
+        raise VitaError(
+            f"preprocessor config: dense_max_patches: {processor.dense_max_patches}: a second budget for some pages is not "
+            "supported yet. Try: set dense_max_patches to 0 in preprocessor_config.json"
+        )
+    most = processor.max_patches if processor.crop_to_patches else 1
+    return NativeSize(patch, most * merge**2, merge, min(processor.min_patches, most) * merge**2, rule=_granite)
+
+
+def _granite(height: int, width: int, native: NativeSize) -> Sizes:
+    library = importlib.import_module("transformers.models.granite_docling.image_processing_pil_granite_docling")
+    tile, (least, most) = (
+        native.block,
+        (int(count) // native.merge**2 for count in (native.min_tokens, native.max_tokens)),
+    )
+    cols, rows = library.get_optimal_tiled_canvas((height, width), (tile, tile), least, most)
+    return rows * tile, cols * tile
+
+
 def _even(side: int) -> int:
     return side + side % 2
 
@@ -213,7 +234,7 @@ def _muse(height: int, width: int, native: NativeSize) -> Sizes:
 BUDGETS: dict[str, Callable[[Any, int, int], NativeSize]] = {
     function.__name__: function
     for function in (
-        between, glm, paddleocr, longest_edge, idefics2, idefics3, kimi, glm5, glm_image, gemma4, muse, naflex,
+        between, glm, paddleocr, longest_edge, idefics2, idefics3, granite, kimi, glm5, glm_image, gemma4, muse, naflex,
     )
 }  # fmt: skip
 """The budgets and rules, from the library's image processor, the patch size, and the patches per side of a block."""

@@ -74,8 +74,11 @@ def pack(native: Native, model: nn.Module, pictures: Sequence[Tensor]) -> Packed
     if native.tiles:
         side = config.image_size
         tiles = torch.cat([patches(picture, side, 1, 1).flatten(1, 2) for picture in pictures])
-        mask = torch.ones(len(tiles), side // patch, side // patch, dtype=torch.bool, device=device)
-        return Packed({"pixel_values": tiles, "patch_attention_mask": mask}, grids, side // patch)
+        given = {"pixel_values": tiles}
+        if native.packing == "mask":
+            shape = len(tiles), side // patch, side // patch
+            given["patch_attention_mask"] = torch.ones(shape, dtype=torch.bool, device=device)
+        return Packed(given, grids, side // patch)
     if native.packing in ("sizes", "mask"):
         rows, cols = (max(grid[axis] for grid in grids) for axis in (0, 1))
         batch = [F.pad(it, (0, cols * patch - it.shape[2], 0, rows * patch - it.shape[1])) for it in pictures]

@@ -20,12 +20,12 @@ def native_size(native: Native, part: Any, whole: Any, preprocessor: Mapping[str
     """
     made, patch, merge = image_processor(preprocessor), part.patch_size, blocks_of(native, part, whole)
     if native.tiles:
-        found, fits = made.max_image_size["longest_edge"], part.image_size
+        key, fits = ("max_image_size" if hasattr(made, "max_image_size") else "size"), part.image_size
+        found = getattr(made, key)["longest_edge" if key == "max_image_size" else "height"]
     else:
-        found, fits = getattr(made, "patch_size", patch), patch
+        key, found, fits = "patch_size", getattr(made, "patch_size", patch), patch
     # Pixtral's patch size is that of its processor of texts
     if native.rule != "longest_edge" and height_width(found) != (fits, fits):
-        key = "max_image_size" if native.tiles else "patch_size"
         raise VitaError(
             f"preprocessor config: {key}: {found} does not fit the encoder's {fits}. Try: correct it in preprocessor_config.json"
         )
@@ -45,6 +45,8 @@ def native_processor(native: Native, part: Any, whole: Any) -> dict[str, Any]:
     known = IMAGE_PROCESSOR_MAPPING_NAMES.get(whole.model_type) or {}
     kind = getattr(transformers, known.get("torchvision", native.processor))
     made: dict[str, Any] = {**kind().to_dict(), "resample": int(kind.resample)}
+    if native.tiles and "max_image_size" not in made:
+        return {**made, "size": {"height": part.image_size, "width": part.image_size}}
     if native.tiles:
         return {
             **made,
