@@ -117,8 +117,10 @@ def tower_examples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[s
     }
     for name, (architecture, model) in models.items():
         save_file(model.state_dict(), folder / f"{name}.safetensors")
-        options = {"architecture": architecture, "image_size": 64}
-        examples[name] = {"type": name, "weights": str(folder / f"{name}.safetensors"), "options": options}
+        examples[name] = {"type": name, "weights": str(folder / f"{name}.safetensors")}
+        examples[name]["options"] = {"architecture": architecture}
+    examples["timm"]["options"]["image_size"] = 64  # the size of its positions
+    examples["torchvision"]["image_size"] = 64
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 56, "patch_size": 14}
     Dinov2Model(Dinov2Config(**sizes)).save_pretrained(folder / "dinov2")
     examples["transformers"] = {"type": "transformers", "weights": str(folder / "dinov2")}

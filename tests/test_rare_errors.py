@@ -38,7 +38,7 @@ def timm(architecture: str) -> Callable[[Path], Any]:
 
 
 def torchvision(architecture: str, **options: Any) -> Callable[[Path], Any]:
-    tower = {"type": "torchvision", "options": {"architecture": architecture, "image_size": 64, **options}}
+    tower = {"type": "torchvision", "image_size": 64, "options": {"architecture": architecture, **options}}
     return lambda folder: make_plan({"tower": tower | {"weights": saved(folder, b"{}")}})
 
 

@@ -18,8 +18,7 @@ from transformers import ViTConfig, ViTModel
 
 from vita_core import VitaError, build_tower, register
 from vita_core.planning.towers import resolve_tower
-from vita_core.plugins.registry import registry, use_plugins
-from vita_core.plugins.specs import TowerSpec
+from vita_core.plugins.registry import use_plugins
 from vita_core.testing import CHECKS, open_subject
 from vita_core.towers import deriving
 
@@ -162,11 +161,3 @@ def test_the_size_is_that_of_the_processor(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     with pytest.raises(VitaError, match=r"pictures of 64 x 64: .*\(64\*64\) doesn't match model \(32\*32\)"):
         resolve_tower({"weights": weights})
-
-
-def test_only_measured_towers_take_another_size_so_far(tower_examples: dict[str, dict[str, Any]]) -> None:
-    with pytest.raises(
-        VitaError, match=r"tower.image_size: tower 'torchvision' takes no other size than its checkpoint's"
-    ):
-        resolve_tower({**tower_examples["torchvision"], "image_size": 128})
-    assert "torchvision" in {entry.spec.name for entry in registry().all(TowerSpec)}

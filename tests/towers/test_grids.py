@@ -21,7 +21,7 @@ TRANSFORMERS = ["clip", "eva_clip", "internvit", "siglip", "timm"]
 PLAIN = {"pixel_shuffle": False, "feature_scale": 1.0}  # internvit has both by default
 
 # a list of layers needs layers of one grid: a CNN has but its last map and the class scores made of it
-LISTS = {"torchvision": {"options": {"architecture": "mobilenet_v2", "image_size": 64, "class_scores": True}}}
+LISTS = {"torchvision": {"options": {"architecture": "mobilenet_v2", "class_scores": True}, "image_size": 64}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "family defaults": {},
     "plain": PLAIN,
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def varied(examples: Examples, name: str, variant: str) -> dict[str, Any]:
     change = dict(VARIANTS[variant])
-    side = examples[name].get("options", {}).get("image_size", 56)
+    side = 64 if name in ("timm", "torchvision") else 56
     if "s2" in change:
         change["s2"] = {"scales": [side, 2 * side]}
     return examples[name] | (LISTS.get(name, {}) if isinstance(change.get("select_layer"), list) else {}) | change

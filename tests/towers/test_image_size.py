@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 import whole_towers
 from conftest import close
 from families import whole
@@ -98,6 +99,19 @@ def test_timm_resamples_as_at_its_own_loading(tmp_path: Path, name: str) -> None
         (maps,) = large.forward_intermediates(pixels, indices=[0], intermediates_only=True)
     close(tower(pixels), maps.flatten(2).transpose(1, 2))
     assert tower.encoder.pos_embed.shape == state["pos_embed"].shape
+
+
+def test_torchvision_runs_another_size(tmp_path: Path) -> None:
+    model = torchvision.models.mobilenet_v2(weights=None).eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {"type": "torchvision", "weights": str(tmp_path), "options": {"architecture": "mobilenet_v2"}}
+    tower = build_tower({**config, "image_size": [64, 96]})
+    pixels = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        close(tower(pixels), model.features(pixels).flatten(2).transpose(1, 2))
+    assert tower.grid == make_plan({"tower": {**config, "image_size": [64, 96]}}).grid == (2, 3)
+    assert tower.image_processor.crop_size == {"height": 64, "width": 96}
+    assert tower.image_processor.size["shortest_edge"] == 73
 
 
 @pytest.fixture

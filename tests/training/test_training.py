@@ -187,8 +187,8 @@ def test_a_vocabulary_is_trained_and_goes_on(
     tower = tower_examples["torchvision"]
     given = [
         *QUICK,
-        f"tower={{type: torchvision, weights: {tower['weights']}, pool: 1}}",
-        "tower.options={architecture: mobilenet_v2, image_size: 64, class_scores: true}",
+        f"tower={{type: torchvision, weights: {tower['weights']}, pool: 1, image_size: 64}}",
+        "tower.options={architecture: mobilenet_v2, class_scores: true}",
         "projector={type: visual_vocabulary, options: {words: 4}}",
     ]
     few = [*given, "projector.options.words=1"]

@@ -10,8 +10,9 @@ import pydantic
 class Options(pydantic.BaseModel):
     """The options of a timm tower.
 
-    `architecture`: timm's name of the model, for weights without a config.json. `image_size`: the side of the pictures in
-    pixels, by default that of the checkpoint. `pretrained: false` gives random weights to the model whose name stands in
+    `architecture`: timm's name of the model, for weights without a config.json. `image_size`: for weights without a
+    config.json, the side of the pictures that they were trained with, if it is not timm's (`tower.image_size` asks for another
+    size than the checkpoint's). `pretrained: false` gives random weights to the model whose name stands in
     ``weights``.
     """
 

@@ -15,11 +15,11 @@ def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
 
     The shortest edge is resized (bilinear) to 8/7 of the crop. A centre crop and ImageNet's mean and deviation follow.
     """
-    side = shape.image_size[0]
+    height, width = shape.image_size
     return {
         "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": side * 8 // 7},
-        "crop_size": {"height": side, "width": side},
+        "size": {"shortest_edge": min(height, width) * 8 // 7},
+        "crop_size": {"height": height, "width": width},
         "resample": 2,
         "crop_offset": "round",  # torchvision rounds the corner of the crop, Hugging Face rounds it down
         "image_mean": [0.485, 0.456, 0.406],

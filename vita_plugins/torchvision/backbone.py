@@ -55,16 +55,22 @@ def head(model: nn.Module) -> nn.Linear:
     return layers[0]
 
 
-def measure(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Shape, list[int]]:
-    """Run the model on the meta device. Return its shape, and the index of the last step of each stage."""
+def measure(
+    config: Mapping[str, Any], options: Mapping[str, Any], size: tuple[int, int] | None = None
+) -> tuple[Shape, list[int]]:
+    """Run the model on the meta device. Return its shape, and the index of the last step of each stage.
+
+    `size` is (height, width) of the pictures, or None for that of the config, by default 224 x 224.
+    """
     name = architecture(config, options)
-    side = options.get("image_size") or config.get("image_size") or 224
+    side = config.get("image_size") or 224
+    size = size or (side, side)
     stages: list[tuple[int, tuple[int, int], int, int]] = []
     ends: list[int] = []
     with init_empty_weights(include_buffers=False):
         model = torchvision.models.get_model(name, weights=None).eval().to("meta")
     with torch.device("meta"), torch.no_grad():
-        x = torch.empty(1, 3, side, side)
+        x = torch.empty(1, 3, *size)
         for index, (_, module) in enumerate(steps(model)):
             try:
                 x, (macs,) = count_macs(functools.partial(module, x))
@@ -87,12 +93,12 @@ def measure(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Shap
             ends.append(index)
         if options.get("class_scores"):
             linear = head(model)
-            size = linear.in_features * linear.out_features
+            matrix = linear.in_features * linear.out_features
             channels = linear.in_features + linear.out_features
-            stages.append((channels, grid, size + linear.out_features, grid[0] * grid[1] * size))
-    return Shape.from_stages((side, side), stages), ends
+            stages.append((channels, grid, matrix + linear.out_features, grid[0] * grid[1] * matrix))
+    return Shape.from_stages(size, stages), ends
 
 
-def shape(config: Mapping[str, Any], options: Mapping[str, Any]) -> Shape:
+def shape(config: Mapping[str, Any], options: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Shape:
     """Return a shape with one stage per resolution, and one for the class scores if the option asks for them."""
-    return measure(config, options)[0]
+    return measure(config, options, image_size)[0]

@@ -18,7 +18,7 @@ class TorchvisionTower(BaseVisionTower):
     def build_encoder(self) -> nn.Module:
         options = self.settings.options
         model: nn.Module = torchvision.models.get_model(architecture(self.checkpoint_config, options), weights=None)
-        self.ends = measure(self.checkpoint_config, options)[1]
+        self.ends = measure(self.checkpoint_config, options, self.shape.image_size)[1]
         scored = self.blocks == len(self.ends)
         skips = [] if scored else [(rf"^{name}\.", "classification head") for name in HEADS]
         for name in HEADS:
