@@ -30,7 +30,6 @@ from safetensors.torch import load_file, save_file
 from vita_core import VitaError, build_tower
 from vita_core.towers import tower as tower_module
 from vita_plugins.transformers.families import FAMILIES
-from vita_plugins.transformers.families import TWO_TOWERS as PARENTS
 
 
 def replace(folder: Path, state: dict[str, torch.Tensor]) -> None:
@@ -53,7 +52,6 @@ EVERY = [*NAMED, *OTHERS]
 
 def test_every_family_has_a_test() -> None:
     assert set(NAMED) | (set(FAMILIES) & set(CONFIGS)) <= set(ROWS)
-    assert set(TWO_TOWERS) == set(PARENTS)
 
 
 @pytest.mark.parametrize("model_type", EVERY)

@@ -124,9 +124,6 @@ FAMILIES = {
 }
 """The vision models that need more than one run shows, by the ``model_type`` of their config class."""
 
-TWO_TOWERS = ("aimv2", "altclip", "blip", "chinese_clip", "clip", "metaclip_2", "siglip")
-"""Models of pictures and texts whose vision part is opened."""
-
 REASONS = {
     "chameleon": "it turns pictures into codes of a table",
     "dots3_note_vision_encoder": "transformers joins the tensors of its experts when it reads them, which is not supported yet",
