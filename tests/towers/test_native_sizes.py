@@ -23,7 +23,6 @@ from vita_core.planning.resolution import resolve
 from vita_core.planning.towers import resolve_tower
 from vita_plugins.transformers import opening
 from vita_plugins.transformers.native import check_native
-from vita_plugins.transformers.natives import NATIVES
 
 NARROW = [(8, 150), (150, 9), (7, 70), (8, 9), (17, 16), (31, 33)]
 

@@ -44,7 +44,7 @@ def vita_towers() -> list[TowerSpec]:
     return [
         TowerSpec(
             name="transformers",
-            summary="vision encoders of transformers: DINOv2/v3, ViT, DeiT, BEiT, MetaCLIP 2, ConvNeXt, ...",
+            summary="vision encoders of transformers: DINOv2/v3, ViT, Swin, SAM, Qwen-VL, V-JEPA 2, ...",
             factory="vita_plugins.transformers.opening:make_tower",
             shape="vita_plugins.transformers.opening:shape",  # a string, because the module imports torch
             processor="vita_plugins.transformers.opening:processor",

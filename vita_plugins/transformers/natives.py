@@ -14,8 +14,9 @@ class Native(Family):
     """A family whose models take pictures of any size: how they take them, and in which order they have their tokens.
 
     packing: what ``forward`` takes, a key of `vita_plugins.transformers.packing.PATCHES`, with the grid of each picture;
-    ``sizes`` for padded pictures with their sizes, ``mask`` for padded pictures with a mask of their patches, ``tiles`` for tiles
-    without one, ``naflex`` for padded rows of patches with such a mask, or ``positions`` for padded rows with the (x, y) of each patch.
+    ``sizes`` for padded pictures with their sizes, ``mask`` for padded pictures with a mask of their patches, ``tiles`` for
+    tiles without one, ``naflex`` for padded rows of patches with such a mask, or ``positions`` for padded rows with the (x, y)
+    of each patch.
     merge: the key of the model's config for the patches per side of the blocks that are merged for the language model.
     in_blocks: whether the tokens come block by block. Otherwise they come row by row.
     frames: the key of the config for the frames of a patch: a still is repeated.
