@@ -22,6 +22,8 @@ from watched import peak
 from vita_core import build_tower
 
 TIME, SHORTER, MEMORY = 1.02, 0.97, 0.6
+PICTURES = 8
+"""The number of pictures whose memory is measured."""
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 8, "intermediate_size": 2816}
 CHILD = """
@@ -86,7 +88,7 @@ def of_transformers(
 
         return run
 
-    tower = {"type": "transformers", "norm": normed, "options": {"image_size": side}}
+    tower = {"type": "transformers", "norm": normed, "image_size": side}
     return Encoder(side, save, library, getattr(made, layers, 4), tower)
 
 
@@ -121,7 +123,7 @@ def compare(name: str, folder: Path, batch: int, options: argparse.Namespace) ->
         sides["one block less"] = opened(encoder, folder, -2)
     runs = {side: lambda run=run: run(pixels) for side, run in sides.items()}
     times = alternate(runs, options.rounds, options.clock)
-    taken = {side: peak(CHILD, side, name, str(folder), str(batch))[0] for side in ("ours", "library")}
+    taken = {side: peak(CHILD, side, name, str(folder), str(PICTURES))[0] for side in ("ours", "library")}
     return {
         "encoder": name,
         "batch": batch,
@@ -137,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="Measure one encoder with batch 2 and 2 rounds.")
     parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), choices=list(ENCODERS))
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=PICTURES, help="Number of pictures whose time is measured.")
     parser.add_argument("--rounds", type=int, default=7)
     clock_option(parser)
     arguments = parser.parse_args()
