@@ -60,7 +60,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "code of its own": (
         lambda d: edit_config(d, model_type="mine", auto_map={"AutoModel": "m.M"}),
-        "own code .* is not run here.*trust_remote_code: true, revision",
+        "needs code of its own, which does not run .*m.M.*`tower.trust_remote_code: true`.*`tower.revision: COMMIT`",
     ),
     "shard missing": (lambda d: (d / "model-00002-of-00002.safetensors").unlink(), "missing: model-00002-of-00002"),
     "shard cut short": (_cut, r"model-00002-of-00002\.safetensors: it is truncated"),

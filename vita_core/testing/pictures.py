@@ -23,10 +23,7 @@ PROCESSOR_REMEDY = (
 
 @holds(PROCESSOR_REMEDY)
 def processor_gives_the_towers_pixels(subject: Subject) -> None:
-    """image_processor.preprocess turns pictures of any mode and size into float32 pixels (B, 3, H, W) of the tower's size.
-
-    For native resolution, into a list of float32 pixels (3, H, W).
-    """
+    """image_processor.preprocess turns pictures of any mode and size into float32 pixels of the tower's size and form."""
     *leading, _, _ = subject.resolved().shape.pixels
     size, native = (*leading, *subject.resolved().geometry.input_size), subject.resolved().shape.native
     pictures = {f"{mode} {size[0]} x {size[1]}": Image.new(mode, size) for mode in MODES for size in SIZES}
