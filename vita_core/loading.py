@@ -158,7 +158,7 @@ def fill(
     """Fill `module` strictly with `tensors`, cast to `dtype` on `device`. Its parameters may be on the meta device.
 
     Tensors that already have the dtype and the device stay mapped to the file, without a copy. Raises CheckpointError if a
-    tensor is missing, unexpected or of another shape; the module is then not changed.
+    tensor is missing, unexpected, of another shape, or of integers; the module is then not changed.
     """
     wanted = module.state_dict()
     report, state = LoadReport(), {}
@@ -178,6 +178,12 @@ def fill(
                 report.mismatched.append(f"{key} {tuple(tensor.shape)} for {tuple(wanted[target].shape)}")
             else:
                 floating = tensor.is_floating_point()
+                if wanted[target].is_floating_point() and not floating:
+                    dtype_name = str(tensor.dtype).removeprefix("torch.")
+                    raise CheckpointError(
+                        f"{where}: {key} holds integers ({dtype_name}), as in quantised weights, but the model computes with "
+                        "floats. Try: the checkpoint that it was made from"
+                    )
                 state[target] = tensor.to(device=device, dtype=dtype if floating else None)
     report.loaded = len(state)
     report.missing = [key for key in wanted if key not in found]

@@ -264,3 +264,9 @@ def test_a_checkpoint_without_its_config_is_told(tmp_path: Path) -> None:
         match=r"tower 'eva_clip' needs 'width' in the checkpoint's config.json, but it is empty or does not exist",
     ):
         build_tower({"type": "eva_clip", "weights": str(tmp_path / "EVA.pt")})
+
+
+def test_integers_in_place_of_weights(tmp_path: Path) -> None:
+    integers = {"vision_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(64, 32, dtype=torch.int8)}
+    with pytest.raises(CheckpointError, match=r"fc1.weight holds integers \(int8\), as in quantised weights"):
+        build_tower({"weights": str(copied(tmp_path, **integers))})

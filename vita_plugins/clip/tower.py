@@ -28,6 +28,7 @@ class ClipTower(BaseVisionTower):
     renames = ((r"^vision_model\.", ""),)
     skips = (
         (r"^(text_model|text_projection|visual_projection|logit_scale)", "text tower and projections"),
+        (r"^classifier\.", "head"),
         (r"position_ids$", "position ids, which are computed"),
     )
     block_key = r"^encoder\.layers\.(\d+)\."

@@ -18,6 +18,7 @@ class SiglipTower(BaseVisionTower):
     skips = (
         (r"^(text_model|logit_scale|logit_bias)", "text tower"),
         (r"^head\.", "pooling head"),
+        (r"^classifier\.", "head"),
         (r"position_ids$", "position ids, which are computed"),
     )
     block_key = r"^encoder\.layers\.(\d+)\."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import local_torch_dtype
 
 from vita_core import BaseVisionTower, VitaError
 from vita_plugins.transformers.families import Family
@@ -22,7 +23,8 @@ class LibraryTower(BaseVisionTower):
         if self.settings.compile:
             raise VitaError("tower.compile: tower 'transformers' does not support it yet. Try: `tower.compile: false`")
         part = vision_config(self.checkpoint_config)
-        return part, build(part, None if self.settings.attention == "auto" else self.attention)
+        with local_torch_dtype(self.dtype):  # as the library does: some buffers get the dtype of the weights
+            return part, build(part, None if self.settings.attention == "auto" else self.attention)
 
     def map_keys(self, part: PreTrainedConfig, model: nn.Module, family: Family) -> Keys:
         """Set the rules for the keys of the checkpoint, except for its skips, and return them all."""

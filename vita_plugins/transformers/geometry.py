@@ -33,6 +33,8 @@ def family_of(part: PreTrainedConfig) -> Family:
 def input_sizes(part: PreTrainedConfig) -> str:
     """Return which picture sizes the model of a config takes, as `BaseVisionTower.input_sizes`."""
     found = model_class(part)
+    if getattr(part, "is_native", False):  # AIMv2 with positions that are computed
+        return "patches"
     return family_of(part).sizes or ("patches" if found is not None and interpolates(found) else "fixed")
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import transformers
+from accelerate import init_empty_weights
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
@@ -26,6 +33,22 @@ class Keys:
     splits: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     skips: list[tuple[str, str]] = field(default_factory=list)
     outer: list[tuple[str, str]] = field(default_factory=list)
+
+
+def saved_beside(model: nn.Module, part: PreTrainedConfig, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the skips for the tensors that only the saved class has, such as a head or a token for masks.
+
+    ``architectures`` of a ``config.json`` names this class. It counts if it is one of transformers for this very config.
+    """
+    name = next(iter(config.get("architectures") or []), "")
+    kind = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not inspect.isclass(kind) or not issubclass(kind, PreTrainedModel) or kind.config_class is not type(part):
+        return []
+    with init_empty_weights():
+        whole = kind(part)
+    stored = {key.removeprefix(f"{kind.base_model_prefix}.") for key in whole.state_dict()}
+    beside = sorted(stored - set(model.state_dict()))
+    return [(rf"^(?:{'|'.join(map(re.escape, beside))})$", f"other parts of {name}")] if beside else []
 
 
 def checkpoint_keys(model: nn.Module, family: Family, parent: str | None) -> Keys:

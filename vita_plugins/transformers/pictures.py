@@ -76,11 +76,16 @@ def processor(config: Mapping[str, Any], shape: Shape, preprocessor: Mapping[str
     if not made.get("size"):  # GLPN's and Swin2SR's keep the size of the picture
         made |= {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {}, "resample": 3}
         made["do_normalize"] = bool(made.get("do_normalize"))
+    elif "shortest_edge" in made["size"] and not made.get("do_center_crop") and "crop_pct" not in made:
+        made |= {"image_processor_type": "ViTImageProcessor", "size": {}}  # TextNet's and YOLOS's keep its aspect
     height, width = shape.image_size
     square = {"height": height, "width": width}
     larger = made["size"].get("shortest_edge", 1) / made["crop_size"]["height"] if made.get("do_center_crop") else 1
     edge = {"shortest_edge": round(min(height, width) * larger)}
-    made["size"] = edge if "shortest_edge" in made["size"] else square
+    longest = {"longest_edge": max(height, width)}  # SAM's is padded to a square
+    made["size"] = edge if "shortest_edge" in made["size"] else longest if "longest_edge" in made["size"] else square
+    if "pad_size" in made:
+        made["pad_size"] = square
     if made.get("do_center_crop"):
         made["crop_size"] = square
     made["resample"] = int(made["resample"])

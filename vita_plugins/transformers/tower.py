@@ -11,6 +11,7 @@ from vita_core import hidden_states
 from vita_plugins.transformers.base import LibraryTower
 from vita_plugins.transformers.families import Family
 from vita_plugins.transformers.geometry import as_key, check_norm, family_of, grid_of, input_sizes, measured, remove
+from vita_plugins.transformers.keys import saved_beside
 from vita_plugins.transformers.ordering import in_rows
 from vita_plugins.transformers.running import inputs, watch
 from vita_plugins.transformers.tracing import Trace, inside
@@ -33,9 +34,10 @@ class TransformersTower(LibraryTower):
         steps, end, norm = traced.steps, self.shape.layers, traced.norm or "-"
         heads = remove(model, traced, end, lambda path: steps[path] > end and not inside(path, norm), "head")
         keys = self.map_keys(part, model, self.family)
+        beside = saved_beside(model, part, self.checkpoint_config)
         unused = "blocks after the last selected layer"
         behind = remove(model, traced, self.blocks, lambda path: end >= steps[path] > self.blocks, unused)
-        self.skips = [*keys.skips, *behind, *heads]
+        self.skips = [*keys.skips, *beside, *behind, *heads]
         return model
 
     def in_run_order(self, encoder: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
