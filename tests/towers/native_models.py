@@ -45,6 +45,9 @@ VALUES: dict[str, Any] = {
 MORE = {
     "cosmos3_edge_vision": {"num_patches": 16},
     "lfm3_vl_vision": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "minicpm_ocr_vision": {"insert_layer_id": 1},
+    "minicpmv4_6_vision": {"insert_layer_id": 1},
+    "minicpmv4_7_vision": {"insert_layer_id": 1},
     "muse_glimmer_vision": {"layer_types": ["window_attention", "full_attention"] * 2},
     "muse_spark_vision": {"layer_types": ["window_attention", "full_attention"] * 2},
     "pixtral": {"image_size": 128},  # older versions have a table of positions
@@ -55,6 +58,7 @@ QWEN = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 1024, "longe
 GLM = ("Glm4vImageProcessor", {**QWEN, "size": {"shortest_edge": 2048, "longest_edge": 16384}})
 EDGE = {"size": {"longest_edge": 90, "shortest_edge": 60}}
 TILES = {"size": {"longest_edge": 128}, "max_image_size": {"longest_edge": 32}}
+MINICPM = {"patch_size": 8, "scale_resolution": 100, "slice_mode": False, "downsample_mode": "4x"}
 MUSE = ("MuseGlimmerImageProcessor", {"patch_size": 8, "max_image_tokens": 30})
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere_compass_vision": ("CohereCompassImageProcessor", QWEN),
@@ -71,6 +75,9 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "idefics2_vision": ("Idefics2ImageProcessor", EDGE),
     "idefics3_vision": ("Idefics3ImageProcessor", TILES),
     "kimi_k25_vision": ("Kimi_K25ImageProcessor", {"patch_size": 8, "max_patches": 100}),
+    "minicpm_ocr_vision": ("MiniCPMOcrImageProcessor", MINICPM),
+    "minicpmv4_6_vision": ("MiniCPMV4_6ImageProcessor", MINICPM),
+    "minicpmv4_7_vision": ("MiniCPMV4_6ImageProcessor", MINICPM),
     "minimax_m3_vl_vision": ("MiniMaxM3VLImageProcessor", QWEN),
     "muse_glimmer_vision": MUSE,
     "muse_spark_vision": MUSE,
@@ -143,6 +150,13 @@ def library_states(model: Any, processor: Any, pictures: Sequence[Image.Image]) 
         return [_idefics(model, processor, picture) for picture in pictures]
     made = processor(images=pictures, return_tensors="pt")
     pixels = made["pixel_values"]
+    if "target_sizes" in made:
+        states = block_states(model, pixel_values=pixels, target_sizes=made["target_sizes"])
+        grids = made["target_sizes"].tolist()
+        return [
+            {layer: _part(state, grids, index, 1 if layer < 3 else 2) for layer, state in enumerate(states)}
+            for index in range(len(grids))
+        ]
     if "image_sizes" in made:
         states = block_states(model, pixel_values=pixels, image_sizes=made["image_sizes"].tolist())
         grids = [(height // 8, width // 8) for height, width in made["image_sizes"].tolist()]
@@ -168,6 +182,13 @@ def library_states(model: Any, processor: Any, pictures: Sequence[Image.Image]) 
                 maps[layer][row, col] = state.reshape(-1, state.shape[-1])[start + token]
         found.append(maps)
     return found
+
+
+def _part(state: Tensor, grids: list[list[int]], index: int, joined: int) -> Tensor:
+    """The tokens (rows, cols, C) of one picture in a sequence of all, where `joined` x `joined` patches are one token."""
+    sizes = [rows * cols // joined**2 for rows, cols in grids]
+    rows, cols = grids[index]
+    return state[0].split(sizes)[index].reshape(rows // joined, cols // joined, -1)
 
 
 def _idefics(model: Any, processor: Any, picture: Image.Image) -> dict[int, Tensor]:

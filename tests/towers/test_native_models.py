@@ -58,6 +58,7 @@ def test_features_of_pictures_of_any_aspect(tmp_path: Path, model_type: str) -> 
             close(tower([picture])[0], found)
         assert sum(parameter.numel() for parameter in tower.parameters()) == tower.resolved.parameters
         family, names = NATIVES[model_type], [name for name, _ in tower.in_run_order(tower.encoder)]
+        names = [name for name in names if not family.between or not name.startswith(f"{family.between}.")]
         order = [2 if name.startswith(f"{family.norm}.") else name.startswith(f"{family.blocks}.") for name in names]
         assert order == sorted(order)
 
@@ -78,7 +79,8 @@ def test_operations_are_those_that_torch_counts(tmp_path: Path, model_type: str)
     model.deepstack_visual_indexes = []  # mergers between the blocks
     _, spent = count_macs(lambda: model(**packed.arguments), blocks)
     assert spent[:4] == list(itertools.accumulate(stage.macs for stage in shape.stages))[1:]
-    assert shape.stages[-1].grid == (size[0] // 8, size[1] // 8)
+    joined = 2 if family.between else 1
+    assert shape.stages[-1].grid == (size[0] // 8 // joined, size[1] // 8 // joined)
     if family.merger:
         shape = opening.shape(config, {"merger": True}, processor, size=size)
         model.deepstack_visual_indexes = early
@@ -106,6 +108,16 @@ def test_the_models_own_merger(tmp_path: Path, model_type: str) -> None:
     assert sum(parameter.numel() for parameter in tower.parameters()) == tower.resolved.parameters
     with pytest.raises(VitaError, match=r"tower.select_layer: 2 is out of range: .*Try: a layer in -1\.\.-1 or 4\.\.4"):
         build_tower(settings(tmp_path, options={"merger": True}, select_layer=2))
+
+
+@pytest.mark.parametrize("layer", [2, 3, 4])
+def test_the_module_between_the_blocks_of_minicpm_belongs_to_the_layer_after_it(tmp_path: Path, layer: int) -> None:
+    small_model("minicpmv4_6_vision", tmp_path)
+    tower = build_tower(settings(tmp_path, freeze={"from_layer": layer}))
+    trained = {name for name, parameter in tower.encoder.named_parameters() if parameter.requires_grad}
+    assert any(name.startswith("vit_merger.") for name in trained) == (layer <= 3)
+    with pytest.raises(VitaError, match=r"tower.select_layer: layers \[2, 3\] have different grids: "):
+        build_tower(settings(tmp_path, select_layer=[2, 3]))
 
 
 @pytest.mark.parametrize("model_type", ["idefics3_vision", "pixtral"])

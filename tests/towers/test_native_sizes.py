@@ -41,6 +41,8 @@ def grid_of(made: Any) -> tuple[int, int]:
         return tuple(made["image_grid_thw"][0].tolist()[1:])
     if "image_position_ids" in made:
         return tuple(int(end) + 1 for end in made["image_position_ids"][0].amax(0).flip(0))
+    if "target_sizes" in made:
+        return tuple(made["target_sizes"][0].tolist())
     if "image_sizes" in made:
         return tuple(side // 8 for side in made["image_sizes"][0].tolist())
     if "rows" in made:
@@ -131,6 +133,17 @@ def test_a_second_budget_for_dense_pages_is_refused(tmp_path: Path) -> None:
         make_plan({"tower": settings(tmp_path)})
 
 
+@pytest.mark.parametrize(("key", "value"), [("slice_mode", True), ("small_image_upsize", "adaptive")])
+def test_the_slices_of_minicpm_are_refused(tmp_path: Path, key: str, value: Any) -> None:
+    small_model("minicpm_ocr_vision", tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(
+        VitaError, match=rf"preprocessor config: {key}: {value!r} is not supported .*\. Try: set {key} to"
+    ):
+        make_plan({"tower": settings(tmp_path)})
+
+
 def test_parts_of_blocks_are_refused(tmp_path: Path) -> None:
     small_model("qwen2_vl_vision", tmp_path)
     with pytest.raises(VitaError, match=r"a picture of 40 x 32 pixels is not made of whole blocks of 16 x 16\. Try: "):
@@ -160,7 +173,7 @@ def test_without_a_preprocessor_config_it_is_the_librarys_own(tmp_path: Path, mo
     usual = kind().to_dict()
     assert made["image_processor_type"] == PROCESSORS.get(model_type, ("Qwen2VLImageProcessor",))[0]
     changed = {key for key in usual if made[key] != usual[key]}
-    assert changed <= {"patch_size", "merge_size", "temporal_patch_size", "max_image_size", "size"}
+    assert changed <= {"patch_size", "merge_size", "temporal_patch_size", "max_image_size", "size", "slice_mode"}
     assert image_processor(made).to_dict()["image_mean"] == usual["image_mean"]
 
 

@@ -35,13 +35,21 @@ def native_shape(model: nn.Module, native: Native, size: NativeSize, pixels: Gri
     config: Any = model.config
     grid, blocks = size.grid(*pixels), list(model.get_submodule(native.blocks).children())
     norm = None if native.norm is None else model.get_submodule(native.norm)
-    after, heads = ([getattr(model, name, None) for name in names] for names in (native.merger, native.heads))
+    apart = (*native.heads, *([native.between] if native.between else []))
+    after, heads = ([getattr(model, name, None) for name in names] for names in (native.merger, apart))
     tokens, width = grid[0] * grid[1], int(getattr(config, "embed_dim", None) or config.hidden_size)
     first = parameter_count(model) - parameter_count(*blocks, norm, *after, *heads)
     stages = [(width, grid, first, tokens * (matrices(model) - matrices(*blocks, *after, *heads)))]
     for index, block in enumerate(blocks):
+        more = 0, 0
+        if native.between and index == config.insert_layer_id + 1:
+            between: Any = model.get_submodule(native.between)
+            each = 4 * matrices(between.self_attn) + matrices(between.linear_1, between.linear_2) + 2 * 4**2 * width
+            tokens, grid = tokens // 4, (grid[0] // 2, grid[1] // 2)
+            more = parameter_count(between), tokens * each
         pairs = sum(length**2 for length in attended(native, config, grid, index))
-        stages.append((width, grid, parameter_count(block), tokens * matrices(block) + 2 * width * pairs))
+        macs = tokens * matrices(block) + 2 * width * pairs
+        stages.append((width, grid, parameter_count(block) + more[0], macs + more[1]))
     if not merger:
         norm_parameters = None if norm is None else parameter_count(norm)
         return replace(Shape.from_stages(pixels, stages, norm_parameters), native=size)
@@ -93,6 +101,8 @@ def encode_native(
         parts = tokens.split([rows * cols for rows, cols in grids])
         return [({layers[0]: part[None]}, grid) for part, grid in zip(parts, grids, strict=True)]
     kept = hidden_states(model.get_submodule(native.blocks), lambda: model(**packed.arguments), layers)
+    if native.between and layers[0] > model.config.insert_layer_id + 1:  # all selected layers have one grid
+        packed = packed.joined()
     split = {layer: packed.pictures(state) for layer, state in kept.items()}
     return [({layer: split[layer][index] for layer in layers}, grid) for index, grid in enumerate(packed.grids)]
 

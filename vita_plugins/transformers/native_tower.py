@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -24,7 +25,10 @@ class NativeTower(LibraryTower):
         self.norm_path = family.norm
         remove_heads(model, family, merger=self.merger)
         keys = self.map_keys(part, model, family)
-        heads = "|".join([*family.heads, *family.merger])
+        between = [family.between] if family.between and self.blocks <= part.insert_layer_id + 1 else []
+        for name in between:  # no selected layer is behind it
+            setattr(model, name, nn.Identity())
+        heads = "|".join([*family.heads, *family.merger, *between])
         own = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
         self.skips = [*keys.skips, (rf"^(?!(?:{'|'.join(own)})\.)(?:{heads or '-'})\.", "head")]
         self.block_key = rf"^{re.escape(family.blocks)}\.(\d+)\."
@@ -51,7 +55,13 @@ class NativeTower(LibraryTower):
 
     def in_run_order(self, encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
         later = tuple(f"{path}." for path in (self.family.norm, *self.family.merger) if path)
-        return sorted(
-            encoder.named_parameters(),
-            key=lambda named: 2 if named[0].startswith(later) else named[0].startswith(f"{self.family.blocks}."),
-        )
+
+        def place(named: tuple[str, nn.Parameter]) -> float:
+            if named[0].startswith(later):
+                return math.inf
+            if self.family.between and named[0].startswith(f"{self.family.between}."):
+                return float(encoder.config.insert_layer_id) + 0.5
+            block = re.match(str(self.block_key), named[0])
+            return -1 if block is None else int(block[1])
+
+        return sorted(encoder.named_parameters(), key=place)

@@ -15,8 +15,8 @@ class Native(Family):
 
     packing: what ``forward`` takes, a key of `vita_plugins.transformers.packing.PATCHES`, with the grid of each picture;
     ``sizes`` for padded pictures with their sizes, ``mask`` for padded pictures with a mask of their patches, ``tiles`` for
-    tiles without one, ``naflex`` for padded rows of patches with such a mask, or ``positions`` for padded rows with the (x, y)
-    of each patch.
+    tiles without one, ``naflex`` for padded rows of patches with such a mask, ``positions`` for padded rows with the (x, y)
+    of each patch, or ``strip`` for one row of all patches.
     merge: the key of the model's config for the patches per side of the blocks that are merged for the language model.
     in_blocks: whether the tokens come block by block. Otherwise they come row by row.
     frames: the key of the config for the frames of a patch: a still is repeated.
@@ -26,6 +26,7 @@ class Native(Family):
     merger: the modules after the blocks that make what the language model gets, if they are part of the model and make one
     token of each block.
     beside: the output that holds those of mergers at earlier blocks. They are concatenated to the merger's own.
+    between: the module behind block ``insert_layer_id`` of the config, which makes one token of 2 x 2.
     heads: other modules after the blocks, which are left out.
     processor: the image processor for checkpoints without a preprocessor config, if transformers has none for their type.
     rule: how the image processor sizes pictures, a key of `vita_plugins.transformers.budgets.BUDGETS`.
@@ -42,6 +43,7 @@ class Native(Family):
     tiles: bool = False
     merger: tuple[str, ...] = ()
     beside: str | None = None
+    between: str | None = None
     heads: tuple[str, ...] = ()
     processor: str = "Qwen2VLImageProcessor"
     rule: str = "between"
@@ -54,6 +56,10 @@ GLM = Native(norm="post_layernorm", merger=("downsample", "merger"), processor="
 IDEFICS3 = Native(
     "encoder.layers", "post_layernorm", packing="mask", merge=None, tiles=True,
     processor="Idefics3ImageProcessor", rule="idefics3",
+)  # fmt: skip
+MINICPM = Native(
+    "encoder.layers", "post_layernorm", packing="strip", merge=None, between="vit_merger",
+    processor="MiniCPMV4_6ImageProcessor", rule="minicpm",
 )  # fmt: skip
 MUSE = Native(
     "layers", packing="frames_first", merge="merge_size", in_blocks=False, frames="patch_temporal",
@@ -92,6 +98,9 @@ NATIVES = {
         processor="Kimi_K25ImageProcessor", rule="kimi",
     ),
     "lfm3_vl_vision": Native("layers"),
+    "minicpm_ocr_vision": replace(MINICPM, processor="MiniCPMOcrImageProcessor"),
+    "minicpmv4_6_vision": MINICPM,
+    "minicpmv4_7_vision": MINICPM,
     "minimax_m3_vl_vision": Native("layers", processor="MiniMaxM3VLImageProcessor"),
     "muse_glimmer_vision": MUSE,
     "muse_spark_vision": MUSE,

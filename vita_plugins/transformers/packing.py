@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,10 @@ class Packed:
     merge: int = 1
     window: int | None = None
     padded: Sizes | int | None = None
+
+    def joined(self) -> Packed:
+        """Return the same pictures after each 2 x 2 tokens have become one."""
+        return replace(self, grids=tuple((rows // 2, cols // 2) for rows, cols in self.grids))
 
     def pictures(self, state: Tensor) -> list[Tensor]:
         """Return the tokens (1, rows * cols, C) of each picture, row by row, from a hidden state of the model."""
@@ -91,6 +95,10 @@ def pack(native: Native, model: nn.Module, pictures: Sequence[Tensor]) -> Packed
         return Packed(given | {"patch_attention_mask": mask}, grids, padded=(rows, cols))
     if native.packing in ("naflex", "positions"):
         return _rows(native, pictures, patch, grids)
+    if native.packing == "strip":
+        cut = torch.cat([patches(picture, patch, 1, 1)[:, :, 0] for picture in pictures])
+        sizes = torch.tensor(grids, dtype=torch.int32)  # on the CPU, because the model reads the numbers
+        return Packed({"pixel_values": cut.permute(1, 2, 0, 3).flatten(2)[None], "target_sizes": sizes}, grids)
     merge = getattr(config, native.merge) if native.merge and native.in_blocks else 1
     frames = getattr(config, native.frames, 1)
     cut = PATCHES[native.packing](torch.cat([patches(picture, patch, merge, frames) for picture in pictures]))

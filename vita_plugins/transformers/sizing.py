@@ -57,6 +57,7 @@ def native_processor(native: Native, part: Any, whole: Any) -> dict[str, Any]:
     own = {
         "patch_size": {"height": patch, "width": patch} if isinstance(made.get("patch_size"), dict) else patch,
         "merge_size": blocks_of(native, part, whole),
+        "slice_mode": False,
         "pooling_kernel_size": blocks_of(native, part, whole),
         "temporal_patch_size": getattr(part, native.frames, 1),
     }
