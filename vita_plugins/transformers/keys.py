@@ -84,7 +84,10 @@ def checkpoint_keys(model: nn.Module, family: Family, parent: str | None) -> Key
 def renaming(conversion: WeightRenaming, family: Family) -> tuple[str, str]:
     """Return a renaming of the library as (expression, replacement). The library replaces only the first match of a key."""
     target = conversion.target_patterns[0]
-    # keys that already have the path of the blocks must stay: DINOv3's expression also matches inside `layer_scale`
-    unless = rf"(?!{family.blocks}\.)" if target.startswith(f"{family.blocks}.") else ""
+    # keys that already have the new path must stay: DINOv3's expression also matches inside `layer_scale`, and TIPSv2's
+    # `cls_token` inside `embeddings.cls_token`
+    again = target and "\\" not in target and conversion.compiled_sources.search(target)
+    done = f"{family.blocks}." if target.startswith(f"{family.blocks}.") else target if again else None
+    unless = "" if done is None else f"(?!{re.escape(done)})"
     # group 1 is what precedes the match, group 2 is the whole match, so that the library's group 1 is group 3
     return rf"^{unless}(.*?)(?:{conversion.compiled_sources.pattern})", r"\1" + target.replace(r"\1", r"\3")
