@@ -73,6 +73,9 @@ def vision_part(config: PreTrainedConfig, given: Mapping[str, Any] | None = None
     found = next(_parts(config, given or {}, _says_vision(type(config).model_type)), None)
     if found is None and model_class(config) is not None:
         return config
+    backbone = getattr(config, "backbone_config", None)  # Depth Anything has no model without its head
+    if found is None and isinstance(backbone, PreTrainedConfig) and model_class(backbone) is not None:
+        return backbone
     return found
 
 
@@ -80,8 +83,9 @@ def _parts(config: PreTrainedConfig, given: Mapping[str, Any], inside: bool = Fa
     """Yield the vision models below `config`, those first whose keys say so. `inside` a vision model only those."""
     for key in sorted(config.sub_configs, key=lambda key: not _says_vision(key)):
         part, own = getattr(config, key, None), given.get(key) or {}
+        other = inside and not _says_vision(key) and key != "encoder"  # TrOCR's and Donut's
         # a detector's backbone is a part of its encoder
-        if not isinstance(part, PreTrainedConfig) or key == "backbone_config" or (inside and not _says_vision(key)):
+        if not isinstance(part, PreTrainedConfig) or key == "backbone_config" or other:
             continue
         below = list(_parts(part, own, _says_vision(key)))
         for inner in below:

@@ -20,7 +20,7 @@ from vita_plugins.transformers.families import Family
 
 HEADS = (
     "pooler", "pool", "head", "decoder", "classifier", "cls_classifier", "distillation_classifier", "lm_head",
-    "layernorm", "layer_norm", "predictor", "fc", "last_convolution",
+    "layernorm", "layer_norm", "predictor", "fc", "last_convolution", "hidden_states_norms",
 )  # fmt: skip
 """Parts that come after the blocks. Those that the vision model itself has are loaded."""
 
