@@ -18,12 +18,9 @@ def recognises(config: Mapping[str, Any]) -> bool:
     model_type = config.get("model_type")
     if "AutoModel" in (config.get("auto_map") or {}):
         return True
-    if (
-        not isinstance(model_type, str)
-        or model_type == "timm_wrapper"
-        or "architecture" in (config.get("vision_config") or {})
-    ):
-        return False  # the tower `timm` opens it
+    of_timm = model_type == "timm_wrapper" or "architecture" in (config.get("vision_config") or {})
+    if of_timm or not isinstance(model_type, str):  # the tower `timm` opens the former
+        return False
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return model_type in CONFIG_MAPPING_NAMES
