@@ -78,7 +78,12 @@ def test_operations_are_those_that_torch_counts(tmp_path: Path, model_type: str)
     blocks, early = model.get_submodule(family.blocks), getattr(model, "deepstack_visual_indexes", [])
     model.deepstack_visual_indexes = []  # mergers between the blocks
     _, spent = count_macs(lambda: model(**packed.arguments), blocks)
-    assert spent[:4] == list(itertools.accumulate(stage.macs for stage in shape.stages))[1:]
+    expected = list(itertools.accumulate(stage.macs for stage in shape.stages))[1:]
+    # transformers 5.24 resizes SigLIP 2's table of positions by a product; before, and in the shape, it counts nothing
+    table = config.get("num_patches", 0) * config.get("hidden_size", 0) * (size[0] // 8) * (size[1] // 8)
+    resizing = spent[0] - expected[0]
+    assert resizing in (0, table)
+    assert [macs - resizing for macs in spent[:4]] == expected
     joined = 2 if family.between else 1
     assert shape.stages[-1].grid == (size[0] // 8 // joined, size[1] // 8 // joined)
     if family.merger:
