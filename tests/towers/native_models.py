@@ -42,7 +42,14 @@ VALUES: dict[str, Any] = {
     "window_size": 32,
 }
 """Sizes that make the models small. Each config takes those that it knows."""
-MORE = {
+MORE: dict[str, dict[str, Any]] = {
+    "dots3_note_vision_encoder": {
+        "adapter_in_dim": 32,
+        "adapter_out_dim": 48,
+        "moe_intermediate_size": 16,
+        "num_experts_per_tok": 2,
+        "pyramid_num_routed": [-1, -1, 4, 2],
+    },
     "cosmos3_edge_vision": {"num_patches": 16},
     "lfm3_vl_vision": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "minicpm_ocr_vision": {"insert_layer_id": 1},
@@ -63,6 +70,7 @@ MUSE = ("MuseGlimmerImageProcessor", {"patch_size": 8, "max_image_tokens": 30})
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere_compass_vision": ("CohereCompassImageProcessor", QWEN),
     "cosmos3_edge_vision": ("Cosmos3EdgeImageProcessor", QWEN),
+    "dots3_note_vision_encoder": ("Qwen2VLImageProcessor", {**QWEN, "temporal_patch_size": 1}),
     "ernie4_5_vl_moe_vision": ("Ernie4_5_VLMoeImageProcessor", QWEN),
     "gemma4_vision": ("Gemma4ImageProcessor", {"patch_size": 8, "max_soft_tokens": 70}),
     "glm4v_moe_vision": GLM,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vita_core import VitaError, build_tower, count_macs
 from vita_plugins.transformers import opening
+from vita_plugins.transformers.experts import separate_experts
 from vita_plugins.transformers.natives import NATIVES
 from vita_plugins.transformers.packing import pack
 
@@ -68,6 +69,7 @@ def test_operations_are_those_that_torch_counts(tmp_path: Path, model_type: str)
     """The rules of the families against a run of the library's model on a picture that does not fill whole windows."""
     model, _ = small_model(model_type, tmp_path)
     model.set_attn_implementation("eager")  # torch counts no operations of its fused attention on a CPU
+    separate_experts(model)  # and none of grouped products
     config, processor = (
         json.loads((tmp_path / name).read_text()) for name in ("config.json", "preprocessor_config.json")
     )

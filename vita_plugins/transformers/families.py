@@ -126,9 +126,10 @@ FAMILIES = {
 
 REASONS = {
     "chameleon": "it turns pictures into codes of a table",
-    "dots3_note_vision_encoder": "transformers joins the tensors of its experts when it reads them, which is not supported yet",
     "emu3": "it turns pictures into codes of a table",
+    "inkling2_vision": "its image processor neither resizes pictures nor limits their size, which is not supported yet",
     "fuyu": "its language model takes the pixels of the patches",
+    "gemma4_unified": "its language model takes the pixels of the patches",
     "groupvit_vision_model": "its blocks give groups of patches, which have no grid",
     "phi4_multimodal_vision": "it masks the patches of each picture, which is not supported yet",
     "step3p5_vision": "it computes its positions from values, which is not supported yet",

@@ -16,6 +16,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, g
 from transformers.core_model_loading import WeightRenaming
 
 from vita_core import VitaError
+from vita_plugins.transformers.experts import Experts
 from vita_plugins.transformers.families import Family
 
 HEADS = (
@@ -68,7 +69,7 @@ def checkpoint_keys(model: nn.Module, family: Family, parent: str | None) -> Key
             keys.renames.append(renaming(conversion, family))
         elif all(repr(operation) == "Chunk(dim=0)" for operation in conversion.operations):
             keys.splits.append((conversion.source_patterns[0], tuple(conversion.target_patterns)))
-        else:
+        elif not any(isinstance(one, Experts) for one in model.modules()):  # these are as they are saved
             raise VitaError(
                 f"{type(model).__name__}: a conversion of its weights is not supported yet: {conversion.operations}. "
                 "Try: report this to the authors of vita-core"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_core import NativeSize, NoBlock, Shape, VitaError, hidden_states, parameter_count
+from vita_plugins.transformers.experts import routed_matrices
 from vita_plugins.transformers.natives import Native
 from vita_plugins.transformers.packing import pack, windows
 
@@ -55,7 +56,7 @@ def native_shape(model: nn.Module, native: Native, size: NativeSize, pixels: Gri
         return replace(Shape.from_stages(pixels, stages, norm_parameters), native=size)
     side = getattr(config, str(native.merge))
     merged = grid[0] // side, grid[1] // side
-    out = int(getattr(config, "out_hidden_size", config.hidden_size))
+    out = int(getattr(config, "out_hidden_size", getattr(config, "adapter_out_dim", config.hidden_size)))
     _, _, parameters, macs = stages[-1]
     parameters += parameter_count(norm, *after)
     channels = out * (1 + (len(config.deepstack_visual_indexes) if native.beside else 0))
@@ -64,9 +65,10 @@ def native_shape(model: nn.Module, native: Native, size: NativeSize, pixels: Gri
 
 
 def matrices(*modules: nn.Module | None) -> int:
-    """Return the number of weights of all linear layers and convolutions in `modules`."""
-    inside = itertools.chain.from_iterable(module.modules() for module in modules if module is not None)
-    return sum(it.weight.numel() for it in inside if isinstance(it, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d))
+    """Return the number of weights of all linear layers, convolutions and chosen experts in `modules`."""
+    inside = [*itertools.chain.from_iterable(module.modules() for module in modules if module is not None)]
+    plain = sum(it.weight.numel() for it in inside if isinstance(it, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d))
+    return plain + sum(map(routed_matrices, inside))
 
 
 def attended(native: Native, config: Any, grid: Grid, index: int) -> list[int]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vita_core import NoBlock
 from vita_plugins.transformers.base import LibraryTower
+from vita_plugins.transformers.experts import separate_experts
 from vita_plugins.transformers.native import check_native, encode_native, remove_heads
 from vita_plugins.transformers.natives import NATIVES, Native
 
@@ -24,6 +25,7 @@ class NativeTower(LibraryTower):
         self.family = family = NATIVES[type(part).model_type]
         self.norm_path = family.norm
         remove_heads(model, family, merger=self.merger)
+        separate_experts(model)
         keys = self.map_keys(part, model, family)
         between = [family.between] if family.between and self.blocks <= part.insert_layer_id + 1 else []
         for name in between:  # no selected layer is behind it

@@ -71,6 +71,7 @@ NATIVES = {
     "cosmos3_edge_vision": Native(
         "encoder.layers", "post_layernorm", packing="channels_last", processor="Cosmos3EdgeImageProcessor", rule="glm"
     ),
+    "dots3_note_vision_encoder": Native(norm="norm", merger=("merger",)),
     "ernie4_5_vl_moe_vision": Native(norm="ln", processor="Ernie4_5_VLMoeImageProcessor"),
     "exaone4_5_vision": QWEN2_5,
     "gemma4_vision": Native(
