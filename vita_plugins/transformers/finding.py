@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import pkgutil
@@ -62,7 +63,8 @@ def whole_config(config: Mapping[str, Any]) -> PreTrainedConfig:
     """
     if "auto_map" in config and (TRUSTED in config or config.get("model_type") not in CONFIG_MAPPING):
         return remote_config(config)
-    return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    # a copy of the parts as well: some classes of older versions take keys out of them
+    return CONFIG_MAPPING[config["model_type"]].from_dict(copy.deepcopy(dict(config)))
 
 
 def vision_part(config: PreTrainedConfig, given: Mapping[str, Any] | None = None) -> PreTrainedConfig | None:
