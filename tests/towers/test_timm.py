@@ -174,6 +174,58 @@ def test_the_wrapper_of_transformers_opens(tmp_path: Path) -> None:
     close(tower(pixels), features(model.timm_model, pixels, 1))
 
 
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_convnext"])
+def test_the_stages_of_transformers_open(tmp_path: Path, architecture: str) -> None:
+    """timm calls a stage of such a model ``stages_0``, and ``stages.0`` in the whole model."""
+    from transformers import TimmBackbone, TimmBackboneConfig
+
+    torch.manual_seed(0)
+    model = TimmBackbone(TimmBackboneConfig(backbone=architecture, out_indices=[-1])).eval()
+    model.save_pretrained(tmp_path)
+    tower = build_tower({"weights": str(tmp_path)})
+    pixels = torch.rand(1, 3, *tower.shape.image_size)
+    assert tower.resolved.spec.name == "timm"
+    with torch.no_grad():
+        close(tower(pixels), model(pixels).feature_maps[-1].flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_encoder_of_edgetam_opens(tmp_path: Path, whole: bool) -> None:
+    from transformers import EdgeTamConfig, EdgeTamModel, EdgeTamVisionConfig, EdgeTamVisionModel
+
+    torch.manual_seed(0)
+    stages = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
+    backbone = {"model_type": "timm_wrapper", "architecture": "test_convnext", "model_args": stages}
+    backbone |= {"num_classes": 2, "label_names": ["a", "b"]}
+    config = EdgeTamVisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=[64, 48, 32, 24],
+        backbone_feature_sizes=[[40, 40], [20, 20], [10, 10]],
+        fpn_hidden_size=16,
+    )
+    if whole:
+        parts = {
+            "prompt_encoder_config": {"hidden_size": 16, "image_size": 160},
+            "mask_decoder_config": {
+                "hidden_size": 16,
+                "mlp_dim": 16,
+                "num_attention_heads": 2,
+                "iou_head_hidden_dim": 16,
+            },
+        }
+        model = EdgeTamModel(EdgeTamConfig(vision_config=config, **parts)).eval()
+        vision = model.vision_encoder
+    else:
+        model = vision = EdgeTamVisionModel(config).eval()
+    model.save_pretrained(tmp_path)
+    tower = build_tower({"weights": str(tmp_path)})
+    pixels = torch.rand(1, 3, *tower.shape.image_size)
+    assert tower.resolved.spec.name == "timm"
+    with torch.no_grad():
+        expected = vision.backbone(pixels).last_hidden_state[-1]
+    close(tower(pixels), expected.flatten(2).transpose(1, 2))
+
+
 def test_a_tower_for_one_timm_model_is_chosen_before_timm(tmp_path: Path) -> None:
     from vita_core import TowerSpec, list_towers, register
     from vita_core.plugins.registry import registry

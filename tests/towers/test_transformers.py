@@ -67,7 +67,7 @@ def test_a_vision_model(tmp_path: Path, model_type: str) -> None:
 
     def expected(layer: int) -> torch.Tensor:
         patches = patches_of(states[layer], 0, channels_last=last)  # PVT has a prefix token in its last stage alone
-        prefix = shape.prefix_tokens or patches.shape[1] - math.prod(shape.stages[layer].grid)
+        prefix = shape.prefix_tokens or patches.shape[1] - math.prod(shape.stages[layer].grid) - shape.suffix_tokens
         return patches[:, prefix : prefix + math.prod(shape.stages[layer].grid)]
 
     close(tower(pixels), expected(count))
@@ -194,7 +194,9 @@ def test_a_model_with_a_head(tmp_path: Path, model_type: str) -> None:
     model = saved(HEADS[model_type](config), tmp_path) if model_type in HEADS else classifier(model_type, tmp_path)
     tower = build_tower(settings(tmp_path, model_type))
     pixels = torch.randn(1, 3, *tower.shape.image_size)
-    base = getattr(model, model.base_model_prefix)
+    base = getattr(
+        model, model.base_model_prefix, model
+    )  # some classifiers have the parts of the base model themselves
     state, found = library_states(base, pixels, tower.shape.layers)[-1], tower(pixels)
     patches = patches_of(state, 0, channels_last=MODELS[model_type].get("channels_last", False))
     close(found, patches[:, patches.shape[1] - found.shape[1] :])

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from conftest import close
-from families import CONFIGS, VIDEOS, saved
+from families import CONFIGS, VIDEOS, VISION, saved
 from PIL import Image
 from torch import Tensor
 
@@ -265,3 +265,45 @@ def test_without_a_processor_the_librarys_default_is_used(tmp_path: Path, model_
     library = kind(size={"shortest_edge": edge}, crop_size={"height": 56, "width": 56})
     (expected,) = library.preprocess(FRAMES, return_tensors="pt").values()
     assert torch.equal(tower.image_processor.preprocess(FRAMES, return_tensors="pt")["pixel_values"], expected)
+
+
+FRAMEWISE: dict[str, dict[str, Any]] = {
+    "xclip_vision_model": {**VISION, "num_frames": 4},
+    "videoprism_vision_model": {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "image_size": 56,
+        "num_frames": 4,
+        "tubelet_size": [1, 14, 14],
+        "num_spatial_layers": 2,
+        "num_temporal_layers": 2,
+        "num_auxiliary_layers": 1,
+    },
+}
+"""Encoders of videos whose hidden states are those of frames, or of places."""
+
+
+@pytest.mark.parametrize("model_type", [name for name in FRAMEWISE if name in CONFIGS])
+def test_encoders_that_take_frames_as_a_batch(tmp_path: Path, model_type: str) -> None:
+    kind = {"xclip_vision_model": "XCLIPVisionModel", "videoprism_vision_model": "VideoPrismVisionModel"}[model_type]
+    model = saved(getattr(transformers, kind)(CONFIGS[model_type](**FRAMEWISE[model_type])), tmp_path)
+    tower = build_tower({"weights": str(tmp_path), "layers": "all"})
+    assert (tower.grid, tower.shape.frames, tower.shape.prefix_tokens) == ((4, 4, 4), 4, 0)
+    clips = torch.randn(2, 4, 3, 56, 56)
+    early = build_tower({"weights": str(tmp_path), "select_layer": 2})
+    with torch.no_grad():
+        if model_type == "xclip_vision_model":  # its blocks get the CLS tokens of all frames
+            states = model(clips.flatten(0, 1), output_hidden_states=True).hidden_states
+            expected = [state[:, 1:].reshape(2, 64, 32) for state in (states[-1], states[2])]
+        else:
+            output = model(clips)
+            places = output.last_temporal_hidden_state.unflatten(0, (2, 16))  # (B, places, frames, C)
+            expected = [places.transpose(1, 2).flatten(1, 2), output.last_spatial_hidden_state.reshape(2, 64, 32)]
+            normed = build_tower({"weights": str(tmp_path), "norm": True})
+            close(normed(clips), output.last_hidden_state)
+    for found, states_ in zip((tower(clips), early(clips)), expected, strict=True):
+        close(found, states_)
+    assert early.resolved.parameters == sum(parameter.numel() for parameter in early.parameters())
+    made = tower.image_processor.preprocess(FRAMES, return_tensors="pt")["pixel_values"]
+    assert made.shape == (1, 4, 3, 56, 56)

@@ -13,9 +13,14 @@ RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "
 
 
 def own_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return timm's config: the whole, or the vision part of a multimodal model of transformers."""
+    """Return timm's config: the whole, or that of the encoder in a model of transformers."""
+    if config.get("model_type") == "timm_backbone":
+        return {"architecture": config.get("backbone")}
     part = config.get("vision_config")
-    return part if isinstance(part, Mapping) and "architecture" in part else config
+    whole = part if isinstance(part, Mapping) else config
+    if str(whole.get("model_type")).startswith("edgetam"):
+        whole = whole.get("backbone_config", whole)
+    return whole if whole is not config and "architecture" in whole else config
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
@@ -69,7 +74,11 @@ def vita_towers() -> list[TowerSpec]:
             factory="vita_plugins.timm.tower:TimmTower",
             shape="vita_plugins.timm.geometry:shape",  # a string, because the module imports torch
             processor=processor,
-            model_types=("timm_wrapper",),  # saved by transformers, with timm's keys behind a prefix
+            model_types=(
+                "timm_wrapper",
+                "timm_backbone",
+                "edgetam_vision_model",
+            ),  # saved by transformers, with timm's keys behind a prefix
             recognises=recognises,
             fallback=True,
             names="vita_plugins.timm.building:written_instead",

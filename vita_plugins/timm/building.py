@@ -11,6 +11,9 @@ from torch import nn
 
 from vita_core import VitaError
 
+STAGES = ("features_only", "out_indices")
+"""Arguments of timm with which transformers takes the outputs of stages, as the tower does without them."""
+
 
 def build(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     """Return the whole encoder without weights, with the head that its checkpoint has.
@@ -26,6 +29,7 @@ def build(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     saved = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in (config.get("model_args") or {}).items()
+        if key not in STAGES
     }
     if saved.get("in_chans") not in (None, 3):
         raise VitaError(

@@ -20,7 +20,9 @@ class TimmTower(BaseVisionTower):
     """Runs a timm encoder. timm's ``prune_intermediate_layers`` removes the head and the layers after the selected one."""
 
     nested = True
-    renames = ((r"^timm_model\.", ""),)  # transformers' TimmWrapperModel
+    # transformers' TimmWrapperModel and TimmBackbone, and models of stages alone, in which timm writes `stages_0` for `stages.0`
+    renames = ((r"^(?:backbone\.)?(?:timm_model|_backbone)\.", ""),)
+    stages = ((r"^(stages|stem|blocks|features|layers)_(\d+)\.", r"\1.\2."),)
 
     @property
     def described(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -35,6 +37,13 @@ class TimmTower(BaseVisionTower):
                 module.fused_attn &= self.attention == "sdpa"
         if self.settings.norm:
             check_norm(*self.described, self.shape, {*self.resolved.geometry.layers})
+        if self.checkpoint_config.get("model_type") in (
+            "timm_backbone",
+            "edgetam_vision_model",
+            "edgetam",
+            "edgetam_video",
+        ):
+            self.renames += self.stages
         self.skips = cut(model, self.shape.layers, self.blocks, norm=self.shape.norm_parameters is not None)
         return model.to(self.dtype)  # the k_bias of BEiT and EVA is a buffer that no checkpoint has
 

@@ -10,6 +10,10 @@ from vita_core import TowerSpec, hookimpl
 vita_api = 1
 
 
+TIMM = ("timm_wrapper", "timm_backbone", "edgetam", "edgetam_video", "edgetam_vision_model")
+"""Models of transformers whose encoder is one of timm. The tower `timm` opens them."""
+
+
 def recognises(config: Mapping[str, Any]) -> bool:
     """Return whether transformers has the config's ``model_type``, or the checkpoint brings the code of an encoder.
 
@@ -18,9 +22,8 @@ def recognises(config: Mapping[str, Any]) -> bool:
     model_type = config.get("model_type")
     if "AutoModel" in (config.get("auto_map") or {}):
         return True
-    of_timm = model_type == "timm_wrapper" or "architecture" in (config.get("vision_config") or {})
-    if of_timm or not isinstance(model_type, str):  # the tower `timm` opens the former
-        return False
+    if not isinstance(model_type, str) or model_type in TIMM or "architecture" in (config.get("vision_config") or {}):
+        return False  # the tower `timm` opens it
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return model_type in CONFIG_MAPPING_NAMES

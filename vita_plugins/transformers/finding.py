@@ -17,7 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from vita_core import VitaError
-from vita_plugins.transformers.families import FAMILIES, REASONS
+from vita_plugins.transformers.families import FAMILIES, REASONS, SAME
 from vita_plugins.transformers.remote import TRUSTED, remote_config
 
 OTHER = "Try: another tower (`vita towers` lists them), or a plugin of your own (docs/write-a-plugin.md)"
@@ -112,6 +112,8 @@ def model_class(config: PreTrainedConfig) -> type[nn.Module] | None:
     the modules of the config's package. Some of these are not models of their own.
     """
     kind = type(config)
+    if kind.model_type in SAME:
+        kind = CONFIG_MAPPING[SAME[kind.model_type]]
     remote: type[nn.Module] | None = getattr(kind, "remote_class", None)
     if remote is not None:
         return None if "input_ids" in inspect.signature(remote.forward).parameters else remote

@@ -144,7 +144,7 @@ def measured(config: str, size: tuple[int, int]) -> tuple[Shape, Trace]:
     ]
     norm = None if traced.norm is None else parameter_count(model.get_submodule(traced.norm))
     prefix = 0 if family.windows else min(layer.prefix for layer in traced.layers[traced.first_layer :])
-    suffix = family.suffix_of(model.config)
+    suffix = family.suffix_of(model.config, size)
     shape = replace(Shape.from_stages(size, stages, norm, prefix, traced.first_layer), suffix_tokens=suffix)
     if frames is None:
         return shape, traced

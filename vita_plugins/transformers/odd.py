@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def mllama_arguments(model: Any, pixels: Tensor) -> dict[str, Tensor]:
     return {"pixel_values": tiles, "aspect_ratio_ids": torch.ones_like(mask[:, :, 0]), "aspect_ratio_mask": mask}
 
 
-def mllama_tokens(model: Any, state: Tensor) -> Tensor:
+def mllama_tokens(model: Any, path: str, state: Tensor) -> Tensor:
     """Return the tokens of the first tile: (B, tiles * (CLS + patches + padding), C) to (B, CLS + patches, C)."""
     return state.unflatten(1, (model.max_num_tiles, -1))[:, 0, : model.num_patches]
 
@@ -32,7 +33,7 @@ def molmo2_arguments(model: Any, pixels: Tensor) -> dict[str, Tensor]:
     return {"pixel_values": patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)}
 
 
-def length_first(model: Any, state: Tensor) -> Tensor:
+def length_first(model: Any, path: str, state: Tensor) -> Tensor:
     """Return (T, B, C) as (B, T, C)."""
     return state.transpose(0, 1)
 
@@ -41,3 +42,34 @@ def mask_units(model: Any, layer: int, state: Tensor) -> Tensor:
     """Return Hiera's tokens (B, N, C) as (B, rows, cols, C), by the model's own function."""
     ordered: Tensor = model.encoder.reroll(state, max(layer - 1, 0))
     return ordered
+
+
+def deepseek_queries(config: Any, size: tuple[int, int]) -> int:
+    """Return the number of learned queries behind the patches of pictures of `size` (height, width), as DeepSeek-OCR 2 has it."""
+    rows, cols = (math.ceil(side // config.sam_config.patch_size / 4) for side in size)  # two convolutions of stride 2
+    return 144 if rows * cols <= 144 else 256
+
+
+def first_groups(config: Any, size: tuple[int, int]) -> int:
+    """Return the number of group tokens behind the patches in the first stage of GroupViT."""
+    return int(config.num_group_tokens[0])
+
+
+def xclip_arguments(model: Any, pixels: Tensor) -> dict[str, Tensor]:
+    """Return videos (B, T, 3, H, W) as X-CLIP takes them: (B * T, 3, H, W)."""
+    return {"pixel_values": pixels.flatten(0, 1)}
+
+
+def xclip_tokens(model: Any, path: str, state: Tensor) -> Tensor:
+    """Return (B * T, CLS + patches, C) as (B, T * patches, C). The CLS tokens of the frames are dropped."""
+    return state[:, 1:].unflatten(0, (-1, model.config.num_frames)).flatten(1, 2)
+
+
+def videoprism_tokens(model: Any, path: str, state: Tensor) -> Tensor:
+    """Return the tokens of a spatial layer (B * T, N, C), or of a layer in time (B * N, T, C), as (B, T * N, C)."""
+    if path.startswith("spatial_layers"):
+        return state.unflatten(0, (-1, model.config.num_frames)).flatten(1, 2)
+    places = (model.config.image_size // model.config.tubelet_size[1]) * (
+        model.config.image_size // model.config.tubelet_size[2]
+    )
+    return state.unflatten(0, (-1, places)).transpose(1, 2).flatten(1, 2)

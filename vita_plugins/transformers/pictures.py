@@ -7,6 +7,7 @@ from typing import Any
 
 import transformers
 from transformers import PreTrainedConfig
+from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
@@ -16,7 +17,7 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 """The normalisation of DINOv2's published checkpoints. Their image processor's own default is CLIP's."""
 
 TILING = ("Aria", "BridgeTower", "Cohere2Vision", "GotOcr2", "Granite4", "Llama4", "LlavaNext", "LlavaOnevision", "Mllama",
-          "Molmo2", "Ovis2", "PerceptionLM", "VideoLlava")  # fmt: skip
+          "Molmo2", "Ovis2", "PerceptionLM", "Phi4Multimodal", "VideoLlava")  # fmt: skip
 """How the names of image processors start that give no plain batch of pictures of one size."""
 
 
@@ -57,6 +58,16 @@ def one_picture(made: Mapping[str, Any], shape: Shape) -> Mapping[str, Any]:
     return {"image_processor_type": "CLIPImageProcessor", "size": size, "do_center_crop": False, **kept}
 
 
+def known_processor(model_type: str, *, videos: bool) -> Any:
+    """Return what transformers has as the image or video processor of a model type, or of a whole model with its vision part."""
+    package = model_type_to_module_name(model_type)
+    for known in (IMAGE_PROCESSOR_MAPPING_NAMES, VIDEO_PROCESSOR_MAPPING_NAMES):
+        whole = (name for name in known if videos and model_type_to_module_name(name) == package)
+        if found := known.get(model_type) or known.get(next(whole, "")):
+            return found
+    return {}
+
+
 def processor(config: Mapping[str, Any], shape: Shape, preprocessor: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Return the checkpoint's preprocessor config, or the settings of the model's image processor in transformers.
 
@@ -64,12 +75,13 @@ def processor(config: Mapping[str, Any], shape: Shape, preprocessor: Mapping[str
     """
     if preprocessor is not None:
         return one_picture(preprocessor, shape)
-    model_type = config["model_type"]
-    known = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or VIDEO_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
+    known = known_processor(config["model_type"], videos=shape.frames is not None)
     # DINOv2 with registers and DINOv3's ConvNeXt have none of their own
-    usual = "DINOv3ViTImageProcessor" if model_type.startswith("dinov3") else "BitImageProcessor"
+    usual = "DINOv3ViTImageProcessor" if config["model_type"].startswith("dinov3") else "BitImageProcessor"
     # in older versions, the entry of a processor of videos is its name
     kind = known if isinstance(known, str) else known.get("torchvision", usual)
+    if shape.frames is not None and kind == "CLIPImageProcessor":  # X-CLIP's, which makes no batch of videos
+        kind = "VideoMAEImageProcessor"
     made: dict[str, Any] = dict(getattr(transformers, f"{kind}Pil", getattr(transformers, kind))().to_dict())
     if (plain := one_picture(made, shape)) is not made:
         return {**plain, "resample": int(made["resample"])}

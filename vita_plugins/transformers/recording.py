@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -28,6 +29,29 @@ def first_tensor(value: Any) -> Tensor | None:
     return next((found for found in map(first_tensor, values) if found is not None), None)
 
 
+class Known(TorchFunctionMode):
+    """Knows some values on the meta device.
+
+    They are those of tensors that a model makes of numbers, for ``tolist``: Step-3.5's grid. And a mask of patches that the
+    model makes itself is full, as Phi-4's: no picture is padded.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        known = getattr(args[0], "known", None) if args else None
+        if known is not None and func is Tensor.tolist:
+            return known.tolist()
+        if func is Tensor.all and args[0].is_meta:
+            return torch.tensor(True, device="cpu")
+        made = func(*args, **(kwargs or {}))
+        if func is torch.tensor and made.is_meta:
+            made.known = torch.tensor(args[0], device="cpu")
+        elif known is not None and func is Tensor.expand:
+            made.known = known.expand(*args[1:])
+        return made
+
+
 def record(model: nn.Module, arguments: dict[str, Any]) -> list[Event]:
     """Run a model on the meta device and return what its modules got and gave."""
     counter, events, hooks = FlopCounterMode(display=False), [], []
@@ -45,6 +69,7 @@ def record(model: nn.Module, arguments: dict[str, Any]) -> list[Event]:
     with (
         torch.no_grad(),
         counter,
+        Known(),
     ):  # not under torch.device("meta"): BEiT would cache a table of positions without values
         model(**arguments)
     for hook in hooks:

@@ -55,7 +55,7 @@ def watch(family: Family, model: nn.Module, layer: Layer, keep: Callable[[Tensor
 
     def take(value: Any) -> None:
         state = first_tensor(value)
-        keep(state if family.tokens is None else family.tokens(model, state))
+        keep(state if family.tokens is None else family.tokens(model, layer.path, state))
 
     if layer.after:
         return module.register_forward_hook(lambda _, args, output: take(output))

@@ -67,8 +67,10 @@ def groups(model: nn.Module, family: Family, called: set[str]) -> tuple[str, lis
     It is the list with most parameters that is in no other list. Lists of the same length beside it hold other parts of the
     same layers, such as the patch embeddings of each stage.
     """
-    lists = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)]
-    lists = [path for path in outermost(lists) if any(inside(one, path) for one in called)]
+    every = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)]
+    lists = [path for path in outermost(every) if any(inside(one, path) for one in called)]
+    if family.blocks in every:  # GroupViT's blocks before the patches are grouped are in a list of stages
+        lists = [family.blocks, *(path for path in lists if not inside(family.blocks, path))]
     wanted = [path for path in (family.blocks, family.older) if path in lists]
     if not lists or (family.blocks and not wanted):
         raise VitaError(f"{type(model).__name__} of transformers has no list of blocks that runs. {REPORT}")
@@ -77,7 +79,9 @@ def groups(model: nn.Module, family: Family, called: set[str]) -> tuple[str, lis
     beside = [
         path
         for path in lists
-        if path.rpartition(".")[0] == chosen.rpartition(".")[0] and len(model.get_submodule(path)) == count
+        if path != family.more
+        and path.rpartition(".")[0] == chosen.rpartition(".")[0]
+        and len(model.get_submodule(path)) == count
     ]
     parts: list[list[str]] = [[]]
     for index in range(count):
@@ -150,7 +154,8 @@ def places(
         owner = path
         while owner and owner not in reached:
             owner = owner.rpartition(".")[0]
-        starts[path] = reached.get(owner, len(events) if behind else -1)
+        late = behind and not isinstance(module, nn.Embedding)  # whose table is read: the queries of DeepSeek-OCR 2
+        starts[path] = reached.get(owner, len(events) if late else -1)
     steps = {
         path: next((layer for layer, end in enumerate(ends) if start < end), len(ends))
         for path, start in starts.items()
@@ -178,7 +183,7 @@ class Grids:
     """
 
     def __init__(self, model: nn.Module, events: list[Event], pixels: Tensor, *, still: bool) -> None:
-        self.model, self.events = model, events
+        self.model, self.events, self.size = model, events, (pixels.shape[-2], pixels.shape[-1])
         self.known: list[tuple[int, Grid]] = []
         patch = getattr(model.config, "patch_size", None)
         if still and isinstance(patch, int):
@@ -201,14 +206,14 @@ class Grids:
     def layer(self, index: int, family: Family) -> Layer:
         """Return the layer at an event. Raises VitaError if no grid fits."""
         event = self.events[index]
-        shape = (event.tensor if family.tokens is None else family.tokens(self.model, event.tensor)).shape
+        shape = (event.tensor if family.tokens is None else family.tokens(self.model, event.path, event.tensor)).shape
         grids, found = self.before(index), None
         if len(shape) == 4:
             first, last = (1, shape[2], shape[3]), (1, shape[1], shape[2])
             channels_last = last in grids and (family.channels_last or first not in grids)
             found = (last if channels_last else first, shape[3] if channels_last else shape[1], 0, channels_last)
         elif len(shape) == 3:
-            tokens = shape[1] - family.suffix_of(self.model.config)
+            tokens = shape[1] - family.suffix_of(self.model.config, self.size)
             windows = 1 if family.windows is None else int(getattr(self.model.config, family.windows)) ** 2
             extra = 0 if self.last is None else self.last[1]
             sizes = sorted((grid for grid in grids if math.prod(grid) <= tokens * windows), key=math.prod, reverse=True)
