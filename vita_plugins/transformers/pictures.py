@@ -75,9 +75,10 @@ def processor(config: Mapping[str, Any], shape: Shape, preprocessor: Mapping[str
     """
     if preprocessor is not None:
         return one_picture(preprocessor, shape)
-    known = known_processor(config["model_type"], videos=shape.frames is not None)
+    model_type = config["model_type"]
+    known = known_processor(model_type, videos=shape.frames is not None)
     # DINOv2 with registers and DINOv3's ConvNeXt have none of their own
-    usual = "DINOv3ViTImageProcessor" if config["model_type"].startswith("dinov3") else "BitImageProcessor"
+    usual = "DINOv3ViTImageProcessor" if model_type.startswith("dinov3") else "BitImageProcessor"
     # in older versions, the entry of a processor of videos is its name
     kind = known if isinstance(known, str) else known.get("torchvision", usual)
     if shape.frames is not None and kind == "CLIPImageProcessor":  # X-CLIP's, which makes no batch of videos
