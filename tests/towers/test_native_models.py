@@ -21,7 +21,8 @@ from vita_plugins.transformers.packing import pack
 
 RARE = {
     "cohere_compass_vision", "exaone4_5_vision", "glm4v_moe_vision", "glm_ocr_vision", "lfm3_vl_vision",
-    "minimax_m3_vl_vision", "muse_spark_vision", "qwen2_5_omni_vision_encoder", "qwen3_5_moe_vision",
+    "minicpm_ocr_vision", "minicpmv4_7_vision", "minimax_m3_vl_vision", "muse_spark_vision",
+    "qwen2_5_omni_vision_encoder", "qwen3_5_moe_vision",
     "qwen3_omni_moe_vision_encoder", "qwen3_vl_moe_vision", "qwen4_exp_vision",
 }  # fmt: skip
 """Models that differ little from others, which `make test-extras` tests."""
