@@ -66,6 +66,7 @@ REFUSED = {
     "inkling2": r"\(inkling2_vision\) is not opened: its image processor neither resizes pictures nor .*\. Try: ",
     "emu3": r"model_type 'emu3' has no vision encoder: it turns pictures into codes of a table\. Try: ",
     "fuyu": r"model_type 'fuyu' has no vision encoder: its language model takes the pixels of the patches\. Try: ",
+    "pix2struct": r"\(pix2struct_vision_model\) is not opened: it takes rows of patches with their places, .*\. Try: ",
     "step3p7": r"\(step3p5_vision\) is not opened: its queries and keys are saved in another order, .*\. Try: ",
     "vilt": r"model_type 'vilt' has no vision encoder: pictures and texts share one encoder\. Try: ",
     "gemma4": r"model_type 'gemma4' has no vision encoder: it takes no pixels\. Try: ",

@@ -156,6 +156,8 @@ REASONS = {
     "inkling2_vision": "its image processor neither resizes pictures nor limits their size, which is not supported yet",
     "fuyu": "its language model takes the pixels of the patches",
     "gemma4_unified": "its language model takes the pixels of the patches",
+    "kosmos_2_5_vision_model": "it takes rows of patches with their places, which is not supported yet",
+    "pix2struct_vision_model": "it takes rows of patches with their places, which is not supported yet",
     "step3p5_vision": "its queries and keys are saved in another order, which is not supported yet",
     "vilt": "pictures and texts share one encoder",
 }
