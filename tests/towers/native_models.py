@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from families import CONFIGS, saved
@@ -98,6 +99,12 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 """The image processors of the library with small budgets. All others have Qwen2-VL's."""
 KNOWN = [name for name in NATIVES if name in CONFIGS]
 """The families that the installed version of transformers has."""
+
+
+def without(model_type: str) -> pytest.MarkDecorator:
+    """Skip a test if the installed version of transformers has no such model."""
+    return pytest.mark.skipif(model_type not in CONFIGS, reason=f"transformers {transformers.__version__} has none")
+
 
 ROWS = ("hunyuan_vl_vision", "kimi_k25_vision", "muse_glimmer_vision", "muse_spark_vision", "paddleocr_vl_vision")
 """Models whose tokens come row by row and not in blocks of 2 x 2, before windows."""

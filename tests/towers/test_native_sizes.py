@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from families import settings
-from native_models import KNOWN, PROCESSORS, small_config, small_model, small_processor
+from native_models import KNOWN, PROCESSORS, small_config, small_model, small_processor, without
 from PIL import Image
 
 from vita_core import VitaError, build_tower, make_plan
@@ -123,6 +123,7 @@ def test_a_picture_that_glm_image_does_not_take(tmp_path: Path) -> None:
             tower.image_processor.preprocess([Image.new("RGB", size)])
 
 
+@without("granite_docling_vision")
 def test_a_second_budget_for_dense_pages_is_refused(tmp_path: Path) -> None:
     small_model("granite_docling_vision", tmp_path)
     file = tmp_path / "preprocessor_config.json"
@@ -134,6 +135,7 @@ def test_a_second_budget_for_dense_pages_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("slice_mode", True), ("small_image_upsize", "adaptive")])
+@without("minicpm_ocr_vision")
 def test_the_slices_of_minicpm_are_refused(tmp_path: Path, key: str, value: Any) -> None:
     small_model("minicpm_ocr_vision", tmp_path)
     file = tmp_path / "preprocessor_config.json"
