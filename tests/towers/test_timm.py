@@ -193,6 +193,10 @@ def test_the_stages_of_transformers_open(tmp_path: Path, architecture: str) -> N
 def test_the_encoder_of_edgetam_opens(tmp_path: Path, whole: bool) -> None:
     from transformers import EdgeTamConfig, EdgeTamModel, EdgeTamVisionConfig, EdgeTamVisionModel
 
+    try:
+        EdgeTamVisionConfig()
+    except OSError:
+        pytest.skip("the default config of older versions, which saving compares with, is on the hub")
     torch.manual_seed(0)
     stages = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
     backbone = {"model_type": "timm_wrapper", "architecture": "test_convnext", "model_args": stages}
