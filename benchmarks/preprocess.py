@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from common import alternate, ratio, report
+from common import alternate, clock_option, ratio, report
 from photos import write_photos
 from PIL import Image
 
@@ -53,7 +53,7 @@ def sides(config: dict[str, Any], tiled: bool) -> dict[str, Callable[[Path], tor
     }
 
 
-def compare(name: str, side: int, rounds: int) -> dict[str, object]:
+def compare(name: str, side: int, options: argparse.Namespace) -> dict[str, object]:
     config, tiled = configs()[name]
     with tempfile.TemporaryDirectory() as folder:
         paths = write_photos(Path(folder), 6, (side,))
@@ -64,7 +64,8 @@ def compare(name: str, side: int, rounds: int) -> dict[str, object]:
             assert torch.equal(slow, exact)
             worst = max(worst, float((slow - fast).abs().max()) * 255 * min(config["image_std"]))
         assert worst <= LEVELS + 0.01, worst
-        times = alternate({key: lambda way=way: [way(path) for path in paths] for key, way in ways.items()}, rounds)
+        runs = {key: lambda way=way: [way(path) for path in paths] for key, way in ways.items()}
+        times = alternate(runs, options.rounds, options.clock)
     return {
         "processor": name,
         "longer side": side,
@@ -79,12 +80,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="Use one size and 5 rounds.")
     parser.add_argument("--rounds", type=int, default=9)
+    clock_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    lengths, rounds = ((1000,), 5) if arguments.quick else ((500, 1000, 2000, 4000), arguments.rounds)
-    rows = [compare(name, side, rounds) for name in configs() for side in lengths]
+    lengths = (1000,) if arguments.quick else (500, 1000, 2000, 4000)
+    if arguments.quick:
+        arguments.rounds = 5
+    rows = [compare(name, side, arguments) for name in configs() for side in lengths]
     claim = f"file to pixels on one core, goal: at most {GOAL} of the slow path, at most {LEVELS} levels of 255 off"
-    report("preprocess", claim, list(rows[0]), rows, goal=GOAL, torch=torch.__version__)
+    report("preprocess", claim, list(rows[0]), rows, goal=GOAL, torch=torch.__version__, clock=arguments.clock.__name__)
 
 
 if __name__ == "__main__":
