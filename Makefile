@@ -31,7 +31,7 @@ test: lint
 # Tests that need heavy packages, and the oldest and newest versions of the others. Installs what it needs: run it as root
 # on Debian or Ubuntu, or install chromium yourself before.
 test-extras: $(VENV)/.extras chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m extras
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m extras
 	$(BIN)/python tools/compat.py
 
 $(VENV)/.extras: $(VENV)/.installed
