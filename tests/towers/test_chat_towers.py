@@ -130,6 +130,11 @@ def test_the_defaults_are_the_checkpoints_own(tmp_path: Path) -> None:
     place = tmp_path / "tower.yaml"
     place.write_text("tower:\n  type: transformers\n  weights: ./llava\n")
     found = origins(place)
+    values = "mean [0.481, 0.458, 0.408], std [0.269, 0.261, 0.276]"
+    assert found.pop("preprocessing") == (
+        f"LlavaImageProcessor, {values}",
+        "tower 'transformers': no preprocessor_config.json",
+    )
     assert found == {
         "select_layer": (-2, "checkpoint: vision_feature_layer"),
         "select_feature": ("patch", "checkpoint: vision_feature_select_strategy"),
@@ -141,6 +146,7 @@ def test_the_defaults_are_the_checkpoints_own(tmp_path: Path) -> None:
     place.write_text("tower:\n  type: transformers\n  weights: ./llava\n  norm: true\n  pool: 1\n")
     found = origins(place, "tower.select_layer=1")
     assert found["image_size"] == (28, "preprocessor_config.json: crop_size")
+    assert found["preprocessing"] == (f"CLIPImageProcessor, {values}", "preprocessor_config.json")
     assert found["norm"] == (True, f"set in {place}")
     assert found["pool"] == (1, f"set in {place}")
     assert found["select_layer"] == (1, "set by --set")

@@ -13,7 +13,16 @@ from vita_core.config.yamlfile import Document
 from vita_core.plugins.specs import Shape, Stated, TowerSpec, plain
 from vita_core.weights.sources import Source
 
-__all__ = ["Setting", "key_origins", "merged", "override_marks", "size_origin", "tower_marks", "used_settings"]
+__all__ = [
+    "Setting",
+    "key_origins",
+    "merged",
+    "override_marks",
+    "preprocessing",
+    "size_origin",
+    "tower_marks",
+    "used_settings",
+]
 
 PRINTED = ("select_layer", "select_feature", "norm", "image_size", "dtype")
 """The keys that a plan always prints. It prints the others if they have not their general default."""
@@ -84,6 +93,19 @@ def used_settings(settings: TowerConfig, shape: Shape, origins: Mapping[str, str
     others = [key for key, origin in origins.items() if origin != GENERAL and key not in (*PRINTED, *NOT_PRINTED)]
     printed = [key for key in (*PRINTED, *others) if key != "image_size" or shape.native is None]
     return tuple(Setting(key, values[key], origins[key]) for key in printed)
+
+
+def preprocessing(processor: Mapping[str, Any], source: Source, spec: TowerSpec) -> Setting:
+    """Return how pictures become pixels, and where that comes from: a file of the checkpoint, or the tower's own default."""
+    kind = processor.get("image_processor_type") or processor.get("video_processor_type")
+    numbers = [
+        f"{name} [{', '.join(f'{number:.3g}' for number in processor[key])}]"
+        for name, key in (("mean", "image_mean"), ("std", "image_std"))
+        if isinstance(processor.get(key), Sequence)
+    ]
+    missing = f"tower {spec.name!r}: no preprocessor_config.json"
+    origin = missing if source.preprocessor is None else source.preprocessor_file or "preprocessor_config.json"
+    return Setting("preprocessing", ", ".join([str(kind), *numbers]), origin)
 
 
 def _is_set(settings: TowerConfig, key: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from vita_core.errors import ConfigError, PictureError
 from vita_core.planning.language import ResolvedLLM
 from vita_core.planning.native import at_size
-from vita_core.planning.origins import Setting, used_settings
+from vita_core.planning.origins import Setting, preprocessing, used_settings
 from vita_core.planning.projectors import ResolvedProjector
 from vita_core.planning.resolution import Place, Resolved, resolve
 from vita_core.planning.tiling import most_tokens, tiles_and_tokens
@@ -104,7 +104,10 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
         weights=tower.source.weights,
         picture=picture,
         pixels=geometry.input_size,
-        settings=used_settings(tower.settings, tower.shape, tower.origins),
+        settings=(
+            *used_settings(tower.settings, tower.shape, tower.origins),
+            preprocessing(tower.processor, tower.source, tower.spec),
+        ),
         layers=geometry.layers,
         grid=geometry.grid,
         tokens=tokens,
