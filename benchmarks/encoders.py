@@ -97,6 +97,7 @@ ENCODERS: dict[str, Encoder] = {
     "DINOv3-B/16": of_transformers("DINOv3ViT", prefix=5, **BASE, num_register_tokens=4),
     "ViT-B/16": of_transformers("ViT", **BASE),
     "BEiT-B/16": of_transformers("Beit", normed=False, **BASE, use_relative_position_bias=True),
+    "DeiT-B/16": of_transformers("DeiT", prefix=2, **BASE),
     "AIMv2-L/14": of_transformers("Aimv2Vision", prefix=0, **LARGE),
     "MetaCLIP2-B/16": of_transformers("MetaClip2Vision", **BASE, patch_size=16, normed=False),
     "I-JEPA-B/16": of_transformers("IJepa", prefix=0, **BASE),
