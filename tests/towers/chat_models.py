@@ -305,7 +305,10 @@ def block_states(model_type: str, vision: Any, pixels: Tensor) -> list[Tensor]:
     if model_type == "mllama":
         blocks += vision.global_transformer.layers
     states: list[Tensor] = []
-    first = lambda value: value if isinstance(value, Tensor) else value[0]  # noqa: E731
+
+    def first(value: Any) -> Any:
+        return value if isinstance(value, Tensor) else value[0]
+
     hooks = [
         blocks[0].register_forward_pre_hook(
             lambda _, args, kwargs: states.append(first([*args, *kwargs.values()])), with_kwargs=True
