@@ -61,6 +61,8 @@ def test_compile_is_refused(tmp_path: Path) -> None:
 
 REFUSED = {
     "bert": r"model_type 'bert' has no vision encoder: it takes no pixels\. Try: ",
+    "detr": r"model_type 'detr' is not opened: it is a whole detection model, around an encoder of its own\. Try: ",
+    "table-transformer": r"model_type 'table-transformer' is not opened: it is a whole detection model.*\. Try: ",
     "chameleon": r"model_type 'chameleon' has no vision encoder: it turns pictures into codes of a table\. Try: ",
     "gemma4_unified": r"has no vision encoder: its language model takes the pixels of the patches\. Try: ",
     "inkling2": r"\(inkling2_vision\) is not opened: its image processor neither resizes pictures nor .*\. Try: ",

@@ -150,7 +150,8 @@ FAMILIES = {
 SAME = {"pp_chart2table_vision": "got_ocr2_vision"}
 """Vision parts that have a ``model_type`` of their own and the model of another."""
 
-REASONS = {
+DETECTORS = ("conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer")
+REASONS = dict.fromkeys(DETECTORS, "it is a whole detection model, around an encoder of its own") | {
     "chameleon": "it turns pictures into codes of a table",
     "emu3": "it turns pictures into codes of a table",
     "inkling2_vision": "its image processor neither resizes pictures nor limits their size, which is not supported yet",
