@@ -134,6 +134,22 @@ def tower_examples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[s
 
 
 @pytest.fixture(scope="session")
+def vivit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a small tower of videos."""
+    from videos import save_vivit
+
+    return save_vivit(tmp_path_factory.mktemp("vivit"))
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 40 frames, each of another grey."""
+    from videos import write_video
+
+    return write_video(tmp_path_factory.mktemp("video") / "v.mp4", 40, size=(80, 64))
+
+
+@pytest.fixture(scope="session")
 def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama with a word tokenizer and a chat template, saved as transformers saves any model."""
     import torch

@@ -10,22 +10,11 @@ import torch
 from conftest import vita
 from PIL import Image
 from safetensors.torch import load_file
-from videos import save_vivit, write_video
 
 from vita_core import build_tower
 from vita_core.pixels.video import read_clip, read_frames
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def vivit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_vivit(tmp_path_factory.mktemp("vivit"))
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_video(tmp_path_factory.mktemp("video") / "v.mp4", 40, size=(80, 64))
 
 
 @pytest.fixture

@@ -9,23 +9,12 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from videos import save_vivit, write_video
 
 from vita_core import VitaError, build_model
 from vita_core.models.model import VisionLanguageModel
 from vita_core.pixels.video import Clip, read_clip
 
 QUESTION = "what is this ?"
-
-
-@pytest.fixture(scope="module")
-def vivit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_vivit(tmp_path_factory.mktemp("vivit"))
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_video(tmp_path_factory.mktemp("video") / "v.mp4", 40, size=(80, 64))
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from videos import save_vivit
 
 from vita_core import VitaError
 from vita_core.planning.resolution import resolve
 from vita_core.planning.videos import refuse_stills
-
-
-@pytest.fixture(scope="module")
-def vivit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_vivit(tmp_path_factory.mktemp("vivit"))
 
 
 def test_the_number_of_frames_is_the_encoders(vivit: Path) -> None:
