@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vita_core import TowerSpec, list_towers, register
+from vita_core import ProjectorSpec, TowerSpec, list_towers, register
 from vita_core.errors import PluginError
 from vita_core.plugins.discovery import Plugin, Selection, load_plugin
 from vita_core.plugins.installed import Owner
@@ -107,6 +107,11 @@ def test_two_fallbacks_are_an_error() -> None:
         two.choose(None, VIT, None, "w")
     with pytest.raises(PluginError, match=r"wrong type of fallback: 1\. Try: a bool"):
         spec("a", fallback=1)
+
+
+def test_tokens_of_a_projector_are_a_function() -> None:
+    with pytest.raises(PluginError, match=r"wrong type of tokens: 9\. Try: a Callable or None"):
+        ProjectorSpec("p", "s", "m:f", lambda *_: 0, tokens=9)
 
 
 def test_register_in_a_program(clean_registry: object) -> None:

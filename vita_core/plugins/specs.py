@@ -141,9 +141,13 @@ class ProjectorSpec:
 
     pattern: a regular expression that the whole type must match (``mlp(\\d+)x_gelu``), or None to match `name` only.
     factory: ``"module:function"``, called with ``(type, in_features, out_features, options)``. It returns an ``nn.Module``
-    that maps (B, N, in_features) to (B, N, out_features). A module with the methods of
+    that maps (B, N, in_features) to (B, N', out_features). If its ``forward`` has a parameter `grid`, it gets the rows and
+    columns of the N tokens, or None if they have no grid. A module with the methods of
     `vita_core.protocol.WordProjector` is first trained on the words of the captions.
     parameters: function of the same arguments that returns the number of parameters.
+    tokens: function of the tokens' ``(rows, columns)`` that returns those of the output, or the number N' if the output has no
+    grid; it raises ConfigError for a grid that the module cannot take. A parameter named `options` gets the validated options.
+    Without `tokens`, the output has the tokens of the input, in the same grid.
     """
 
     name: str
@@ -153,11 +157,11 @@ class ProjectorSpec:
     pattern: str | None = None
     options: str | None = None
     requires: str | None = None
+    tokens: Callable[..., tuple[int, int] | int] | None = None
 
     def __post_init__(self) -> None:
-        _check(
-            self, dict.fromkeys(("name", "summary", "factory"), str) | {"parameters": Callable, "pattern": str | None}
-        )
+        kinds = {"parameters": Callable, "pattern": str | None, "tokens": Callable | None}
+        _check(self, dict.fromkeys(("name", "summary", "factory"), str) | kinds)
         try:
             re.compile(self.pattern or "")
         except re.error as error:

@@ -1,11 +1,8 @@
-"""Projectors map tokens from the tower's width to the language model's. Widths are checked before weights are read."""
+"""Build a projector and load its weights. Its widths are checked before weights are read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,33 +10,12 @@ from torch import nn
 from vita_core.errors import PluginError
 from vita_core.loading import KeyRules, fill, load_into, part_tensors
 from vita_core.planning.projectors import ResolvedProjector, resolve_projector
-from vita_core.plugins.builtin import identity_parameters, mlp_widths
 from vita_core.plugins.registry import import_object
 from vita_core.protocol import WordProjector
 
-__all__ = ["build_projector", "check_buildable", "identity", "mlp"]
+__all__ = ["build_projector", "check_buildable"]
 
 WORD_PARTS = [part for part in (*WordProjector.__annotations__, *vars(WordProjector)) if not part.startswith("_")]
-
-
-def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
-    """Return linear layers with GELU between them: (B, N, in) -> (B, N, out).
-
-    The keys are those of LLaVA's ``mm_projector`` (0, 2, ...).
-    """
-    widths = mlp_widths(name, in_features, out_features, options)
-    epsilon = options.get("norm_eps", 1e-5)
-    layers: list[nn.Module] = [nn.LayerNorm(in_features, eps=epsilon)] if options.get("input_norm") else []
-    layers += [nn.GELU()] if options.get("input_gelu") else []
-    for index, (a, b) in enumerate(pairwise(widths)):
-        layers += [nn.GELU()] * (index > 0) + [nn.Linear(a, b)]
-    return nn.Sequential(*layers)
-
-
-def identity(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
-    """Return a projector that leaves tokens (B, N, C) unchanged. Raises ConfigError if the widths differ."""
-    identity_parameters(name, in_features, out_features, options)
-    return nn.Identity()
 
 
 def check_buildable(resolved: ResolvedProjector) -> None:

@@ -1,0 +1,33 @@
+"""The projectors ``linear``, ``mlpNx_gelu`` and ``identity``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from vita_core.plugins.builtin_projectors import identity_parameters, mlp_widths
+
+__all__ = ["identity", "mlp"]
+
+
+def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
+    """Return linear layers with GELU between them: (B, N, in) -> (B, N, out).
+
+    The keys are those of LLaVA's ``mm_projector`` (0, 2, ...).
+    """
+    widths = mlp_widths(name, in_features, out_features, options)
+    epsilon = options.get("norm_eps", 1e-5)
+    layers: list[nn.Module] = [nn.LayerNorm(in_features, eps=epsilon)] if options.get("input_norm") else []
+    layers += [nn.GELU()] if options.get("input_gelu") else []
+    for index, (a, b) in enumerate(pairwise(widths)):
+        layers += [nn.GELU()] * (index > 0) + [nn.Linear(a, b)]
+    return nn.Sequential(*layers)
+
+
+def identity(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
+    """Return a projector that leaves tokens (B, N, C) unchanged. Raises ConfigError if the widths differ."""
+    identity_parameters(name, in_features, out_features, options)
+    return nn.Identity()
