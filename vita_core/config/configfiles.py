@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ __all__ = ["config_file", "overridden", "read_config", "shipped_configs"]
 
 PATH_KEYS: tuple[Key, ...] = (
     ("tower", "weights"),
+    ("tower", "towers", "*", "weights"),
     ("projector", "weights"),
     ("llm", "weights"),
     ("images", "anyres", "newline"),
 )
-"""Keys whose value may be a path. A relative path is relative to the file that contains it."""
+"""Keys whose value may be a path; ``*`` is any place of a list. A relative path is relative to the file that contains it."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -74,13 +75,26 @@ def read_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 def _refuse_code(document: Document, own: Mapping[Key, Mark]) -> None:
     """Raise ConfigError where a model's `own` config allows code to run: whoever made the model wrote it, not the user."""
-    for section in ("tower", "llm"):
-        values, key = document.data.get(section), (section, "trust_remote_code")
-        if isinstance(values, dict) and values.get("trust_remote_code") and document.marks[key] == own.get(key):
+    for key, value in _values(document.data):
+        if (
+            key[-1] == "trust_remote_code"
+            and key[0] in ("tower", "llm")
+            and value
+            and document.marks[key] == own.get(key)
+        ):
+            name = ".".join(map(str, key))
             raise ConfigError(
-                f"{own[key]}: {section}.trust_remote_code: the config inside a model's directory cannot allow the model's "
-                f"code. Try: read that code, then `--set {section}.trust_remote_code=true`"
+                f"{own[key]}: {name}: the config inside a model's directory cannot allow the model's code. "
+                f"Try: read that code, then `--set {name}=true`"
             )
+
+
+def _values(data: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Yield the key and value of everything inside nested mappings and lists. `key` is that of `data`."""
+    if isinstance(data, dict | list):
+        for part, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield (*key, part), value
+            yield from _values(value, (*key, part))
 
 
 def overridden(document: Document, overrides: Sequence[str]) -> Document:
@@ -100,13 +114,7 @@ def _read(file: Path, chain: tuple[Path, ...]) -> Document:
             f"{file}:1:1: extends: the files extend each other in a circle: {circle}. Try: remove one `extends`"
         )
     document = read_yaml(file)
-    data, marks = dict(document.data), dict(document.marks)
-    for *sections, key in PATH_KEYS:
-        owner: Any = data
-        for section in sections:
-            owner = owner.get(section) if isinstance(owner, dict) else None
-        if isinstance(owner, dict) and isinstance(owner.get(key), str):
-            owner[key] = expand(owner[key], file.parent)
+    data, marks = _with_paths(document.data, (), file.parent), dict(document.marks)
     if "extends" not in data:
         return Document(data, marks)
     parent = data.pop("extends")
@@ -120,6 +128,16 @@ def _read(file: Path, chain: tuple[Path, ...]) -> Document:
     return Document(_merge(base.data, data), {**base.marks, **marks})
 
 
+def _with_paths(value: Any, key: Key, base: Path) -> Any:
+    """Return the value of a key with the paths in it made absolute. They are relative to `base`."""
+    if isinstance(value, dict):
+        return {part: _with_paths(inner, (*key, part), base) for part, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_paths(inner, (*key, place), base) for place, inner in enumerate(value)]
+    pattern = tuple("*" if isinstance(part, int) else part for part in key)
+    return expand(value, base) if isinstance(value, str) and pattern in PATH_KEYS else value
+
+
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
@@ -131,18 +149,31 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _override(data: dict[str, Any], marks: dict[Key, Mark], override: str) -> None:
     name, equals, text = override.partition("=")
     where = f"--set {name}"
-    key: Key = tuple(name.split("."))
-    if not equals or not all(key):
+    words = name.split(".")
+    if not equals or not all(words):
         raise ConfigError(f"--set {override}:1:1: not of the form key.key=value. Try: `--set tower.select_layer=-1`")
-    value = parse_value(text, where)
-    if key in PATH_KEYS and isinstance(value, str):
-        value = expand(value, Path.cwd())
-    target = data
-    for part in key[:-1]:
-        child = target.get(str(part))
-        target[str(part)] = dict(child) if isinstance(child, dict) else {}
-        target = target[str(part)]
-    target[str(key[-1])] = value
+    target: Any = data
+    key: Key = ()
+    for word in words[:-1]:
+        part = _place_in(target, word, (*key, word))
+        child = target[part] if isinstance(target, list) else target.get(part)
+        target[part] = list(child) if isinstance(child, list) else dict(child) if isinstance(child, dict) else {}
+        target, key = target[part], (*key, part)
+    last = _place_in(target, words[-1], (*key, words[-1]))
+    key = (*key, last)
+    target[last] = _with_paths(parse_value(text, where), key, Path.cwd())
+    for replaced in [old for old in marks if old[: len(key)] == key]:
+        del marks[replaced]
     for depth in range(1, len(key) + 1):
         marks.setdefault(key[:depth], Mark(where))
-    marks[key] = Mark(where)
+    marks.update((inner, Mark(where)) for inner, _ in _values(target[last], key))
+
+
+def _place_in(target: Any, word: str, key: Key) -> Any:
+    """Return one word of a dotted key as a place in a list, or as it is in a mapping. Raises ConfigError for a wrong place."""
+    if not isinstance(target, list):
+        return word
+    if word.isascii() and word.isdigit() and int(word) < len(target):
+        return int(word)
+    name, places = ".".join(map(str, key)), f"0..{len(target) - 1}" if target else "no place, because the list is empty"
+    raise ConfigError(f"--set {name}:1:1: not a place in the list: {word!r}. Try: {places}")

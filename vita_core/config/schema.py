@@ -6,9 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import pydantic
 from pydantic import Discriminator, Field, PositiveInt, Tag
+from pydantic_core import PydanticKnownError
 
 from vita_core.config.configfiles import overridden, read_config
+from vita_core.config.fused import check_keys
 from vita_core.config.images import AnyresConfig, ImagesConfig, TilesConfig
 from vita_core.config.prompts import GenerationConfig, PromptConfig
 from vita_core.config.validation import Section, validate
@@ -56,6 +59,12 @@ Freeze = Annotated[
 class TowerConfig(Section):
     """The vision tower. A key that is None takes the default of the tower's type (see ``vita towers --json``).
 
+    `towers` are several encoders that work as one; each has keys as here, without `towers`. `combine` joins their features:
+    ``channel`` concatenates them on channels, ``sum`` adds them, ``sequence`` puts the tokens of one behind the other's, and
+    ``interleave`` gives a1 b1 a2 b2 .... For ``channel`` and ``sum``, features are resized to `grid`: that of the first part,
+    or [rows, cols]. Beside `towers` stand only keys of the whole; reductions there come after the features are joined.
+    `device` is that of a part, if it is another than the model's.
+
     `image_size` is the size of the encoder's pictures in pixels, a side or [height, width], if it is to be another than the
     checkpoint's: the table of positions is then interpolated.
 
@@ -68,7 +77,10 @@ class TowerConfig(Section):
     """
 
     type: str | None = None
-    weights: str
+    towers: list[TowerConfig] | None = None
+    combine: Literal["channel", "sequence", "interleave", "sum"] = "channel"
+    grid: Literal["first"] | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = "first"
+    weights: str | None = Field(default=None, validate_default=True)
     revision: str | None = None
     trust_remote_code: bool = False
     select_layer: int | Annotated[list[int], Field(min_length=1)] | None = None
@@ -88,7 +100,20 @@ class TowerConfig(Section):
     preprocess: Literal["exact", "fast"] = "exact"
     max_batch: PositiveInt | None = None
     check_finite: bool = False
+    device: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @pydantic.field_validator("weights")
+    @classmethod
+    def _of_one_encoder(cls, weights: str | None, others: pydantic.ValidationInfo) -> str | None:
+        if weights is None and others.data.get("towers", ()) is None:
+            raise PydanticKnownError("missing")
+        return weights
+
+    @pydantic.model_validator(mode="after")
+    def _one_or_several(self) -> TowerConfig:
+        check_keys(self, self.towers)
+        return self
 
 
 class ProjectorConfig(Section):

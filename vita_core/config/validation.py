@@ -94,10 +94,13 @@ def _wrong_value(kind: str, message: str, value: Any) -> str:
 def _section(model: type[pydantic.BaseModel], loc: tuple[Any, ...]) -> type[pydantic.BaseModel] | None:
     """Return the model of the section at `loc`, or None if there is no section."""
     for part in loc:
-        field = model.model_fields.get(str(part))
+        if isinstance(part, int):  # a place in a list of sections
+            continue
+        field = model.model_fields.get(part)
         if field is None:
             return None
         branches = [field.annotation, *get_args(field.annotation)]
+        branches += [item for branch in branches if get_origin(branch) is list for item in get_args(branch)]
         plain = [get_args(b)[0] if get_origin(b) is Annotated else b for b in branches]
         nested = [c for c in plain if isinstance(c, type) and issubclass(c, pydantic.BaseModel)]
         if not nested:

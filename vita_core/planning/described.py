@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from vita_core.config.schema import TowerConfig
 from vita_core.errors import CheckpointError, PluginError
-from vita_core.plugins.registry import Choice, import_object, registry
+from vita_core.plugins.registry import Choice, import_object, known_towers, registry
 from vita_core.plugins.specs import TowerSpec
-from vita_core.weights.sources import CONFIG_FILES, Source
+from vita_core.weights.sources import CONFIG_FILES, Source, is_path, locate
 
-__all__ = ["choose_tower", "named_source", "random_weights"]
+__all__ = ["choose_tower", "located", "named_source", "random_weights"]
 
 FIRST, SECOND = CONFIG_FILES
 
@@ -68,10 +68,30 @@ def named_source(settings: TowerConfig) -> Source:
     """Return the config of the model that `weights` names, without files. Raises CheckpointError for an unknown name."""
     named = registry().find(TowerSpec, str(settings.type))
     asked = import_object(str(named.spec.random), requires=named.spec.requires, owner=named.owner)
-    config = asked(settings.weights)
+    weights = str(settings.weights)
+    config = asked(weights)
     if config is None:
         raise CheckpointError(
-            f"weights: not the name of a model of tower {settings.type!r}: {settings.weights!r}. Random weights need one. "
+            f"weights: not the name of a model of tower {settings.type!r}: {weights!r}. Random weights need one. "
             "Try: correct it, or leave `tower.options.pretrained` out to load a checkpoint"
         )
-    return Source(settings.weights, None, None, None, config, None)
+    return Source(weights, None, None, None, config, None)
+
+
+def located(settings: TowerConfig, *, offline: bool) -> Source:
+    """Find the checkpoint of a tower. Raises CheckpointError if there is none, with advice if `weights` is a model's name."""
+    if random_weights(settings):
+        return named_source(settings)
+    weights = str(settings.weights)
+    try:
+        return locate(weights, settings.revision, known_towers(), offline=offline)
+    except CheckpointError as error:
+        named = registry().find(TowerSpec, settings.type) if settings.type is not None else None
+        if named is None or named.spec.names is None or is_path(weights) or "/" in weights:
+            raise
+        asked = import_object(named.spec.names, requires=named.spec.requires, owner=named.owner)
+        advice = asked(weights)
+        if advice is None:
+            raise
+        wrong = f"weights: the name of a model, not its weights: {weights!r}"
+        raise CheckpointError(f"{wrong}. Try: {advice}") from error

@@ -40,11 +40,10 @@ class Setting:
 
 
 def tower_marks(document: Document) -> dict[str, str]:
-    """Return for each key of the section ``tower:`` of a config where it is set: in a file, or by ``--set``."""
-    files = {key[1]: mark.file for key, mark in document.marks.items() if len(key) == 2 and key[0] == "tower"}
+    """Return for each dotted key of the section ``tower:`` of a config where it is set: in a file, or by ``--set``."""
+    files = {".".join(map(str, key[1:])): mark.file for key, mark in document.marks.items() if key[0:1] == ("tower",)}
     return {
-        str(key): "set by --set" if file.startswith("--set") else f"set in {_shown(file)}"
-        for key, file in files.items()
+        key: "set by --set" if file.startswith("--set") else f"set in {_shown(file)}" for key, file in files.items()
     }
 
 

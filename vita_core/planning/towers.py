@@ -16,15 +16,15 @@ from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, ConfigError, PluginError, VitaError
 from vita_core.layouts.parts import Part
 from vita_core.planning.asking import asked, shape_of, takes
-from vita_core.planning.described import choose_tower, named_source, random_weights
+from vita_core.planning.described import choose_tower, located, random_weights
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
 from vita_core.planning.options import validated_options
 from vita_core.planning.origins import key_origins, merged, size_origin
 from vita_core.planning.pictures import check_patches, completed, height_width, resized
 from vita_core.plugins.installed import Owner
-from vita_core.plugins.registry import Registered, import_object, known_towers, registry
+from vita_core.plugins.registry import Registered, import_object, registry
 from vita_core.plugins.specs import Shape, TowerSpec
-from vita_core.weights.sources import Source, is_path, locate
+from vita_core.weights.sources import Source
 from vita_core.weights.stated import quantised, with_code
 
 __all__ = [
@@ -115,7 +115,7 @@ def resolve_tower(
     settings = config if isinstance(config, TowerConfig) else validate(TowerConfig, config)
     if settings.type is not None:  # report a misspelled type before the first request to the hub
         registry().find(TowerSpec, settings.type)
-    choice, source = choose_tower(settings, source or _located(settings, offline=offline))
+    choice, source = choose_tower(settings, source or located(settings, offline=offline))
     spec, owner = choice.tower.spec, choice.tower.owner
     rule = f"known hub id {source.hub_id}" if source.published and settings.type is None else choice.rule
     random = random_weights(settings)
@@ -195,24 +195,6 @@ def _processor(spec: TowerSpec, owner: Owner, source: Source, shape: Shape) -> M
         return completed(spec.processor, shape, source)
     stated: Mapping[str, Any] = asked(spec.processor, spec, owner, source, shape)
     return stated
-
-
-def _located(settings: TowerConfig, *, offline: bool) -> Source:
-    """Find the tower's checkpoint. Raises CheckpointError if there is none, with advice if `weights` is a model's name."""
-    if random_weights(settings):
-        return named_source(settings)
-    try:
-        return locate(settings.weights, settings.revision, known_towers(), offline=offline)
-    except CheckpointError as error:
-        named = registry().find(TowerSpec, settings.type) if settings.type is not None else None
-        if named is None or named.spec.names is None or is_path(settings.weights) or "/" in settings.weights:
-            raise
-        asked = import_object(named.spec.names, requires=named.spec.requires, owner=named.owner)
-        advice = asked(settings.weights)
-        if advice is None:
-            raise
-        wrong = f"weights: the name of a model, not its weights: {settings.weights!r}"
-        raise CheckpointError(f"{wrong}. Try: {advice}") from error
 
 
 def named_tower(name: str) -> Registered[TowerSpec] | None:

@@ -80,7 +80,7 @@ class Subject:
     def weights(self) -> str:
         """The checkpoint that the checks load."""
         if not self.random_weights:
-            return self.settings.weights
+            return str(self.settings.weights)
         return self._write("random", self._random_state())
 
     @cached_property
@@ -166,5 +166,5 @@ def open_subject(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -
                 {"tower": {"type": name, "weights": str(scratch)}}, overrides, tower_only=True
             ).config.tower
             origin = None
-        shown = name if isinstance(name, str) else (settings.type or settings.weights)
+        shown = name if isinstance(name, str) else (settings.type or str(settings.weights))
         yield Subject(shown, settings, scratch, origin)

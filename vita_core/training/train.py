@@ -169,7 +169,7 @@ def _sources(
         )
     weights = {}
     projector, llm = resolved.language("vita train")
-    for part, name in (("tower", resolved.config.tower.weights), ("llm", llm.settings.weights)):
+    for part, name in (("tower", resolved.tower.source.weights), ("llm", llm.settings.weights)):
         weights[part] = (
             provenance(name.removeprefix(ASSET_PREFIX)) if name.startswith(ASSET_PREFIX) else {"weights": name}
         )
