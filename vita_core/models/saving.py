@@ -184,15 +184,16 @@ def _sources(resolved: Resolved) -> dict[str, Any]:
     """
     tower, (projector, llm) = resolved.tower, resolved.language("a saved model")
     source, checkpoint, trained = tower.source, resolved.checkpoint, projector.settings.weights
+    own = [] if projector.files is None else list(projector.files.files)
     local = tower.part is None and source.path is not None and source.path.exists()
     files = source.files(tower.spec.weight_files) if local else []
     record = {"tower": _source(source.weights, source.revision, files)}
     if checkpoint is None:
         weights, revision = llm.settings.weights, llm.settings.revision
-        record["projector"] = _source(trained, None, _weight_files(trained))
+        record["projector"] = _source(trained, None, own)
         return record | {"llm": _source(weights, revision, _weight_files(weights))}
     place = checkpoint.source.weights
-    record["projector"] = _source(trained or place, None, _weight_files(trained))
+    record["projector"] = _source(trained or place, None, own)
     record["llm"] = _source(place if checkpoint.base is None else checkpoint.base.weights, None, [])
     return record | {"checkpoint": _checkpoint(checkpoint)}
 

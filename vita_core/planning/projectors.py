@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from vita_core.config.schema import ProjectorConfig
-from vita_core.errors import CheckpointError, nearest
+from vita_core.errors import CheckpointError
 from vita_core.layouts.parts import Part
 from vita_core.planning.options import validated_options
+from vita_core.planning.projector_files import ProjectorFiles, Widths, counts, projector_files, trained_widths
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import registry
 from vita_core.plugins.specs import ProjectorSpec
-from vita_core.weights.tensorfiles import reading
 
 __all__ = ["ResolvedProjector", "resolve_projector"]
 
@@ -24,8 +25,8 @@ class ResolvedProjector:
     """A projector's spec, owner, config and widths.
 
     `name` is its type without the distribution. `options` are validated. `out_features` is None if the config of the
-    language model does not state its width. Its weights are ``settings.weights``, or `part` of a larger checkpoint; a
-    projector with neither is untrained.
+    language model does not state its width. Its weights are `files`, which the config names, or `part` of a larger
+    checkpoint; a projector with neither is untrained.
     """
 
     spec: ProjectorSpec
@@ -36,6 +37,7 @@ class ResolvedProjector:
     in_features: int
     out_features: int | None
     part: Part | None = None
+    files: ProjectorFiles | None = None
 
     def parameters(self, out_features: int) -> int:
         """Return the number of its parameters. Raises ConfigError for widths that it does not support."""
@@ -52,35 +54,48 @@ def resolve_projector(
     """
     found = registry().find(ProjectorSpec, config.type)
     options = validated_options("projector", found.spec, found.owner, config.options)
-    name, own = config.type.rpartition("/")[2], part if config.weights is None else None
-    resolved = ResolvedProjector(found.spec, found.owner, name, config, options, in_features, out_features, own)
+    files = None if config.weights is None else projector_files(config.weights)
+    name, own = config.type.rpartition("/")[2], part if files is None else None
+    resolved = ResolvedProjector(found.spec, found.owner, name, config, options, in_features, out_features, own, files)
     if out_features is not None:
         resolved.parameters(out_features)
-        _check_weights(config, in_features, out_features)
+        _check_widths(resolved, out_features)
     return resolved
 
 
-def _check_weights(config: ProjectorConfig, in_features: int, out_features: int) -> None:
-    """Raise CheckpointError if the header of the saved weights states other widths."""
-    if config.weights is None:
+def _check_widths(resolved: ResolvedProjector, out_features: int) -> None:
+    """Raise CheckpointError if the header of the saved weights shows other widths, or another projector of these widths."""
+    files, widths = resolved.files, (resolved.in_features, out_features)
+    if files is None:
         return
-    from safetensors import safe_open
-
-    path = Path(config.weights)
-    if not path.is_file():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    spec, name, options = resolved.spec, resolved.name, resolved.options
+    trained = trained_widths(files, widths, lambda a, b: spec.parameters(name, a, b, options))
+    if trained != widths and not files.stated and (others := _others(files, widths)):
         raise CheckpointError(
-            f"projector.weights: no such file: {path}.{nearest(path.name, siblings)} Try: the projector.safetensors that "
-            "vita train wrote, or leave `projector.weights` out"
+            f"projector.weights: {files.where} has the tensors of another projector than projector.type: {name!r}. "
+            f"Try: {' or '.join(f'`projector.type: {other}`' for other in others)}"
         )
-    with reading(path), safe_open(path, framework="np") as handle:
-        saved = handle.metadata() or {}
-    for key, now, what in (
-        ("in_features", in_features, "tower gives"),
-        ("out_features", out_features, "language model takes"),
-    ):
-        if saved.get(key, str(now)) != str(now):
-            raise CheckpointError(
-                f"projector.weights: {path} was trained for {key} {saved[key]}, but the {what} {now}. Try: the settings that "
-                "it was trained with, or train a new projector with `vita train CONFIG --data DATA --out DIR`"
-            )
+    words = ("in_features {}, but the tower gives {}", "out_features {}, but the language model takes {}")
+    pairs = zip(words, trained or widths, widths, strict=True)
+    if wrong := [text.format(before, now) for text, before, now in pairs if before != now]:
+        raise CheckpointError(
+            f"projector.weights: {files.where} was trained for {', and for '.join(wrong)}. Try: the settings that "
+            "it was trained with, or train a new projector with `vita train CONFIG --data DATA --out DIR`"
+        )
+
+
+def _others(files: ProjectorFiles, widths: Widths) -> list[str]:
+    """Return the types of the projectors that have, without options, as many parameters as the files."""
+    types = [(name, found.spec) for found in registry().all(ProjectorSpec) for name in _types(found.spec)]
+    return [name for name, spec in types if counts(files, widths, partial(_parameters, spec, name))]
+
+
+def _parameters(spec: ProjectorSpec, name: str, in_features: int, out_features: int) -> int:
+    return spec.parameters(name, in_features, out_features, {})
+
+
+def _types(spec: ProjectorSpec) -> list[str]:
+    """Return the types that select a spec; for a pattern, those of MLPs as deep as people train them."""
+    if spec.pattern is None:
+        return [spec.name]
+    return [name for depth in range(1, 5) if re.fullmatch(spec.pattern, name := f"mlp{depth}x_gelu")]

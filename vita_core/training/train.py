@@ -173,16 +173,18 @@ def _sources(
         weights[part] = (
             provenance(name.removeprefix(ASSET_PREFIX)) if name.startswith(ASSET_PREFIX) else {"weights": name}
         )
-    if projector.settings.weights is not None:
-        weights["projector"] = _earlier(Path(projector.settings.weights))
+    if projector.files is not None:
+        weights["projector"] = _earlier(projector.files.files)
     return {"data": described, "weights": weights}
 
 
-def _earlier(projector: Path) -> dict[str, Any]:
+def _earlier(files: Sequence[Path]) -> dict[str, Any]:
     """Return the hash of the projector that the training started from, and the provenance of its own run if it is there."""
-    record = projector.with_name("provenance.json")
+    record = files[0].with_name("provenance.json")
     made = {"made_by_run": json.loads(record.read_text(encoding="utf-8"))} if record.is_file() else {}
-    return {"sha256": sha256(projector), **made}
+    if len(files) > 1:  # shards
+        return {"files": {file.name: sha256(file) for file in files}, **made}
+    return {"sha256": sha256(files[0]), **made}
 
 
 def _write(

@@ -11,7 +11,7 @@ from typing import Any
 
 from vita_core.errors import CheckpointError
 
-__all__ = ["open_pickle", "reading", "tensor_keys"]
+__all__ = ["open_pickle", "reading", "tensor_keys", "tensor_shapes"]
 
 WRAPPERS = ("state_dict", "model", "module")
 """Keys under which training scripts save the weights, next to the state of the optimizer."""
@@ -27,6 +27,10 @@ def reading(path: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):  # text, or bytes of another format
+            raise CheckpointError(
+                f"cannot read {path}: it is truncated or not a checkpoint. Try: copy or download it again"
+            ) from error
         called = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it would call {called[1]}" if called else str(error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(
@@ -37,7 +41,7 @@ def reading(path: Path) -> Iterator[None]:
             f"cannot read {path}: it is truncated or not a safetensors file ({_first_line(error)}). "
             "Try: copy or download it again"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:  # KeyError: an opcode that is none
         raise CheckpointError(
             f"cannot read {path}: it is truncated or not a checkpoint ({_first_line(error)}). "
             "Try: copy or download it again"
@@ -50,15 +54,24 @@ def _first_line(error: Exception) -> str:
 
 def tensor_keys(files: Sequence[Path]) -> Iterator[str]:
     """Yield the key of every tensor in safetensors or torch files. Raises CheckpointError for an unreadable file."""
+    yield from (key for key, _ in tensor_shapes(files))
+
+
+def tensor_shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the key and the shape of every tensor in safetensors or torch files. No tensor is read.
+
+    Raises CheckpointError for an unreadable file.
+    """
     from safetensors import safe_open
 
     for path in files:
         with reading(path):
             if path.suffix == ".safetensors":
                 with safe_open(path, framework="np") as handle:
-                    yield from handle.keys()
+                    for key in handle.keys():  # noqa: SIM118  # the handle is not a mapping
+                        yield key, tuple(handle.get_slice(key).get_shape())
             else:
-                yield from open_pickle(path)
+                yield from ((key, tuple(tensor.shape)) for key, tensor in open_pickle(path).items())
 
 
 def open_pickle(path: Path) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
 
 from vita_core.errors import PluginError
-from vita_core.loading import KeyRules, fill, load_into, part_tensors
+from vita_core.loading import KeyRules, Tensors, fill, part_tensors, read_tensors
 from vita_core.planning.projectors import ResolvedProjector, resolve_projector
 from vita_core.plugins.registry import import_object
 from vita_core.protocol import WordProjector
@@ -19,10 +19,18 @@ WORD_PARTS = [part for part in (*WordProjector.__annotations__, *vars(WordProjec
 
 
 def check_buildable(resolved: ResolvedProjector) -> None:
-    """Build the projector without memory, to report what its plugin refuses before any weight is read. Raises VitaError."""
-    if resolved.out_features is not None:
-        with torch.device("meta"):
-            _untrained(resolved, resolved.out_features)
+    """Build the projector without memory, to report what its plugin refuses before any weight is read. Raises VitaError.
+
+    Of the files that its config names, only the headers are read: tensors that do not fit are reported too.
+    """
+    if resolved.out_features is None:
+        return
+    with torch.device("meta"):
+        module = _untrained(resolved, resolved.out_features)
+        if resolved.files is not None:
+            shapes = resolved.files.shapes.items()
+            tensors = ((key, partial(torch.empty, shape)) for key, shape in shapes)
+            _fill(module, tensors, _where(resolved), torch.float32, torch.device("meta"))
 
 
 def _untrained(resolved: ResolvedProjector, out_features: int) -> nn.Module:
@@ -47,10 +55,23 @@ def build_projector(
     `out_features` is the width of the loaded language model. Raises VitaError.
     """
     resolved = resolve_projector(resolved.settings, resolved.in_features, out_features, resolved.part)
-    module, settings = _untrained(resolved, out_features), resolved.settings
+    module, files = _untrained(resolved, out_features), resolved.files
     if resolved.part is not None:
-        where = f"projector {settings.type!r} from {resolved.in_features} to {out_features} channels: the checkpoint"
-        fill(module, part_tensors(resolved.part), KeyRules(), dtype=dtype, device=device, where=where)
-    elif settings.weights is not None:
-        load_into(module, [Path(settings.weights)], KeyRules(), dtype=dtype, device=device, where=settings.weights)
+        _fill(module, part_tensors(resolved.part), _where(resolved), dtype, device)
+    elif files is not None:
+        found = ((files.own_key(key), read) for key, read in read_tensors(files.files))
+        _fill(module, ((key, read) for key, read in found if key is not None), _where(resolved), dtype, device)
     return module.to(device=device, dtype=dtype)
+
+
+def _where(resolved: ResolvedProjector) -> str:
+    """Return the place of the weights for error messages."""
+    if resolved.files is not None:
+        return f"projector.weights: {resolved.files.where}"
+    widths = f"from {resolved.in_features} to {resolved.out_features} channels"
+    return f"projector {resolved.settings.type!r} {widths}: the checkpoint"
+
+
+def _fill(module: nn.Module, tensors: Tensors, where: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Load tensors under the projector's own keys. Its attribute `renames` may map other keys to them (see `KeyRules`)."""
+    fill(module, tensors, KeyRules(getattr(module, "renames", ())), dtype=dtype, device=device, where=where)

@@ -10,13 +10,19 @@ from torch import nn
 
 from vita_core.plugins.builtin_projectors import identity_parameters, mlp_widths
 
-__all__ = ["identity", "mlp"]
+__all__ = ["Linear", "identity", "mlp"]
+
+
+class Linear(nn.Linear):
+    """One linear layer: (B, N, in) -> (B, N, out). Its keys are those of LLaVA, ``weight`` and ``bias``."""
+
+    renames = ((r"^0\.", ""),)  # the keys of files that were saved before
 
 
 def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
     """Return linear layers with GELU between them: (B, N, in) -> (B, N, out).
 
-    The keys are those of LLaVA's ``mm_projector`` (0, 2, ...).
+    The keys are those of LLaVA's ``mm_projector`` (0, 2, ...; of ``linear`` none).
     """
     widths = mlp_widths(name, in_features, out_features, options)
     epsilon = options.get("norm_eps", 1e-5)
@@ -24,7 +30,7 @@ def mlp(name: str, in_features: int, out_features: int, options: Mapping[str, An
     layers += [nn.GELU()] if options.get("input_gelu") else []
     for index, (a, b) in enumerate(pairwise(widths)):
         layers += [nn.GELU()] * (index > 0) + [nn.Linear(a, b)]
-    return nn.Sequential(*layers)
+    return Linear(in_features, out_features) if name == "linear" and len(layers) == 1 else nn.Sequential(*layers)
 
 
 def identity(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
