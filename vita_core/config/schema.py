@@ -22,8 +22,10 @@ __all__ = [
     "Config",
     "GenerationConfig",
     "ImagesConfig",
+    "LDPv2Options",
     "LLMConfig",
     "MLPOptions",
+    "PatchMergerOptions",
     "ProjectorConfig",
     "PromptConfig",
     "TilesConfig",
@@ -117,7 +119,7 @@ class TowerConfig(Section):
 
 
 class ProjectorConfig(Section):
-    """The projector: ``linear``, ``mlpNx_gelu``, ``identity``, or one of a plugin. Without `weights` it is untrained."""
+    """The projector, built in (such as ``mlp2x_gelu``) or of a plugin. Without `weights` it is untrained."""
 
     type: str = "mlp2x_gelu"
     weights: str | None = None
@@ -136,6 +138,18 @@ class MLPOptions(Section):
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     input_gelu: bool = False
     hidden_size: int | None = None
+
+
+class LDPv2Options(Section):
+    """``projector.options`` of ``ldpv2``: the output's `grid`, as its side or as [rows, columns], in tokens."""
+
+    grid: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = 12
+
+
+class PatchMergerOptions(Section):
+    """``projector.options`` of ``patch_merger``: `spatial_merge_size` is the side of the blocks that become one token."""
+
+    spatial_merge_size: PositiveInt = 2
 
 
 class LLMConfig(Section):

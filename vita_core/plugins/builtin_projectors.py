@@ -9,7 +9,18 @@ from typing import Any
 from vita_core.errors import ConfigError
 from vita_core.plugins.specs import ProjectorSpec
 
-__all__ = ["PROJECTORS", "depth", "identity_parameters", "mlp_parameters", "mlp_widths"]
+__all__ = [
+    "PROJECTORS",
+    "depth",
+    "four_joined",
+    "halved_down",
+    "identity_parameters",
+    "mlp_parameters",
+    "mlp_widths",
+    "output_grid",
+    "squeezed",
+    "windows_merged",
+]
 
 
 def depth(name: str) -> int:
@@ -39,24 +50,166 @@ def identity_parameters(name: str, in_features: int, out_features: int, options:
     return 0
 
 
+def normed_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
+    """Return the number of parameters of ``layernorm_mlp``, which are those of ``mlp2x_gelu`` with ``input_norm``."""
+    return mlp_parameters("mlp2x_gelu", in_features, out_features, {"input_norm": True})
+
+
+def four_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
+    """Return the number of parameters of ``minigpt`` and ``vanilla``: one linear layer for four tokens."""
+    return mlp_parameters("linear", 4 * in_features, out_features, {})
+
+
+def four_joined(rows: int, columns: int) -> int:
+    """Return the number of tokens where four that follow each other become one. Raises ConfigError if some are left over."""
+    count = rows * columns
+    if count % 4:
+        raise ConfigError(
+            f"projector.type: 'minigpt' and 'vanilla' join 4 tokens to one, but the tower gives {rows} x {columns} = {count}, "
+            "not a multiple of 4. Try: `tower.pool` to an even grid, or `type: spp_v1`"
+        )
+    return count // 4
+
+
+def spp_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
+    """Return the number of parameters of ``spp_v1``, ``spp_v2`` and ``spp_v3``, of which all have the same layers."""
+    return mlp_parameters("linear", in_features, in_features, {}) + mlp_parameters(
+        "mlp2x_gelu", in_features, out_features, {}
+    )
+
+
+def halved_down(rows: int, columns: int) -> tuple[int, int]:
+    """Return the grid of the means of 2 x 2 tokens, without an odd last row or column. Raises ConfigError if it is empty."""
+    if min(rows, columns) < 2:
+        raise ConfigError(
+            f"projector.type: 'spp' averages 2 x 2 tokens, but the tower gives {rows} x {columns}. Try: `type: mlp2x_gelu`"
+        )
+    return rows // 2, columns // 2
+
+
+def squeezed(width: int) -> int:
+    """Return MobileNetV3's width of squeeze-and-excitation: a quarter, in the nearest multiple of 8 that loses at most 10%."""
+    quarter = width // 4
+    near = max(8, (quarter + 4) // 8 * 8)
+    return near if near >= 0.9 * quarter else near + 8
+
+
+def ldp_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
+    """Return the number of parameters of ``ldp``: the MLP and two bottlenecks."""
+    width, narrow = out_features, squeezed(out_features)
+    convolutions, norms = 9 * width + width**2, 2 * 2 * width
+    squeeze = 2 * width * narrow + narrow + width
+    return mlp_parameters("mlp2x_gelu", in_features, width, {}) + 2 * (convolutions + norms + squeeze)
+
+
+def halved_up(rows: int, columns: int) -> tuple[int, int]:
+    """Return the grid of a convolution with stride 2, which counts an odd last row or column."""
+    return (rows + 1) // 2, (columns + 1) // 2
+
+
+def ldpv2_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
+    """Return the number of parameters of ``ldpv2``: the MLP, and a depthwise convolution with a bias."""
+    return mlp_parameters("mlp2x_gelu", in_features, out_features, {}) + 10 * out_features
+
+
+def output_grid(options: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the rows and columns that ``projector.options.grid`` of ``ldpv2`` asks for."""
+    grid = options["grid"]
+    return (grid, grid) if isinstance(grid, int) else (grid[0], grid[1])
+
+
+def pooled_to(rows: int, columns: int, options: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the output grid of ``ldpv2``, which is the same for every picture. A smaller grid is filled with repeated means."""
+    return output_grid(options)
+
+
+def merger_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
+    """Return the number of parameters of ``patch_merger``: a LayerNorm, and two linear layers for a window of tokens."""
+    width = in_features * options["spatial_merge_size"] ** 2
+    return 2 * in_features + mlp_parameters("mlp2x_gelu", width, out_features, {"hidden_size": width})
+
+
+def windows_merged(rows: int, columns: int, options: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the grid of the windows. Raises ConfigError if some tokens are left over."""
+    window = options["spatial_merge_size"]
+    if rows % window or columns % window:
+        raise ConfigError(
+            f"projector.options.spatial_merge_size: {window} does not divide the tower's {rows} x {columns} tokens. "
+            "Try: a number that divides both"
+        )
+    return rows // window, columns // window
+
+
+MODULES = "vita_core.language.projectors"
 MLP_OPTIONS = "vita_core.config.schema:MLPOptions"
 PROJECTORS = (
     ProjectorSpec(
         "identity",
         "no projection, for a tower whose width is the language model's",
-        "vita_core.language.projectors:identity",
+        f"{MODULES}:identity",
         identity_parameters,
     ),
-    ProjectorSpec(
-        "linear", "one linear layer", "vita_core.language.projectors:mlp", mlp_parameters, options=MLP_OPTIONS
-    ),
+    ProjectorSpec("linear", "one linear layer", f"{MODULES}:mlp", mlp_parameters, options=MLP_OPTIONS),
     ProjectorSpec(
         "mlpNx_gelu",
         "N linear layers with GELU between them (LLaVA-1.5 uses N = 2)",
-        "vita_core.language.projectors:mlp",
+        f"{MODULES}:mlp",
         mlp_parameters,
         pattern=r"mlp[1-9]\d*x_gelu",
         options=MLP_OPTIONS,
+    ),
+    ProjectorSpec(
+        "minigpt",
+        "one linear layer for 4 tokens that follow each other (MiniGPT-v2, arXiv 2310.09478; VITA)",
+        f"{MODULES}.joining:four",
+        four_parameters,
+        tokens=four_joined,
+    ),
+    ProjectorSpec(
+        "vanilla",
+        "as minigpt, with the channels of the 4 tokens interleaved (VITA, arXiv 2408.05211)",
+        f"{MODULES}.joining:four",
+        four_parameters,
+        tokens=four_joined,
+    ),
+    ProjectorSpec(
+        "ldp",
+        "MLP and two convolution blocks, half the grid (LDP of MobileVLM, arXiv 2312.16886)",
+        f"{MODULES}.ldp:ldp",
+        ldp_parameters,
+        tokens=halved_up,
+    ),
+    ProjectorSpec(
+        "ldpv2",
+        "MLP, pooling to a fixed grid and a convolution (LDPv2 of MobileVLM V2, arXiv 2402.03766)",
+        f"{MODULES}.ldp:ldpv2",
+        ldpv2_parameters,
+        options="vita_core.config.schema:LDPv2Options",
+        tokens=pooled_to,
+    ),
+    *(
+        ProjectorSpec(
+            f"spp_{version}",
+            f"linear layers, and the means of 2 x 2 tokens {where} (VITA, arXiv 2408.05211)",
+            f"{MODULES}.pooling:spp",
+            spp_parameters,
+            tokens=halved_down,
+        )
+        for version, where in (("v1", "between two"), ("v2", "behind two"), ("v3", "behind the first of three"))
+    ),
+    ProjectorSpec(
+        "layernorm_mlp",
+        "LayerNorm and two linear layers with GELU between them (InternVL 1.5, arXiv 2404.16821, as in transformers)",
+        f"{MODULES}.linear:layernorm_mlp",
+        normed_parameters,
+    ),
+    ProjectorSpec(
+        "patch_merger",
+        "LayerNorm and an MLP for blocks of 2 x 2 tokens (PatchMerger of Qwen2-VL, arXiv 2409.12191)",
+        f"{MODULES}.joining:patch_merger",
+        merger_parameters,
+        options="vita_core.config.schema:PatchMergerOptions",
+        tokens=windows_merged,
     ),
 )
 """The specs that ``vita_projectors`` of the built-in plugin returns."""

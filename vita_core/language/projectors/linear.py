@@ -1,4 +1,4 @@
-"""The projectors ``linear``, ``mlpNx_gelu`` and ``identity``."""
+"""The projectors that keep every token: ``linear``, ``mlpNx_gelu``, ``layernorm_mlp`` and ``identity``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn import functional as F
 
 from vita_core.plugins.builtin_projectors import identity_parameters, mlp_widths
 
-__all__ = ["Linear", "identity", "mlp"]
+__all__ = ["LayerNormMLP", "Linear", "identity", "layernorm_mlp", "mlp"]
 
 
 class Linear(nn.Linear):
@@ -37,3 +39,25 @@ def identity(name: str, in_features: int, out_features: int, options: Mapping[st
     """Return a projector that leaves tokens (B, N, C) unchanged. Raises ConfigError if the widths differ."""
     identity_parameters(name, in_features, out_features, options)
     return nn.Identity()
+
+
+class LayerNormMLP(nn.Module):
+    """InternVL's projector (arXiv 2404.16821), with the keys of transformers' ``InternVLMultiModalProjector``.
+
+    A LayerNorm and two linear layers with GELU between them: (B, N, in) -> (B, N, out).
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(in_features)
+        self.linear_1 = nn.Linear(in_features, out_features)
+        self.linear_2 = nn.Linear(out_features, out_features)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the projected tokens."""
+        return self.linear_2(F.gelu(self.linear_1(self.layer_norm(tokens))))  # type: ignore[no-any-return]  # Module returns Any
+
+
+def layernorm_mlp(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
+    """Return ``layernorm_mlp``."""
+    return LayerNormMLP(in_features, out_features)
