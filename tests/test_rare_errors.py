@@ -15,8 +15,8 @@ from vita_core import VitaError, build_model, make_plan
 from vita_core.cli.encode import encode
 from vita_core.language.llm import LanguageModel
 from vita_core.layouts import llava_hf, sections, vita
+from vita_core.planning.described import named_tower
 from vita_core.planning.resolution import resolve
-from vita_core.planning.towers import named_tower
 from vita_core.towers import features
 from vita_core.towers.devices import pick_device
 from vita_core.weights.assets import find_asset

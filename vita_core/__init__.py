@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vita_core.planning.plan import make_plan as make_plan
     from vita_core.planning.towers import ResolvedTower as ResolvedTower
     from vita_core.plugins.hookspecs import hookimpl as hookimpl
+    from vita_core.plugins.reductions import ReductionSpec as ReductionSpec
     from vita_core.plugins.registry import list_towers as list_towers
     from vita_core.plugins.registry import register as register
     from vita_core.plugins.specs import LLMShape as LLMShape
@@ -48,6 +49,7 @@ _HOME = {
     "NoBlock": "towers.tapping",
     "PictureError": "errors",
     "ProjectorSpec": "plugins.specs",
+    "ReductionSpec": "plugins.reductions",
     "ResolvedTower": "planning.towers",
     "Shape": "plugins.specs",
     "Stated": "plugins.specs",

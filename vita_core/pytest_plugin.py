@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from vita_core.config.configfiles import config_file
     from vita_core.errors import VitaError
-    from vita_core.planning.towers import named_tower
+    from vita_core.planning.described import named_tower
 
     for name in config.getoption("vita_tower"):
         try:

@@ -168,7 +168,7 @@ def test_pixels_of_another_shape(naflex: tuple[Path, Any], pixels: Any, message:
     [
         ({"s2": {"scales": [80, 160]}}, "tower.s2: this encoder keeps the aspect of each picture"),
         ({"pool": 2}, "tower.pool: this encoder keeps the aspect of each picture"),
-        ({"pixel_shuffle": 0.125}, "tower.pixel_shuffle: 0.125 joins more patches than a picture has: 25"),
+        ({"pixel_shuffle": 0.125}, "tower.pixel_shuffle: 8 x 8 patches would be joined, but a picture has at most 25"),
     ],
 )
 def test_steps_that_need_one_size(naflex: tuple[Path, Any], settings: dict[str, Any], message: str) -> None:

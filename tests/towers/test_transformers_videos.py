@@ -19,7 +19,7 @@ from torch import Tensor
 from vita_core import VitaError, build_tower, make_plan
 from vita_core.planning.resolution import resolve
 from vita_core.testing import CHECKS, open_subject
-from vita_core.towers.features import pixel_shuffle, pool
+from vita_core.towers.features import pixel_shuffle
 from vita_core.towers.tower import build_resolved
 from vita_plugins.transformers import tower as tower_module
 from vita_plugins.transformers.video import step_by_step
@@ -131,6 +131,11 @@ def test_the_tokens_are_step_by_step_in_rows(tmp_path: Path, model_type: str) ->
     assert (plain != changed).any(dim=-1).nonzero().flatten().tolist() == [last * 16 + 1 * 4 + 3]
 
 
+def pooled_to(tokens: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
+    """Tokens (B, 16, C) of a grid of 4 x 4, averaged in blocks to rows * cols tokens."""
+    return tokens.unflatten(1, (rows, 4 // rows, cols, 4 // cols)).mean((2, 4)).flatten(1, 2)
+
+
 def test_reductions_act_on_each_step(tmp_path: Path) -> None:
     model = written("vivit", tmp_path)
     clips = torch.randn(2, 4, 3, 56, 56)
@@ -141,7 +146,7 @@ def test_reductions_act_on_each_step(tmp_path: Path) -> None:
     close(shuffled(clips), torch.cat([pixel_shuffle(step, 0.5, grid=(4, 4)) for step in steps], dim=1))
     pooled = build_tower({"weights": str(tmp_path), "pool": [2, 1]})
     assert pooled.grid == (2, 2, 1)
-    close(pooled(clips), torch.cat([pool(step, (4, 4), (2, 1)) for step in steps], dim=1))
+    close(pooled(clips), torch.cat([pooled_to(step, 2, 1) for step in steps], dim=1))
     assert make_plan({"tower": {"weights": str(tmp_path), "pool": [2, 1]}}).grid == (2, 2, 1)
     with pytest.raises(VitaError, match=r"tower\.s2: this encoder takes videos, but S2 needs pictures\. Try: "):
         make_plan({"tower": {"weights": str(tmp_path), "s2": {"scales": [56, 112]}}})
@@ -191,7 +196,7 @@ def test_v_jepa_takes_another_number_of_frames(tmp_path: Path) -> None:
     assert make_plan(resolved).flops > make_plan({"tower": {"weights": str(tmp_path), "pool": 2}}).flops
     clips = torch.randn(1, 6, 3, 56, 56)
     expected = states_of(model, clips)[-1].unflatten(1, (3, 16)).unbind(1)
-    close(tower(clips), torch.cat([pool(step, (4, 4), (2, 2)) for step in expected], dim=1))
+    close(tower(clips), torch.cat([pooled_to(step, 2, 2) for step in expected], dim=1))
     for frames in (1, 5):  # two frames make one step
         with pytest.raises(VitaError, match=rf"images\.frames: .* videos of 4 frames, not of {frames}\. Try: "):
             resolve({"tower": {"weights": str(tmp_path)}, "images": {"frames": frames}})

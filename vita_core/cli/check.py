@@ -32,8 +32,8 @@ def check(
 
     The exit code is 1 if a test fails.
     """
+    from vita_core.planning.described import named_tower
     from vita_core.planning.resolution import resolve
-    from vita_core.planning.towers import named_tower
 
     place = place_of(target, tower, weights)
     if not isinstance(place, str) or named_tower(place) is None:  # report a mistake before torch is imported

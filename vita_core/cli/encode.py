@@ -79,7 +79,7 @@ def encode(
     place, pictures = place_of(config, tower, weights), [Path(argument) for argument in given]
     _check_file("--out", out, ".safetensors")
     _check_file("--picture-map", picture_map, ".png")
-    resolved = _resolved(place, overridden(overrides, device), pictures, video)
+    resolved = _resolved(place, overridden(overrides, device), pictures, video, draw=picture_map is not None)
     phases.end("config")
     files = video or pictures
     built = _built(resolved, files, phases)
@@ -87,11 +87,11 @@ def encode(
     opened = partial(open_video, resolved, max_frames=max_frames) if videos else partial(_opened, resolved)
     images, draw = resolved.config.images, picture_map is not None
     features, grids, shown = _encoded(built, images, files, opened, phases, draw=draw)
-    written = {name: "x".join(map(str, grid)) for name, grid in grids.items()}
+    written = {name: "x".join(map(str, grid)) if grid else None for name, grid in grids.items()}
     native = built.shape.native is not None
-    grid = {"grids": dumps(written)} if native else {"grid": "x".join(map(str, built.grid))}
+    grid = {"grids": dumps(written)} if native else {"grid": "x".join(map(str, built.grid or []))}
     metadata = {"tower": resolved.tower.spec.name, "weights": resolved.tower.source.weights, **grid}
-    drawn = draw_maps(shown, features, grids) if shown else None
+    drawn = draw_maps(shown, features, {name: grid for name, grid in grids.items() if grid}) if shown else None
     _write(features, metadata, out, drawn, picture_map)
     phases.end("written")
     if json:
@@ -106,8 +106,14 @@ def encode(
     typer.echo(f"wrote {out}")
 
 
-def _resolved(place: Place, overrides: Sequence[str], pictures: list[Path], videos: list[Path] | None) -> Resolved:
-    """Resolve the tower. Raises ConfigError unless pictures or videos are given, and for pictures for a tower of videos."""
+def _resolved(
+    place: Place, overrides: Sequence[str], pictures: list[Path], videos: list[Path] | None, *, draw: bool
+) -> Resolved:
+    """Resolve the tower.
+
+    Raises ConfigError unless pictures or videos are given, for pictures for a tower of videos, and with `draw` for tokens
+    without a grid.
+    """
     from vita_core.errors import ConfigError
     from vita_core.pixels.video import is_still
     from vita_core.planning.resolution import resolve
@@ -119,6 +125,11 @@ def _resolved(place: Place, overrides: Sequence[str], pictures: list[Path], vide
     resolved = resolve(place, [*overrides, *(UNTILED if videos else ())], tower_only=True)
     for still in filter(is_still, [*pictures, *(videos or ())]):
         refuse_stills(resolved.tower, f"{still}: it is a still picture")
+    if draw and resolved.tower.geometry.grid is None:
+        raise ConfigError(
+            "--picture-map: the tokens have no places in the picture, because a reduction leaves no grid. "
+            "Try: leave it out, or `--set tower.reduce=null`"
+        )
     return resolved
 
 
@@ -161,7 +172,7 @@ def _encoded(
     phases: Phases,
     *,
     draw: bool,
-) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]], dict[str, list[Image.Image]]]:
+) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...] | None], dict[str, list[Image.Image]]]:
     """Return the tokens (tiles, N, C) and the grid of each file by its path.
 
     With `draw`, also return the pictures at `SIDE` pixels: one of a picture or a frame, one for each step of a clip.
@@ -172,7 +183,7 @@ def _encoded(
     from vita_core.pixels.prefetching import prefetched
 
     features: dict[str, Tensor] = {}
-    grids: dict[str, tuple[int, ...]] = {}
+    grids: dict[str, tuple[int, ...] | None] = {}
     shown: dict[str, list[Image.Image]] = {}
 
     def read(path: Path) -> tuple[str, Prepared]:

@@ -117,8 +117,8 @@ def _print(made: Plan) -> None:
         one = f"{one} of {made.picture[0]} x {made.picture[1]} pixels"
     elif made.budget is not None:
         one = f"square picture of {made.pixels[1]} x {made.pixels[0]} pixels"
-    grid = " x ".join(map(str, made.grid))
-    typer.echo(f"One {one}: layers {list(made.layers)}, grid {grid}{tiles}{crops}{cache}.")
+    grid = "no grid" if made.grid is None else f"grid {' x '.join(map(str, made.grid))}"
+    typer.echo(f"One {one}: layers {list(made.layers)}, {grid}{tiles}{crops}{cache}.")
     if made.budget is not None:
         least, most = made.budget
         typer.echo(

@@ -14,6 +14,7 @@ from vita_core.config.configfiles import overridden, read_config
 from vita_core.config.fused import check_keys
 from vita_core.config.images import AnyresConfig, ImagesConfig, TilesConfig
 from vita_core.config.prompts import GenerationConfig, PromptConfig
+from vita_core.config.reductions import ReductionConfig
 from vita_core.config.validation import Section, validate
 from vita_core.config.yamlfile import Document, Mark
 
@@ -58,6 +59,12 @@ Freeze = Annotated[
 ]
 
 
+Reduce = Annotated[
+    Annotated[ReductionConfig, Tag("(step)")] | Annotated[list[ReductionConfig], Tag("(steps)")],
+    Discriminator(lambda value: "(steps)" if isinstance(value, list) else "(step)"),
+]
+
+
 class TowerConfig(Section):
     """The vision tower. A key that is None takes the default of the tower's type (see ``vita towers --json``).
 
@@ -66,6 +73,9 @@ class TowerConfig(Section):
     ``interleave`` gives a1 b1 a2 b2 .... For ``channel`` and ``sum``, features are resized to `grid`: that of the first part,
     or [rows, cols]. Beside `towers` stand only keys of the whole; reductions there come after the features are joined.
     `device` is that of a part, if it is another than the model's.
+
+    `reduce` is a reduction of the tokens, or a list of them (see ``vita reductions``). `pixel_shuffle` and `pool` are short
+    for two of them, which run first: ``{type: pixel_shuffle, scale_factor: 0.5}`` and ``{type: pool, grid: 12}``.
 
     `image_size` is the size of the encoder's pictures in pixels, a side or [height, width], if it is to be another than the
     checkpoint's: the table of positions is then interpolated.
@@ -92,6 +102,7 @@ class TowerConfig(Section):
     s2: S2Config | None = None
     pixel_shuffle: Annotated[float, Field(gt=0, le=1)] | Literal[False] | None = None
     pool: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None
+    reduce: Reduce | None = None
     freeze: Freeze = True
     dtype: TowerDType = "float32"
     attention: Attention = "auto"

@@ -17,7 +17,7 @@ from vita_core.pixels.anyres import cut_anyres
 from vita_core.pixels.images import MAX_PIXELS, arrange, bicubic, open_picture, pad_to_square
 from vita_core.pixels.processors import fast_resizer
 from vita_core.pixels.video import Clip, is_still, read_clip
-from vita_core.planning.geometry import Grid
+from vita_core.planning.geometry import Grid, needed_grid
 from vita_core.planning.videos import refuse_stills
 from vita_core.towers.devices import copied
 from vita_core.towers.tower import BaseVisionTower
@@ -80,12 +80,15 @@ def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture, *, s
 
 
 def token_grid(tower: BaseVisionTower, images: ImagesConfig, size: tuple[int, int]) -> Grid:
-    """Return the grid of the tokens of a picture, or of each of its tiles, for a picture of `size` (width, height)."""
+    """Return the grid of the tokens of a picture, or of each of its tiles, for a picture of `size` (width, height).
+
+    Raises ConfigError if a reduction leaves no grid.
+    """
     native = tower.shape.native
     if native is None:
-        return tower.grid
+        return needed_grid(tower.grid)
     height, width = (max(size), max(size)) if images.aspect == "pad" else size[::-1]
-    return tower.resolved.grid_of(*native.size(height, width))
+    return needed_grid(tower.resolved.grid_of(*native.size(height, width)))
 
 
 def encoded(tower: BaseVisionTower, pictures: Sequence[Tensor]) -> list[Tensor]:

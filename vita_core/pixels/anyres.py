@@ -67,17 +67,19 @@ def cut_anyres(
 
 
 def pack(
-    tokens: Tensor, grid: Grid, size: tuple[int, int], config: AnyresConfig, tile: int, newline: Tensor | None
+    tokens: Tensor, grid: Grid | None, size: tuple[int, int], config: AnyresConfig, tile: int, newline: Tensor | None
 ) -> Tensor:
     """Join the projected tokens (1 + tiles, N, D) of one picture into one sequence (M, D), as `config.merge` says.
 
-    `size` is the picture's (width, height). `grid` is the (rows, cols) of one tile's N tokens. `newline` (D) is appended
-    to each row if `merge` is ``spatial_unpad``. A picture that was not cut (see `config.several`) has tokens (1, N, D).
+    `size` is the picture's (width, height). `grid` is the (rows, cols) of one tile's N tokens; ``flat`` needs none. `newline`
+    (D) is appended to each row if `merge` is ``spatial_unpad``. A picture that was not cut (see `config.several`) has tokens
+    (1, N, D).
     """
     if config.merge == "flat":
         return tokens.flatten(0, 1)
     if len(tokens) == 1:
         return tokens[0] if newline is None else torch.cat([tokens[0], newline.to(tokens)[None]])
+    assert grid is not None  # `resolve` checks it
     rows, cols = best_grid(size, config.grids, tile)
     tiles = tokens[1:].unflatten(1, grid).unflatten(0, (rows, cols))  # (rows, cols, h, w, D)
     whole = tiles.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (rows * h, cols * w, D)

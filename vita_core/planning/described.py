@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import replace
+from pathlib import Path
 
+from vita_core.config.configfiles import shipped_configs
 from vita_core.config.schema import TowerConfig
 from vita_core.errors import CheckpointError, PluginError
-from vita_core.plugins.registry import Choice, import_object, known_towers, registry
+from vita_core.plugins.registry import Choice, Registered, import_object, known_towers, registry
 from vita_core.plugins.specs import TowerSpec
 from vita_core.weights.sources import CONFIG_FILES, Source, is_path, locate
 
-__all__ = ["choose_tower", "located", "named_source", "random_weights"]
+__all__ = ["choose_tower", "located", "named_source", "named_tower", "random_weights"]
 
 FIRST, SECOND = CONFIG_FILES
 
@@ -95,3 +97,26 @@ def located(settings: TowerConfig, *, offline: bool) -> Source:
             raise
         wrong = f"weights: the name of a model, not its weights: {weights!r}"
         raise CheckpointError(f"{wrong}. Try: {advice}") from error
+
+
+def named_tower(name: str) -> Registered[TowerSpec] | None:
+    """Return the registered tower called `name`, or None if `name` is a config.
+
+    Raises PluginError for a name that is neither, and for a tower without an `example` to make random weights from.
+    """
+    if name.endswith((".yaml", ".yml")) or name in shipped_configs():
+        return None
+    try:
+        found = registry().find(TowerSpec, name)
+    except PluginError as error:
+        if Path(name).expanduser().exists():
+            return None
+        raise PluginError(
+            f"{error}, or a config: a YAML file, a directory, or one of {', '.join(shipped_configs())}"
+        ) from None
+    if found.spec.example is None:
+        raise PluginError(
+            f"tower {name!r} of {found.owner} has no example to make random weights from. Try: `vita check CONFIG` with a "
+            "config that has weights, or set TowerSpec(example=...) to a small checkpoint config"
+        )
+    return found

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 from vita_core.config.schema import FreezeConfig, TowerConfig
 from vita_core.errors import ConfigError, VitaError
+from vita_core.planning.reductions import ResolvedReduction, resolve_reductions, stated_blocks
+from vita_core.plugins.reductions import Sizes
 from vita_core.plugins.specs import Shape
 
-__all__ = ["Geometry", "Grid", "in_whole_blocks", "s2_sides", "shuffled_grid", "tower_geometry"]
+__all__ = ["Geometry", "Grid", "in_whole_blocks", "needed_grid", "own_merge", "s2_sides", "tower_geometry"]
 
 Grid = tuple[int, ...]
 """The places of tokens: (rows, cols) of a picture, (steps, rows, cols) of a video."""
@@ -23,7 +25,8 @@ class Geometry:
     layers: the selected layers, counted as Hugging Face's ``hidden_states`` (0 = embeddings), never negative.
     blocks: the number of blocks that are built.
     patch_grid: the grid of the encoder: (rows, cols), or (steps, rows, cols) of a video.
-    grid, num_tokens, hidden_size: the grid, number of tokens and width of the output.
+    grid, num_tokens, hidden_size: the grid, number of tokens and width of the output. The grid is None after a reduction that
+    leaves none.
     input_size: (height, width) in pixels of the tower's input.
     crops: how many pictures the encoder sees for one picture (more than 1 with S2).
     """
@@ -31,11 +34,23 @@ class Geometry:
     layers: tuple[int, ...]
     blocks: int
     patch_grid: Grid
-    grid: Grid
+    grid: Grid | None
     num_tokens: int
     hidden_size: int
     input_size: tuple[int, int]
     crops: int
+    reductions: tuple[ResolvedReduction, ...] = ()
+
+
+def needed_grid(grid: Grid | None) -> Grid:
+    """Return a grid. Raises ConfigError if there is none."""
+    if grid is None:
+        raise ConfigError(
+            "tower.reduce: a reduction leaves no grid of tokens, but `images.anyres.merge` and `prompt.row_tokens` need one. "
+            "Try: `images.anyres.merge: flat`, `prompt.row_tokens: null`, or a reduction that keeps a grid, such as "
+            "`tower.reduce: {type: pool, window: 2}`"
+        )
+    return grid
 
 
 def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
@@ -55,8 +70,7 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
     if config.norm and shape.norm_parameters is None:
         raise ConfigError("tower.norm: this encoder has no final norm. Try: `tower.norm: false`")
     steps = () if shape.frames is None else (shape.steps,)
-    grid: Grid = grids.pop()
-    patch_grid = (*steps, *grid)
+    encoded: Grid = grids.pop()
     channels = sum(shape.stages[layer].channels for layer in layers)
     feature = config.select_feature or "patch"
     _check_steps(config, shape, feature)
@@ -64,17 +78,16 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
     if config.s2:
         input_size, crops = _s2(config.s2.scales, shape)
         channels *= len(config.s2.scales)
-    try:
-        if config.pixel_shuffle:
-            shuffled = shuffled_grid(grid, config.pixel_shuffle)
-            channels *= math.prod(grid) // math.prod(shuffled)
-            grid = shuffled
-    except VitaError as error:
-        raise ConfigError(f"tower.pixel_shuffle: {error}") from None
-    if config.pool:
-        grid = _pooled(config.pool, grid)
-    grid = (*steps, *grid)
-    tokens = 1 if feature == "cls" else math.prod(grid) + (feature == "cls_patch")
+    patch_grid = (*steps, *encoded)
+    kept = 1 if feature == "cls" else 1 + math.prod(patch_grid)
+    reductions = resolve_reductions(config, (*encoded, channels) if feature == "patch" else (kept, channels))
+    grid: Grid | None = patch_grid
+    tokens = math.prod(patch_grid) if feature == "patch" else kept
+    if reductions:
+        *places, channels = reductions[-1].after
+        places = [*steps, *places] if feature == "patch" else places  # of a video, each step is reduced
+        grid, tokens = tuple(places) if len(places) > 1 + len(steps) else None, math.prod(places)
+        _check_aspects(shape, reductions)
     blocks = max(layers) if config.layers == "needed" else shape.layers
     if isinstance(config.freeze, FreezeConfig) and config.freeze.from_layer > max(layers):
         choices = f"1..{max(layers)}, or " if max(layers) else ""
@@ -82,12 +95,11 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
             f"tower.freeze.from_layer: {config.freeze.from_layer} is after the last selected layer, {max(layers)}, "
             f"so nothing would be trained. Try: {choices}`tower.freeze: false`"
         )
-    return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops)
+    return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops, reductions)
 
 
 def _check_steps(config: TowerConfig, shape: Shape, feature: str) -> None:
     """Raise ConfigError for a CLS token that the encoder does not have, and for steps that do not go together."""
-    spatial = [key for key in ("s2", "pixel_shuffle", "pool") if getattr(config, key)]
     if feature != "patch" and shape.prefix_tokens + shape.suffix_tokens == 0:
         raise ConfigError(
             f"tower.select_feature: {feature!r} needs a CLS token, but this encoder has none. "
@@ -95,27 +107,38 @@ def _check_steps(config: TowerConfig, shape: Shape, feature: str) -> None:
         )
     if shape.frames is not None and config.s2:
         raise ConfigError("tower.s2: this encoder takes videos, but S2 needs pictures. Try: `tower.s2: null`")
-    if feature != "patch" and spatial:
+    if feature != "patch" and config.s2:
         raise ConfigError(
-            f"tower.{spatial[0]}: it cannot be used with select_feature {feature!r}, because the CLS token has no place in "
-            "the grid. Try: `tower.select_feature: patch`"
+            f"tower.s2: it cannot be used with select_feature {feature!r}, because the CLS token has no place in the grid. "
+            "Try: `tower.select_feature: patch`"
         )
-    for key, instead in (("s2", "more tokens"), ("pool", "fewer tokens")):
-        if shape.native is not None and getattr(config, key):
+    if shape.native is not None and config.s2:
+        raise ConfigError(
+            "tower.s2: this encoder keeps the aspect of each picture, but s2 needs pictures of one size. "
+            "Try: `tower.s2: null`, and `images.max_tokens` for more tokens"
+        )
+
+
+def _check_aspects(shape: Shape, reductions: Sequence[ResolvedReduction]) -> None:
+    """Raise ConfigError for an encoder of native resolution if a reduction is impossible for the narrowest picture."""
+    if shape.native is None or len(reductions[0].before) == 2:
+        return
+    side = shape.native.merge // own_merge(shape)
+    sizes: Sizes = (side, side, reductions[0].before[-1])
+    for step in reductions:
+        try:
+            sizes = step.sizes(sizes)
+        except VitaError:
             raise ConfigError(
-                f"tower.{key}: this encoder keeps the aspect of each picture, but {key} needs pictures of one size. "
-                f"Try: `tower.{key}: null`, and `images.max_tokens` for {instead}"
-            )
+                f"{step.key}: this encoder keeps the aspect of each picture, but this {step.spec.name} needs pictures of one "
+                f"size. Try: leave {step.key} out, and `images.max_tokens` for fewer tokens"
+            ) from None
 
 
-def _pooled(pool: int | Sequence[int], grid: Grid) -> Grid:
-    size = (pool, pool) if isinstance(pool, int) else (pool[0], pool[1])
-    if size[0] > grid[0] or size[1] > grid[1]:
-        raise ConfigError(
-            f"tower.pool: {size[0]} x {size[1]} is larger than the grid of {grid[0]} x {grid[1]}. "
-            f"Try: `tower.pool: [{min(size[0], grid[0])}, {min(size[1], grid[1])}]`"
-        )
-    return size
+def own_merge(shape: Shape) -> int:
+    """Return how many patches of a side the merger of an encoder of native resolution joins before its tokens come out."""
+    assert shape.native is not None
+    return shape.image_size[0] // shape.native.patch // shape.stages[-1].grid[0]
 
 
 def _layers(config: TowerConfig, shape: Shape) -> tuple[int, ...]:
@@ -152,23 +175,23 @@ def _s2(scales: Sequence[int], shape: Shape) -> tuple[tuple[int, int], int]:
 
 
 def in_whole_blocks(settings: TowerConfig, shape: Shape, of_size: Callable[[tuple[int, int]], Shape]) -> Shape:
-    """Return the shape of a tower whose pictures also fill whole blocks of ``tower.pixel_shuffle``.
+    """Return the shape of a tower whose pictures also fill whole blocks of its reductions (see `ReductionSpec.block`).
 
     `of_size` returns the shape for pictures of a size. Raises ConfigError if the budget has no room for one block.
     """
     native = shape.native
-    if native is None or not settings.pixel_shuffle:
+    if native is None:
         return shape
-    joined = native.square[0] // native.patch // shape.stages[-1].grid[0]  # more than 1 with the model's own merger
-    merge = math.lcm(native.merge, joined * round(1 / settings.pixel_shuffle))
+    blocks = stated_blocks(settings)
+    merge = math.lcm(native.merge, own_merge(shape) * math.prod(block for _, block in blocks))
     if merge == native.merge:
         return shape
     try:
         native = replace(native, merge=merge)
     except VitaError:
         raise ConfigError(
-            f"tower.pixel_shuffle: {settings.pixel_shuffle} joins more patches than a picture has: {native.max_tokens}. "
-            "Try: a larger scale factor"
+            f"{blocks[-1][0]}: {merge} x {merge} patches would be joined, but a picture has at most {native.max_tokens}. "
+            "Try: fewer, or leave it out"
         ) from None
     return replace(of_size(native.square), native=native)
 
@@ -179,17 +202,3 @@ def s2_sides(scales: Sequence[int]) -> list[int]:
     if wrong:
         raise VitaError(f"not a multiple of the first scale: {wrong[0]}. Try: multiples of {scales[0]}")
     return [scale // scales[0] for scale in scales]
-
-
-def shuffled_grid(grid: Grid, scale_factor: float) -> Grid:
-    """Return the grid after a pixel shuffle, which keeps the steps of a video. Raises VitaError if a side is not divisible."""
-    *steps, rows, cols = grid
-    step = round(1 / scale_factor)
-    if not math.isclose(step * scale_factor, 1, rel_tol=1e-6):
-        raise VitaError(f"{scale_factor} is not 1/n for an integer n. Try: 0.5 or 0.25")
-    if rows % step or cols % step:
-        raise VitaError(
-            f"{scale_factor} needs a grid that is divisible by {step}, not {rows} x {cols}. Try: a scale factor 1/n "
-            "for an n that divides both sides"
-        )
-    return (*steps, rows // step, cols // step)

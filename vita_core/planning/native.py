@@ -49,7 +49,7 @@ def with_budget(tower: ResolvedTower, images: ImagesConfig) -> ResolvedTower:
 
 def _budgeted(native: NativeSize, tower: ResolvedTower, wanted: dict[str, int]) -> NativeSize:
     """Return `native` with a budget that is given in tokens of the language model. Raises ConfigError if it fits no picture."""
-    geometry, key = tower.geometry, next(iter(wanted))
+    key = next(iter(wanted))
     if tower.settings.select_feature == "cls":
         raise ConfigError(
             f"images.{key}: with `tower.select_feature: cls` every picture has one token. Try: leave it out"
@@ -60,7 +60,7 @@ def _budgeted(native: NativeSize, tower: ResolvedTower, wanted: dict[str, int]) 
             f"images.min_tokens: tower {tower.spec.name!r} has no lower limit: it resizes pictures {how}. "
             "Try: `images.max_tokens` alone"
         )
-    extra = geometry.num_tokens - math.prod(geometry.grid)  # a kept CLS token
+    extra = int(tower.settings.select_feature == "cls_patch")  # a kept CLS token
     patches = tower.patches_per_token
     least, most = ((wanted[k] - extra) * patches if k in wanted else None for k in ("min_tokens", "max_tokens"))
     if most is not None and native.by_edge:  # the budget of its largest square, in whole blocks

@@ -6,36 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vita_core.errors import ConfigError, PictureError
-from vita_core.planning.language import ResolvedLLM
 from vita_core.planning.native import at_size
 from vita_core.planning.origins import Setting, preprocessing, used_settings
-from vita_core.planning.projectors import ResolvedProjector
 from vita_core.planning.resolution import Place, Resolved, resolve
+from vita_core.planning.stages import BYTES, PlannedStage, llm_stage, projector_stage, tower_stages
 from vita_core.planning.tiling import most_tokens, tiles_and_tokens
 from vita_core.planning.towers import ResolvedTower
 from vita_core.planning.videos import refuse_stills
 from vita_core.plugins.native import MAX_ASPECT
-from vita_core.plugins.specs import LLMShape
 
-__all__ = ["Plan", "PlannedStage", "make_plan", "tower_stage"]
-
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
-"""Bytes of one value. ``auto`` counts as float32, the largest that it can be, because the plan does not check the device."""
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """One stage of a plan, for one picture or video: output shape, parameters, bytes of its weights, and FLOPs.
-
-    A multiply-accumulate counts as two FLOPs.
-    """
-
-    stage: str
-    what: str
-    shape: tuple[int, ...]
-    parameters: int
-    weight_bytes: int
-    flops: int
+__all__ = ["Plan", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +37,7 @@ class Plan:
     pixels: tuple[int, int]
     settings: tuple[Setting, ...]
     layers: tuple[int, ...]
-    grid: tuple[int, ...]
+    grid: tuple[int, ...] | None
     tokens: int
     budget: tuple[int, int] | None
     frames: int | None
@@ -90,12 +70,12 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
     clip = () if tower.shape.frames is None else (tower.shape.frames,)
     first = "video" if clip else "picture"
     pixels = PlannedStage(first, "pixels", (tiles, *clip, 3, *geometry.input_size), 0, 0, 0)
-    stages = [pixels, tower_stage(tower, tiles)]
+    stages = [pixels, *tower_stages(tower, tiles)]
     cache = 0
     if resolved.llm is not None and resolved.projector is not None:
         dtype, llm = BYTES[resolved.llm.settings.dtype], resolved.llm.shape()
-        stages.append(_projector_stage(resolved.projector, llm.hidden_size, (tiles, geometry.num_tokens), dtype))
-        stages.append(_llm_stage(resolved.llm, llm, tokens, dtype))
+        stages.append(projector_stage(resolved.projector, llm.hidden_size, (tiles, geometry.num_tokens), dtype))
+        stages.append(llm_stage(resolved.llm, llm, tokens, dtype))
         cache = llm.cache_values_per_token * tokens * dtype
     return Plan(
         rule=tower.rule,
@@ -127,8 +107,8 @@ def _of_picture(resolved: Resolved, picture: tuple[int, int] | None) -> tuple[Re
     """Return the tower with its sizes for a picture of (width, height), and the picture's tiles and visual tokens."""
     tower, images = resolved.tower, resolved.config.images
     geometry, native = tower.geometry, tower.shape.native
-    *_, rows, cols = geometry.grid
     ends = resolved.config.prompt.row_tokens is not None  # a token behind each row
+    *_, rows, cols = geometry.grid or (1, geometry.num_tokens)  # `resolve` checks that there is a grid where it counts
     if picture is None:
         tokens = most_tokens(images, geometry.input_size[0], (rows, cols), geometry.num_tokens)
         return tower, images.most_tiles, tokens + ends * rows * images.most_tiles
@@ -144,29 +124,6 @@ def _of_picture(resolved: Resolved, picture: tuple[int, int] | None) -> tuple[Re
         side = max(width, height)
         padded = (side, side) if images.aspect == "pad" else (height, width)
         tower = at_size(tower, native.size(*padded))
-        return tower, 1, tower.geometry.num_tokens + ends * tower.geometry.grid[-2]
+        return tower, 1, tower.geometry.num_tokens + ends * (tower.geometry.grid or (1, 1))[-2]
     tiles, tokens = tiles_and_tokens(images, picture, geometry.input_size[0], (rows, cols), geometry.num_tokens)
     return tower, tiles, tokens + ends * rows * tiles
-
-
-def tower_stage(resolved: ResolvedTower, tiles: int) -> PlannedStage:
-    """Return the tower's stage of a plan: output shape, parameters and cost for one picture cut into `tiles` tiles."""
-    geometry, shape, settings = resolved.geometry, resolved.shape, resolved.settings
-    run = shape.stages[: max(geometry.layers) + 1]  # with `layers: all`, the blocks after these are built but not run
-    flops = 2 * tiles * geometry.crops * sum(stage.macs for stage in run)
-    output = (tiles, geometry.num_tokens, geometry.hidden_size)
-    size = resolved.parameters * BYTES[settings.dtype]
-    return PlannedStage("tower", resolved.spec.name, output, resolved.parameters, size, flops)
-
-
-def _projector_stage(projector: ResolvedProjector, out: int, tokens: tuple[int, int], value: int) -> PlannedStage:
-    """Return the projector's stage. `tokens` is (tiles, tokens per tile), `value` the bytes of one parameter."""
-    parameters = projector.parameters(out)
-    flops = 2 * parameters * tokens[0] * tokens[1]
-    return PlannedStage("projector", projector.settings.type, (*tokens, out), parameters, parameters * value, flops)
-
-
-def _llm_stage(llm: ResolvedLLM, shape: LLMShape, tokens: int, value: int) -> PlannedStage:
-    name = llm.settings.weights.rstrip("/").rpartition("/")[2]
-    flops = 2 * shape.macs_per_token * tokens
-    return PlannedStage("llm", name, (tokens, shape.hidden_size), shape.parameters, shape.parameters * value, flops)

@@ -53,7 +53,7 @@ def resolve_projector(
     PluginError, ConfigError, or CheckpointError with both widths.
     """
     found = registry().find(ProjectorSpec, config.type)
-    options = validated_options("projector", found.spec, found.owner, config.options)
+    options = validated_options("projector.options", found.spec, found.owner, config.options)
     files = None if config.weights is None else projector_files(config.weights)
     name, own = config.type.rpartition("/")[2], part if files is None else None
     resolved = ResolvedProjector(found.spec, found.owner, name, config, options, in_features, out_features, own, files)

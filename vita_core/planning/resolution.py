@@ -24,6 +24,7 @@ from vita_core.planning.checkpoints import (
     is_tower,
     open_checkpoint,
 )
+from vita_core.planning.geometry import needed_grid
 from vita_core.planning.language import ResolvedLLM, resolve_llm
 from vita_core.planning.native import with_budget
 from vita_core.planning.origins import override_marks, tower_marks
@@ -146,6 +147,9 @@ def _of_checkpoint(
 
 def _with_language(resolved: Resolved, llm_config: LLMConfig, *, offline: bool) -> Resolved:
     """Return `resolved` with its projector and its language model."""
+    anyres = resolved.config.images.anyres
+    if resolved.config.prompt.row_tokens is not None or (anyres is not None and anyres.merge != "flat"):
+        needed_grid(resolved.tower.geometry.grid)
     checkpoint, width = resolved.checkpoint, resolved.tower.geometry.hidden_size
     if checkpoint is None:
         llm, part = resolve_llm(llm_config, offline=offline), None

@@ -7,29 +7,27 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from vita_core.config.configfiles import shipped_configs
 from vita_core.config.schema import TowerConfig
 from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, ConfigError, PluginError, VitaError
 from vita_core.layouts.parts import Part
 from vita_core.planning.asking import asked, shape_of, takes
 from vita_core.planning.described import choose_tower, located, random_weights
-from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
+from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, own_merge, tower_geometry
 from vita_core.planning.options import validated_options
 from vita_core.planning.origins import key_origins, merged, size_origin
 from vita_core.planning.pictures import check_patches, completed, height_width, resized
+from vita_core.planning.reductions import reduced, stated_blocks
 from vita_core.plugins.installed import Owner
-from vita_core.plugins.registry import Registered, import_object, registry
+from vita_core.plugins.registry import import_object, registry
 from vita_core.plugins.specs import Shape, TowerSpec
 from vita_core.weights.sources import Source
 from vita_core.weights.stated import quantised, with_code
 
 __all__ = [
     "ResolvedTower",
-    "named_tower",
     "resolve_tower",
 ]
 
@@ -63,38 +61,54 @@ class ResolvedTower:
 
     @property
     def patches_per_token(self) -> int:
-        """The number of patches that the model's merger and ``pixel_shuffle`` join to one output token."""
-        native = self.shape.native
-        patches = self.geometry.patch_grid if native is None else native.grid(*native.square)
-        return math.prod(patches) // math.prod(self.geometry.grid)
+        """The number of patches that the model's merger and the reductions join to one token.
+
+        It counts the reductions up to the first one that does not join blocks of neighbours (see `ReductionSpec.block`).
+        """
+        blocks = [1 if self.shape.native is None else own_merge(self.shape)]
+        blocks += [block for _, block in stated_blocks(self.settings)]
+        return math.prod(blocks) ** 2
 
     @property
     def most_tokens(self) -> int:
         """The largest number of output tokens of one picture. Only with native resolution it exceeds that of a square one."""
         native, geometry = self.shape.native, self.geometry
-        if native is None or self.settings.select_feature == "cls":
+        if native is None or not self._by_blocks:
             return geometry.num_tokens
         most = int(native.max_tokens)
         if native.by_edge:  # each side is rounded up to whole blocks
             edge = math.isqrt(int(native.max_tokens * native.patch**2))
             most = (math.ceil(edge / native.block) * native.merge) ** 2
-        return geometry.num_tokens - math.prod(geometry.grid) + most // self.patches_per_token
+        return self._extra + most // self.patches_per_token
 
     @property
     def budget(self) -> tuple[int, int] | None:
         """The fewest and most output tokens of a picture, for native resolution. The rule `fill` has no lower limit."""
-        native, extra = self.shape.native, self.geometry.num_tokens - math.prod(self.geometry.grid)
-        if native is None or self.settings.select_feature == "cls":
-            return None
-        return max(1, math.ceil(native.min_tokens / self.patches_per_token)) + extra, self.most_tokens
-
-    def grid_of(self, height: int, width: int) -> Grid:
-        """Return the grid of the output tokens for pixels of (height, width)."""
         native = self.shape.native
+        if native is None or not self._by_blocks:
+            return None
+        return max(1, math.ceil(native.min_tokens / self.patches_per_token)) + self._extra, self.most_tokens
+
+    @property
+    def _by_blocks(self) -> bool:
+        """Whether the number of output tokens is the number of blocks of patches, apart from a kept CLS token."""
+        return self.settings.select_feature != "cls" and all(step.block for step in self.geometry.reductions)
+
+    @property
+    def _extra(self) -> int:
+        return int(self.settings.select_feature == "cls_patch" and not self.geometry.reductions)
+
+    def grid_of(self, height: int, width: int) -> Grid | None:
+        """Return the grid of the output tokens for pixels of (height, width), or None if a reduction leaves none."""
+        native, reductions = self.shape.native, self.geometry.reductions
         if native is None:
             return self.geometry.grid
-        patches, joined = native.grid(height, width), math.isqrt(self.patches_per_token)
-        return patches[0] // joined, patches[1] // joined
+        rows, cols = (side // own_merge(self.shape) for side in native.grid(height, width))
+        if not reductions:
+            return rows, cols
+        sizes = (rows, cols, reductions[0].before[-1]) if len(reductions[0].before) == 3 else reductions[0].before
+        *grid, _ = reduced(reductions, sizes)
+        return tuple(grid) if len(grid) > 1 else None
 
 
 def resolve_tower(
@@ -125,7 +139,7 @@ def resolve_tower(
     defaults = _defaults(settings, spec, owner, source)
     origins = key_origins(settings, defaults, spec, marks or {})
     settings = settings.model_copy(update=merged(settings, defaults))
-    options = validated_options("tower", spec, owner, settings.options)
+    options = validated_options("tower.options", spec, owner, settings.options)
     settings = settings.model_copy(update={"options": options})
     shape = _shape(spec, owner, settings, source)
     if shape.native is not None:
@@ -195,29 +209,6 @@ def _processor(spec: TowerSpec, owner: Owner, source: Source, shape: Shape) -> M
         return completed(spec.processor, shape, source)
     stated: Mapping[str, Any] = asked(spec.processor, spec, owner, source, shape)
     return stated
-
-
-def named_tower(name: str) -> Registered[TowerSpec] | None:
-    """Return the registered tower called `name`, or None if `name` is a config.
-
-    Raises PluginError for a name that is neither, and for a tower without an `example` to make random weights from.
-    """
-    if name.endswith((".yaml", ".yml")) or name in shipped_configs():
-        return None
-    try:
-        found = registry().find(TowerSpec, name)
-    except PluginError as error:
-        if Path(name).expanduser().exists():
-            return None
-        raise PluginError(
-            f"{error}, or a config: a YAML file, a directory, or one of {', '.join(shipped_configs())}"
-        ) from None
-    if found.spec.example is None:
-        raise PluginError(
-            f"tower {name!r} of {found.owner} has no example to make random weights from. Try: `vita check CONFIG` with a "
-            "config that has weights, or set TowerSpec(example=...) to a small checkpoint config"
-        )
-    return found
 
 
 def _defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner, source: Source) -> Mapping[str, Any]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from vita_core.plugins.builtin_projectors import PROJECTORS
+from vita_core.plugins.builtin_reductions import REDUCTIONS
 from vita_core.plugins.hookspecs import VITA_API, hookimpl
+from vita_core.plugins.reductions import ReductionSpec
 from vita_core.plugins.specs import LLMShape, LLMSpec, ProjectorSpec
 
 vita_api = VITA_API
@@ -55,6 +57,12 @@ def _decoder(
 def vita_projectors() -> list[ProjectorSpec]:
     """Return the projectors of `vita_core.plugins.builtin_projectors`."""
     return list(PROJECTORS)
+
+
+@hookimpl
+def vita_reductions() -> list[ReductionSpec]:
+    """Return the built-in reductions."""
+    return [*REDUCTIONS]
 
 
 @hookimpl

@@ -10,11 +10,12 @@ from typing import Any, Generic, TypeVar
 from vita_core.errors import PluginError
 from vita_core.plugins.discovery import describe, remedy
 from vita_core.plugins.installed import Owner
+from vita_core.plugins.reductions import ReductionSpec
 from vita_core.plugins.specs import LLMSpec, ProjectorSpec, TowerSpec
 
 __all__ = ["MORE", "Choice", "Registered", "Spec", "choose"]
 
-Spec = TypeVar("Spec", TowerSpec, ProjectorSpec, LLMSpec)
+Spec = TypeVar("Spec", TowerSpec, ProjectorSpec, ReductionSpec, LLMSpec)
 MORE = "or install the plugin that provides it (`vita plugins` lists the installed ones)"
 
 

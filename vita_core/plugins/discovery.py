@@ -22,11 +22,13 @@ from vita_core.errors import PluginError, nearest, split_advice
 from vita_core.plugins import hookspecs
 from vita_core.plugins.hookspecs import PROJECT, VITA_API
 from vita_core.plugins.installed import EntryPoint, Owner, Unreadable, installed
+from vita_core.plugins.reductions import ReductionSpec
 from vita_core.plugins.specs import LLMSpec, ProjectorSpec, TowerSpec
 
 __all__ = [
     "GROUP",
     "HOOKS",
+    "AnySpec",
     "Plugin",
     "Selection",
     "describe",
@@ -37,7 +39,13 @@ __all__ = [
 ]
 
 GROUP = "vita"
-HOOKS: dict[str, type] = {"vita_towers": TowerSpec, "vita_projectors": ProjectorSpec, "vita_llms": LLMSpec}
+AnySpec = TowerSpec | ProjectorSpec | ReductionSpec | LLMSpec
+HOOKS: dict[str, type] = {
+    "vita_towers": TowerSpec,
+    "vita_projectors": ProjectorSpec,
+    "vita_reductions": ReductionSpec,
+    "vita_llms": LLMSpec,
+}
 Status = Literal["loaded", "failed", "blocked"]
 
 
@@ -54,7 +62,7 @@ class Plugin:
     reason: str = ""
     remedy: str = ""
     notes: tuple[str, ...] = ()
-    specs: tuple[TowerSpec | ProjectorSpec | LLMSpec, ...] = ()
+    specs: tuple[AnySpec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,7 @@ def _managed(plugin: Any, name: str) -> pluggy.PluginManager:
     return manager
 
 
-def _collect(manager: pluggy.PluginManager) -> Iterable[TowerSpec | ProjectorSpec | LLMSpec]:
+def _collect(manager: pluggy.PluginManager) -> Iterable[AnySpec]:
     for hook, kind in HOOKS.items():
         for result in getattr(manager.hook, hook)():
             if not isinstance(result, Sequence):

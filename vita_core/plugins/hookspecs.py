@@ -9,6 +9,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from vita_core.plugins.reductions import ReductionSpec
     from vita_core.plugins.specs import LLMSpec, ProjectorSpec, TowerSpec
 
 __all__ = ["PROJECT", "VITA_API", "hookimpl", "hookspec"]
@@ -29,6 +30,11 @@ def vita_towers() -> Iterable[TowerSpec]:  # type: ignore[empty-body]  # a plugg
 @hookspec
 def vita_projectors() -> Iterable[ProjectorSpec]:  # type: ignore[empty-body]  # as above
     """Return the projectors of this plugin."""
+
+
+@hookspec
+def vita_reductions() -> Iterable[ReductionSpec]:  # type: ignore[empty-body]  # as above
+    """Return the reductions of this plugin."""
 
 
 @hookspec

@@ -9,17 +9,20 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from vita_core.errors import nearest
-from vita_core.plugins.specs import LLMSpec, ProjectorSpec, TowerSpec
+from vita_core.plugins.discovery import AnySpec
 
 __all__ = ["dangling", "unresolved"]
 
+KEYS = ("options", "shape", "processor", "geometry", "names", "random", "inside")
+"""The fields of specs whose value may be a ``"module:name"`` string."""
 
-def dangling(spec: TowerSpec | ProjectorSpec | LLMSpec) -> list[str]:
+
+def dangling(spec: AnySpec) -> list[str]:
     """Return a line for each ``"module:name"`` string of a spec that does not resolve.
 
-    The factory must be such a string; `options`, `shape`, `processor`, `geometry`, `names` and `random` may be.
+    The factory must be such a string; the fields of `KEYS` may be.
     """
-    fields = {key: getattr(spec, key, None) for key in ("options", "shape", "processor", "geometry", "names", "random")}
+    fields = {key: getattr(spec, key, None) for key in KEYS}
     stated = {"factory": spec.factory, **{key: value for key, value in fields.items() if isinstance(value, str)}}
     return [f"{key} {value!r} {reason}" for key, value in stated.items() if (reason := unresolved(value))]
 

@@ -11,12 +11,14 @@ from typing import Any
 from vita_core.errors import PluginError, nearest
 from vita_core.plugins import builtin
 from vita_core.plugins.choosing import MORE, Choice, Registered, Spec, choose
-from vita_core.plugins.discovery import Plugin, Selection, describe, discover, load_plugin, remedy, warn_notes
+from vita_core.plugins.discovery import AnySpec, Plugin, Selection, describe, discover, load_plugin, remedy, warn_notes
 from vita_core.plugins.installed import Owner
+from vita_core.plugins.reductions import ReductionSpec
 from vita_core.plugins.references import dangling
 from vita_core.plugins.specs import LLMSpec, ProjectorSpec, TowerSpec
 
 __all__ = [
+    "KINDS",
     "Choice",
     "Registered",
     "Registry",
@@ -29,8 +31,12 @@ __all__ = [
     "use_plugins",
 ]
 
-AnySpec = TowerSpec | ProjectorSpec | LLMSpec
-KINDS: dict[type, str] = {TowerSpec: "tower", ProjectorSpec: "projector", LLMSpec: "language model"}
+KINDS: dict[type, str] = {
+    TowerSpec: "tower",
+    ProjectorSpec: "projector",
+    ReductionSpec: "reduction",
+    LLMSpec: "language model",
+}
 CORE = Owner("core", "vita-core", "")
 SESSION = Owner("session", "vita_core.register", "")
 
@@ -50,7 +56,7 @@ class Registry:
         """Register one spec for this process. Registering the same name again replaces the earlier spec."""
         if type(spec) not in KINDS:
             raise PluginError(
-                f"register() got a {type(spec).__name__}: {spec!r}. Try: a TowerSpec, ProjectorSpec or LLMSpec"
+                f"register() got a {type(spec).__name__}: {spec!r}. Try: a TowerSpec, ProjectorSpec, ReductionSpec or LLMSpec"
             )
         name, added = (SESSION, type(spec), spec.name), Registered[Any](spec, SESSION)
         self._specs = [*(r for r in self._specs if (r.owner, type(r.spec), r.spec.name) != name), added]

@@ -14,7 +14,18 @@ from vita_core.errors import PluginError
 from vita_core.plugins.native import NativeSize
 from vita_core.plugins.shapes import Shape, Stage
 
-__all__ = ["LLMShape", "LLMSpec", "NativeSize", "ProjectorSpec", "Shape", "Stage", "Stated", "TowerSpec", "plain"]
+__all__ = [
+    "LLMShape",
+    "LLMSpec",
+    "NativeSize",
+    "ProjectorSpec",
+    "Shape",
+    "Stage",
+    "Stated",
+    "TowerSpec",
+    "check_fields",
+    "plain",
+]
 
 CheckpointConfig = Mapping[str, Any]
 """The parsed ``config.json`` (or similar file) of a checkpoint."""
@@ -42,7 +53,7 @@ def plain(defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.value if isinstance(value, Stated) else value for key, value in defaults.items()}
 
 
-def _check(spec: Any, kinds: Mapping[str, Any]) -> None:
+def check_fields(spec: Any, kinds: Mapping[str, Any]) -> None:
     """Raise PluginError for a field of the wrong type. Without this check the error would appear later, in other code."""
     for key, kind in kinds.items():
         if not isinstance(value := getattr(spec, key), kind):
@@ -116,7 +127,7 @@ class TowerSpec:
     fallback: bool = False
 
     def __post_init__(self) -> None:
-        _check(
+        check_fields(
             self,
             dict.fromkeys(("name", "summary", "factory", "config_file"), str)
             # `in` on a string would match a part of it
@@ -161,7 +172,7 @@ class ProjectorSpec:
 
     def __post_init__(self) -> None:
         kinds = {"parameters": Callable, "pattern": str | None, "tokens": Callable | None}
-        _check(self, dict.fromkeys(("name", "summary", "factory"), str) | kinds)
+        check_fields(self, dict.fromkeys(("name", "summary", "factory"), str) | kinds)
         try:
             re.compile(self.pattern or "")
         except re.error as error:
@@ -204,4 +215,4 @@ class LLMSpec:
 
     def __post_init__(self) -> None:
         kinds = {"geometry": Callable | str, "hub_ids": Mapping}
-        _check(self, dict.fromkeys(("name", "summary", "factory"), str) | kinds)
+        check_fields(self, dict.fromkeys(("name", "summary", "factory"), str) | kinds)

@@ -80,15 +80,16 @@ def protocol(subject: Subject) -> None:
     tower = subject.tower
     missing = [name for name in vars(VisionTower) if not name.startswith("_") and not hasattr(tower, name)]
     expect(not missing, f"the tower has no {', '.join(missing)}")
-    kinds: dict[str, type] = {"hidden_size": int, "num_patches": int, "num_tokens": int, "grid": tuple}
+    kinds: dict[str, type] = {"hidden_size": int, "num_patches": int, "num_tokens": int}
     kinds |= {"dtype": torch.dtype, "device": torch.device, "is_loaded": bool, "dummy_feature": Tensor}
     for name, kind in kinds.items():
         value = getattr(tower, name)
         expect(isinstance(value, kind), f"{name} is {value!r}, not a {kind.__name__}")
     sides = tower.grid
     named = "(rows, cols)" if subject.resolved().shape.frames is None else "(steps, rows, cols)"
-    whole = len(sides) == len(named.split(",")) and all(isinstance(side, int) for side in sides)
-    expect(whole, f"grid is {sides!r}, not {named}")
+    whole = isinstance(sides, tuple) and len(sides) == len(named.split(",")) and all(isinstance(s, int) for s in sides)
+    gone = sides is None and subject.resolved().geometry.grid is None
+    expect(whole or gone, f"grid is {sides!r}, not {named}")
     expect(callable(getattr(tower.image_processor, "preprocess", None)), "image_processor has no preprocess()")
     dummy = tower.dummy_feature
     expect(dummy.shape == (1, tower.hidden_size), f"dummy_feature is {tuple(dummy.shape)}, not (1, hidden_size)")

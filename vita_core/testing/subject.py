@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from vita_core.config.schema import TowerConfig
 from vita_core.config.validation import validate
+from vita_core.planning.described import named_tower
 from vita_core.planning.resolution import resolve
-from vita_core.planning.towers import ResolvedTower, named_tower, resolve_tower
+from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.registry import import_object
 from vita_core.testing.outcomes import BrokenContractError, SkippedCheckError
 from vita_core.towers.deriving import build_encoder

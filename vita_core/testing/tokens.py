@@ -10,13 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vita_core.planning.plan import tower_stage
+from vita_core.planning.stages import tower_stages
 from vita_core.planning.towers import ResolvedTower
 from vita_core.testing.kit import holds
 from vita_core.testing.outcomes import SkippedCheckError, expect
 from vita_core.testing.subject import Subject
 
-UNREDUCED: dict[str, Any] = {"s2": None, "pixel_shuffle": False, "pool": None, "select_feature": "patch"}
+UNREDUCED: dict[str, Any] = {
+    "s2": None,
+    "pixel_shuffle": False,
+    "pool": None,
+    "reduce": None,
+    "select_feature": "patch",
+}
 SHAPE_REMEDY = (
     "Let the spec's shape function and the encoder read the same keys of the checkpoint's config: image size, patch size, "
     "widths, depth and prefix tokens."
@@ -27,7 +33,7 @@ def _as_planned(subject: Subject, **changes: Any) -> Tensor:
     """Return the features of a changed config, after checking that they are as the plan says."""
     tower = subject.build(**changes)
     resolved = tower.resolved
-    _, tokens, channels = tower_stage(resolved, 1).shape
+    _, tokens, channels = tower_stages(resolved, 1)[-1].shape
     output: Tensor = tower(subject.pixels(**changes))
     found, said = tuple(output.shape[1:]), ", ".join(f"{key}: {value}" for key, value in changes.items())
     where = f"with {said}, " if said else ""
@@ -36,7 +42,7 @@ def _as_planned(subject: Subject, **changes: Any) -> Tensor:
     )
     stated = (tower.num_tokens, tower.hidden_size)
     expect(stated == found, f"{where}num_tokens and hidden_size are {stated}, the output is {found}")
-    if resolved.settings.select_feature == "patch":
+    if resolved.settings.select_feature == "patch" and tower.grid is not None:
         places = math.prod(tower.grid)
         expect(places == tokens, f"{where}the grid is {_sides(tower.grid)}, the output has {tokens} tokens")
     return output.detach()
@@ -67,7 +73,7 @@ def tokens_are_as_planned(subject: Subject) -> None:
 @holds("Let the spec's shape function count the parameters of each step of the encoder in the `Stage` of that step.")
 def parameters_are_as_planned(subject: Subject) -> None:
     """The encoder has as many parameters as `vita plan` says, not counting a final norm that is not used."""
-    planned, norm = tower_stage(subject.resolved(), 1).parameters, subject.resolved().shape.norm_parameters or 0
+    planned, norm = tower_stages(subject.resolved(), 1)[0].parameters, subject.resolved().shape.norm_parameters or 0
     built = sum(parameter.numel() for parameter in subject.encoder.parameters())
     expect(built in (planned, planned - norm), f"the plan says {planned:,} parameters, the encoder has {built:,}")
 

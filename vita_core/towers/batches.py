@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from vita_core.errors import VitaError
-from vita_core.planning.geometry import Grid, shuffled_grid
+from vita_core.planning.geometry import Grid
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.native import NativeSize
 from vita_core.towers import features
 from vita_core.towers.devices import compile_errors, compiled, pictures_at_once
+from vita_core.towers.reducing import Reducing
 from vita_core.towers.whole import WholeEncoder
 
 __all__ = ["BatchRunner"]
 
 
-class BatchRunner(WholeEncoder, abc.ABC):
+class BatchRunner(WholeEncoder, Reducing, abc.ABC):
     """Runs the steps of a tower: encode, select layers, merge scales (S2), reduce. `BaseVisionTower` documents it."""
 
     input_sizes: Literal["any", "patches", "fixed"] = "any"
@@ -119,12 +120,7 @@ class BatchRunner(WholeEncoder, abc.ABC):
 
     def _reduced(self, tokens: Tensor, grid: Grid, images: Tensor) -> Tensor:
         """Return tokens (B, N, C) of a grid after the reductions, in the dtype of the `images` that they came from."""
-        if self.settings.pixel_shuffle:
-            tokens = self.pixel_shuffle(tokens, self.settings.pixel_shuffle, grid=grid)
-            grid = shuffled_grid(grid, self.settings.pixel_shuffle)
-        if self.settings.pool is not None:
-            tokens = features.pool(tokens, grid, self.grid)
-        output = tokens.to(images.dtype)
+        output = self.reduced(tokens, grid).to(images.dtype)
         if self.settings.check_finite and not output.isfinite().all():
             raise VitaError(self._not_finite(images, output))
         return output
@@ -198,10 +194,6 @@ class BatchRunner(WholeEncoder, abc.ABC):
         tokens = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
         kind, shape = self.settings.select_feature or "patch", self.shape
         return features.select_feature(tokens, kind, shape.prefix_tokens, shape.suffix_tokens)
-
-    def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
-        """Move grid positions into channels; see `vita_core.towers.features.pixel_shuffle`."""
-        return features.pixel_shuffle(x, scale_factor, grid=grid)
 
 
 def _check_pixels(images: Tensor, leading: tuple[int, ...]) -> None:

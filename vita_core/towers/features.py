@@ -1,4 +1,4 @@
-"""Pure functions on feature tensors: select, pixel shuffle, pool, S2. Every grid is passed in; none is guessed."""
+"""Pure functions on feature tensors: select, pixel shuffle, S2. Every grid is passed in; none is guessed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vita_core.errors import VitaError
-from vita_core.planning.geometry import Grid, s2_sides, shuffled_grid
+from vita_core.planning.geometry import Grid, s2_sides
+from vita_core.plugins.builtin_reductions.spatial import shuffled_grid
 
-__all__ = ["pixel_shuffle", "pool", "s2_features", "select_feature", "to_map", "to_tokens"]
+__all__ = ["by_step", "pixel_shuffle", "s2_features", "select_feature", "to_map", "to_tokens"]
 
 
 def to_map(tokens: Tensor, grid: Grid) -> Tensor:
@@ -63,18 +64,8 @@ def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = N
     return x.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows, cols, channels * down * right)
 
 
-def pool(tokens: Tensor, grid: Grid, size: Grid) -> Tensor:
-    """Average tokens (B, rows * cols, C) adaptively to the grid `size`. Of a video, each step is averaged."""
-
-    def average(tokens: Tensor, grid: Grid) -> Tensor:
-        pooled = F.adaptive_avg_pool2d(to_map(tokens, grid).permute(0, 3, 1, 2), (size[-2], size[-1]))
-        return pooled.flatten(2).transpose(1, 2)
-
-    return by_step(tokens, grid, average)
-
-
 def by_step(tokens: Tensor, grid: Grid, reduce: Callable[[Tensor, Grid], Tensor]) -> Tensor:
-    """Return `reduce` of tokens (B, rows * cols, C) and their grid, or of those of each step of a video."""
+    """Return `reduce` of tokens (B, rows * cols, C) and their grid (rows, cols), or of those of each step of a video."""
     if len(grid) == 2:
         return reduce(tokens, grid)
     steps, *one = grid

@@ -28,6 +28,7 @@ class TowerMetadata(nn.Module):
         self.shape = resolved.shape
         self.checkpoint_config = resolved.source.config
         self.encoder: nn.Module | None = None
+        self.reductions = nn.ModuleList()
         self._device = torch.device(device)
         self._processor: Any = None
 
@@ -86,8 +87,11 @@ class TowerMetadata(nn.Module):
         return self.resolved.geometry.num_tokens
 
     @property
-    def grid(self) -> Grid:
-        """The grid of the output tokens: (rows, cols) of a picture of the configured size, (steps, rows, cols) of a video."""
+    def grid(self) -> Grid | None:
+        """The grid of the output tokens: (rows, cols) of a picture of the configured size, (steps, rows, cols) of a video.
+
+        It is None if a reduction leaves no grid.
+        """
         return self.resolved.geometry.grid
 
     @property

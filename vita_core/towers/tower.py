@@ -92,6 +92,7 @@ class BaseVisionTower(BatchRunner):
         freeze(encoder, self.settings.freeze, self.shape, self.in_run_order)
         self._compiled_whole = self.settings.compile and not compile_blocks(encoder)
         self.encoder, self.load_report = encoder, report
+        self.load_reductions()
         self.train(self.training)
 
     def _stored_keys(self) -> list[str]:

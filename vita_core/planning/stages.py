@@ -1,0 +1,69 @@
+"""The stages of a plan: tower, reductions, projector and language model, each with its sizes and costs. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from vita_core.planning.language import ResolvedLLM
+from vita_core.planning.projectors import ResolvedProjector
+from vita_core.planning.towers import ResolvedTower
+from vita_core.plugins.specs import LLMShape
+
+__all__ = ["BYTES", "PlannedStage", "llm_stage", "projector_stage", "tower_stages"]
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 4}
+"""Bytes of one value. ``auto`` counts as float32, the largest that it can be, because the plan does not check the device."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a plan, for one picture or video: output shape, parameters, bytes of its weights, and FLOPs.
+
+    A multiply-accumulate counts as two FLOPs.
+    """
+
+    stage: str
+    what: str
+    shape: tuple[int, ...]
+    parameters: int
+    weight_bytes: int
+    flops: int
+
+
+def tower_stages(resolved: ResolvedTower, tiles: int) -> list[PlannedStage]:
+    """Return the stages of a tower in a plan, for one picture cut into `tiles` tiles: the encoder, then each of ``reduce``.
+
+    The shorthands ``pixel_shuffle`` and ``pool`` count as part of the first stage.
+    """
+    geometry, shape, settings = resolved.geometry, resolved.shape, resolved.settings
+    run = shape.stages[: max(geometry.layers) + 1]  # with `layers: all`, the blocks after these are built but not run
+    flops = 2 * tiles * geometry.crops * sum(stage.macs for stage in run)
+    steps = shape.steps if shape.frames is not None and settings.select_feature in (None, "patch") else 1
+    own = [step for step in geometry.reductions if step.key.startswith("tower.reduce")]
+    *places, width = own[0].before if own else (geometry.num_tokens, geometry.hidden_size)
+    tokens = math.prod(places) * (steps if own else 1)
+    size = resolved.parameters * BYTES[settings.dtype]
+    stages = [PlannedStage("tower", resolved.spec.name, (tiles, tokens, width), resolved.parameters, size, flops)]
+    for step in own:
+        *places, width = step.after
+        output = (tiles, math.prod(places) * steps, width)
+        weights = step.parameters * BYTES[settings.dtype]
+        stages.append(
+            PlannedStage("reduce", step.spec.name, output, step.parameters, weights, 2 * tiles * steps * step.macs)
+        )
+    return stages
+
+
+def projector_stage(projector: ResolvedProjector, out: int, tokens: tuple[int, int], value: int) -> PlannedStage:
+    """Return the projector's stage. `tokens` is (tiles, tokens per tile), `value` the bytes of one parameter."""
+    parameters = projector.parameters(out)
+    flops = 2 * parameters * tokens[0] * tokens[1]
+    return PlannedStage("projector", projector.settings.type, (*tokens, out), parameters, parameters * value, flops)
+
+
+def llm_stage(llm: ResolvedLLM, shape: LLMShape, tokens: int, value: int) -> PlannedStage:
+    """Return the language model's stage for `tokens` visual tokens. `value` is the bytes of one parameter."""
+    name = llm.settings.weights.rstrip("/").rpartition("/")[2]
+    flops = 2 * shape.macs_per_token * tokens
+    return PlannedStage("llm", name, (tokens, shape.hidden_size), shape.parameters, shape.parameters * value, flops)
