@@ -12,7 +12,7 @@ __all__ = ["FUSED", "check_keys"]
 
 FUSED = "fused"
 """The ``type`` of a tower of several encoders. It may be left out."""
-WHOLE = ("type", "towers", "combine", "grid", "pixel_shuffle", "pool", "delay_load", "check_finite")
+WHOLE = ("type", "towers", "combine", "grid", "pixel_shuffle", "pool", "reduce", "delay_load", "check_finite")
 """The keys of the whole. All others describe one encoder, and stand in a part."""
 ONLY_WHOLE = ("combine", "grid")
 
