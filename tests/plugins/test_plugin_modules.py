@@ -37,7 +37,11 @@ def parameters(name, in_features, out_features, options):
 def build(name, in_features, out_features, options):
     from torch import nn
 
-    return nn.Sequential(nn.RMSNorm(in_features), nn.Linear(in_features, out_features, bias=False))
+    class Tokenwise(nn.Sequential):
+        def forward(self, tokens):
+            return super().forward(tokens)
+
+    return Tokenwise(nn.RMSNorm(in_features), nn.Linear(in_features, out_features, bias=False))
 
 
 @hookimpl
@@ -146,19 +150,22 @@ def test_a_shape_of_another_kind_is_the_plugins_failure(modules: Path, tiny_conf
         make_plan(load_config(tiny_config, ["tower.type=mine", f"tower.weights={modules}"]))
 
 
-def test_a_plugin_brings_a_projector(modules: Path, tiny_config: Path) -> None:
+def test_a_plugin_brings_a_projector(modules: Path, tiny_config: Path, golden: Path) -> None:
+    """It knows of no grid and has no rule for its tokens, as before there were any."""
     (modules / "my_projector.py").write_text(PROJECTOR)
     use_plugins(modules=["my_projector"])
     config = tiny_config.with_name("rms.yaml")
     config.write_text(tiny_config.read_text() + "projector: {type: rms_linear}\n")
     model, plan = build_model(config), make_plan(config)
     assert type(model.projector[0]).__name__ == "RMSNorm"
+    answer = model.ask(golden / "pictures" / "wide.png", "what is this ?", max_new_tokens=1)
+    assert answer.visual_tokens == plan.tokens == model.tower.num_tokens
     assert plan.stages[2].parameters == sum(parameter.numel() for parameter in model.projector.parameters())
 
 
 def test_a_projector_that_learns_words_by_half_is_told(modules: Path, tiny_config: Path) -> None:
     half = "    class Half(nn.Sequential):\n        undecayed = ()\n\n    return Half("
-    text = PROJECTOR.replace("my_projector", "my_half").replace("    return nn.Sequential(", half)
+    text = PROJECTOR.replace("my_projector", "my_half").replace("    return Tokenwise(", half)
     (modules / "my_half.py").write_text(text)
     use_plugins(modules=["my_half"])
     message = (

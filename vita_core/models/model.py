@@ -18,10 +18,9 @@ from vita_core.language.generating import generate, shared_prefix
 from vita_core.language.llm import LanguageModel
 from vita_core.language.merging import merge
 from vita_core.models.exporting import Exported, export_model, source_of
-from vita_core.models.old_names import OldNames
-from vita_core.models.pictures import Picture, Prepared, encoded, prepare, token_grid
+from vita_core.models.picture_tokens import PictureTokens
+from vita_core.models.pictures import Picture, Prepared, prepare
 from vita_core.models.saving import save_model
-from vita_core.pixels.anyres import pack
 from vita_core.pixels.video import Clip
 from vita_core.planning.resolution import Resolved
 from vita_core.towers.tower import BaseVisionTower
@@ -50,7 +49,7 @@ class Answer:
         return asdict(self)
 
 
-class VisionLanguageModel(OldNames):
+class VisionLanguageModel(PictureTokens):
     """A tower, a projector and a language model, built from `resolved`.
 
     `newline` (D) is the token at the end of each row of LLaVA-1.6's unpadded maps, or None.
@@ -77,7 +76,6 @@ class VisionLanguageModel(OldNames):
         self.tower = tower
         self.projector = projector
         self.llm = llm
-        self.newline: Tensor | None
         self.register_buffer("newline", newline)
 
     def prepare(self, picture: Picture, *, several: bool = False) -> Prepared:
@@ -86,20 +84,6 @@ class VisionLanguageModel(OldNames):
         `several` says that it is one of several pictures of one question, which LLaVA-OneVision does not cut.
         """
         return prepare(self.tower, self.settings.images, picture, several=several)
-
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Return the projected tokens (tiles, N, D) of pixels (tiles, 3, H, W)."""
-        tokens: Tensor = self.projector(self.tower(pixels).to(self.llm.dtype))
-        return tokens
-
-    def encode_each(self, pictures: Sequence[Tensor]) -> list[Tensor]:
-        """Return the projected tokens (tiles, N, D) of each of the pixels (tiles, 3, H, W), which go through in one batch.
-
-        With native resolution, each may have another size, and gets its own N.
-        """
-        if self.tower.shape.native is None:
-            return list(self.encode_images(torch.cat([*pictures])).split([len(pixels) for pixels in pictures]))
-        return [self.projector(features.to(self.llm.dtype)) for features in encoded(self.tower, pictures)]
 
     def ask(
         self,
@@ -210,21 +194,6 @@ class VisionLanguageModel(OldNames):
         flat = [picture.pixels for row in pictures for picture in row]
         found = iter(self.encode_each(flat))
         return [[self.pack(next(found), picture.size, by_tile) for picture in row] for row in pictures]
-
-    def pack(self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False) -> list[Tensor]:
-        """Join the tokens (tiles, N, D) of a picture of `size` (width, height) to a tensor (M, D) for each of its places.
-
-        With `by_tile`, each tile has its own place in the prompt.
-        """
-        anyres = self.settings.images.anyres
-        if anyres is not None:
-            tile = self.tower.resolved.geometry.input_size[0]
-            return [pack(tokens, self.tower.grid, size, anyres, tile, self.newline)]
-        prompt = self.settings.prompt
-        if prompt.row_tokens is not None:
-            grid = token_grid(self.tower, self.settings.images, size)
-            tokens = torch.stack([self.llm.rows(prompt, tile, grid) for tile in tokens])
-        return list(tokens) if by_tile else [tokens.flatten(0, 1)]
 
     def _check_context(self, prompt_tokens: int, limit: int) -> None:
         context = self.llm.context

@@ -22,7 +22,7 @@ from vita_core.planning.videos import refuse_stills
 from vita_core.towers.devices import copied
 from vita_core.towers.tower import BaseVisionTower
 
-__all__ = ["Picture", "Prepared", "encoded", "prepare", "token_grid"]
+__all__ = ["Picture", "Prepared", "encoded", "grid_of", "prepare", "token_grid"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ def token_grid(tower: BaseVisionTower, images: ImagesConfig, size: tuple[int, in
         return needed_grid(tower.grid)
     height, width = (max(size), max(size)) if images.aspect == "pad" else size[::-1]
     return needed_grid(tower.resolved.grid_of(*native.size(height, width)))
+
+
+def grid_of(tower: BaseVisionTower, pixels: Tensor) -> Grid | None:
+    """Return the grid of the tower's tokens of each of the pixels (tiles, 3, H, W) of one size, or None if there is none."""
+    return tower.grid if tower.shape.native is None else tower.resolved.grid_of(*pixels.shape[-2:])
 
 
 def encoded(tower: BaseVisionTower, pictures: Sequence[Tensor]) -> list[Tensor]:

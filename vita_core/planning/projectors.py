@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from vita_core.config.schema import ProjectorConfig
-from vita_core.errors import CheckpointError
+from vita_core.errors import CheckpointError, ConfigError, PluginError, VitaError
 from vita_core.layouts.parts import Part
+from vita_core.planning.geometry import Grid
 from vita_core.planning.options import validated_options
 from vita_core.planning.projector_files import ProjectorFiles, Widths, counts, projector_files, trained_widths
+from vita_core.plugins.discovery import describe
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import registry
 from vita_core.plugins.specs import ProjectorSpec
@@ -38,6 +42,48 @@ class ResolvedProjector:
     out_features: int | None
     part: Part | None = None
     files: ProjectorFiles | None = None
+
+    def behind(self, grid: Grid | None, tokens: int) -> tuple[Grid | None, int]:
+        """Return the grid and the number of tokens that it makes of a tower's `tokens`, which lie on `grid`.
+
+        The rule of its spec counts each step of a video by itself. The grid is None if the tokens are on none. Raises
+        ConfigError for tokens that it cannot take, and PluginError for a rule that fails.
+        """
+        rule = self.spec.tokens
+        if rule is None:
+            return grid, tokens
+        if grid is None or math.prod(grid) != tokens:
+            raise ConfigError(
+                f"projector.type: {self.name!r} needs tokens on a grid, but the tower's {tokens} tokens have none. Try: "
+                "`tower.select_feature: patch` and reductions that keep a grid, or `projector.type: mlp2x_gelu`"
+            )
+        *steps, rows, cols = grid
+        found = self._ruled(rule, rows, cols)
+        if isinstance(found, int):
+            return None, math.prod(steps) * found
+        return (*steps, *found), math.prod(steps) * math.prod(found)
+
+    def _ruled(self, rule: Callable[..., Any], rows: int, cols: int) -> tuple[int, int] | int:
+        named = {"options": self.options} if "options" in inspect.signature(rule).parameters else {}
+        try:
+            found = rule(rows, cols, **named)
+        except VitaError as error:
+            text = str(error)  # a rule may name the option that is wrong
+            raise ConfigError(text if text.startswith("projector.") else f"projector.type: {text}") from error
+        except Exception as error:  # any error of the plugin's code
+            raise self._wrong_rule(rows, cols, describe(error)) from error
+        sides = (found,) if isinstance(found, int) else found
+        sized = isinstance(sides, tuple) and len(sides) == (1 if isinstance(found, int) else 2)
+        if not sized or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise self._wrong_rule(rows, cols, f"it returned {found!r}")
+        return found  # type: ignore[no-any-return]  # checked above
+
+    def _wrong_rule(self, rows: int, cols: int, reason: str) -> PluginError:
+        return PluginError(
+            f"projector.type: {self.name!r} of {self.owner} does not say how many tokens it makes of {rows} x {cols}: "
+            f"{reason.rstrip('.')}. Try: return (rows, cols) or a number from the `tokens` function of its ProjectorSpec, or "
+            "report this to the author of the plugin"
+        )
 
     def parameters(self, out_features: int) -> int:
         """Return the number of its parameters. Raises ConfigError for widths that it does not support."""

@@ -20,6 +20,7 @@ from transformers import Trainer, TrainingArguments
 from vita_core.config.schema import TrainingConfig
 from vita_core.language.generating import cache_keyword
 from vita_core.language.llm import PICTURE_ID
+from vita_core.language.projectors import project
 from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
 from vita_core.training.feature_cache import FeatureCache
@@ -58,7 +59,7 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         if self.draws is None:
             index = self.rows.indices[item]
-            return {"features": self.cache.features(0, index), "answer_ids": self.answers[index]}
+            return self._item(self.cache.features(0, index), 0, index)
         settings = self.cache.config.training
         rng = random.Random(f"{settings.seed}-{self.draws}-{item}")
         group = rng.randrange(len(self.groups))
@@ -66,7 +67,10 @@ class CachedSamples(Dataset[dict[str, Tensor]]):
         features = self.cache.features(copy, index)
         if self.moments:
             features = self._moved(features, group, rng)
-        return {"features": features, "answer_ids": self.answers[index]}
+        return self._item(features, copy, index)
+
+    def _item(self, features: Tensor, copy: int, index: int) -> dict[str, Tensor]:
+        return {"features": features, "grid": self.cache.grid(copy, index), "answer_ids": self.answers[index]}
 
     def _moved(self, features: Tensor, group: int, rng: random.Random) -> Tensor:
         """Shift and scale features (N, C) of a data set towards the mean and deviation of a random one, maybe its own."""
@@ -87,21 +91,29 @@ def _moments(cache: FeatureCache, group: Sequence[int]) -> tuple[Tensor, Tensor]
 
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Join samples to features (B, N, C) with their numbers of tokens (B), and answer ids (B, A), padded with -100."""
+    """Join samples to features (B, N, C) with their numbers of tokens (B) and grids (B, 2), and answer ids (B, A).
+
+    The answers are padded with -100. A sample without a grid has zeros for it.
+    """
     features, answers = [row["features"] for row in rows], [row["answer_ids"] for row in rows]
+    none = torch.zeros(2, dtype=torch.int32)
     return {
         "features": pad_sequence(features, batch_first=True),
         "tokens": torch.tensor([len(tokens) for tokens in features]),
+        "grids": torch.stack([row.get("grid", none) for row in rows]),
         "answer_ids": pad_sequence(answers, batch_first=True, padding_value=IGNORE),
     }
 
 
 def projected(projector: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the projected tokens (N, D) of each sample. Those with equally many tokens go through the projector together."""
+    """Return the projected tokens (N, D) of each sample. Those with equally many tokens, in equal grids, go through together."""
     output: dict[int, Tensor] = {}
-    for count in inputs["tokens"].unique().tolist():
-        where = (inputs["tokens"] == count).nonzero().flatten()
-        output |= zip(where.tolist(), projector(inputs["features"][where, :count]), strict=True)
+    sizes = torch.cat([inputs["tokens"][:, None], inputs["grids"]], dim=1)
+    for size in sizes.unique(dim=0):
+        where = (sizes == size).all(1).nonzero().flatten()
+        count, *grid = size.tolist()
+        tokens = project(projector, inputs["features"][where, :count], tuple(grid) if all(grid) else None)
+        output |= zip(where.tolist(), tokens, strict=True)
     return [output[index] for index in range(len(output))]
 
 

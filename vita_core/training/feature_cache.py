@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from vita_core.config.schema import Config
 from vita_core.errors import VitaError
-from vita_core.models.pictures import encoded, prepare
+from vita_core.models.pictures import encoded, grid_of, prepare
 from vita_core.pixels.images import MAX_PIXELS, open_picture
 from vita_core.pixels.prefetching import prefetched
 from vita_core.towers.tower import BaseVisionTower
@@ -35,7 +35,8 @@ class FeatureCache:
     """A memory-mapped float16 array of features (variants + 1, samples, N, C), and the number of tokens of each.
 
     Index 0 of the first axis is the unchanged pictures. N is the number of tokens of the largest picture; with native
-    resolution, `lengths` (variants + 1, samples) says how many of them are used. `fill` computes the features in order, and
+    resolution, `lengths` (variants + 1, samples) says how many of them are used. `grids` (variants + 1, samples, 2) are their
+    rows and columns, or zeros if the tokens are on no grid. `fill` computes the features in order, and
     continues where an interrupted run stopped. A cache of another tower, data set or seed is discarded.
     """
 
@@ -49,12 +50,14 @@ class FeatureCache:
         self._progress = folder / "features.json"
         self._file = folder / "features.npy"
         self._key = self._identity()
-        kept = self._file.is_file() and (folder / "lengths.npy").is_file()
+        kept = all((folder / name).is_file() for name in ("features.npy", "lengths.npy", "grids.npy"))
         fresh = not kept or self._read_progress() is None
         if fresh:
             self._progress.unlink(missing_ok=True)
         self.array: NDArray[np.float16] = self._opened(self._file, np.float16, self.shape, fresh)
         self.lengths: NDArray[np.int32] = self._opened(folder / "lengths.npy", np.int32, self.shape[:2], fresh)
+        grids = (*self.shape[:2], 2)
+        self.grids: NDArray[np.int32] = self._opened(folder / "grids.npy", np.int32, grids, fresh)
         if fresh:
             self.lengths[:] = self.shape[2]
 
@@ -90,17 +93,18 @@ class FeatureCache:
         """Encode the pictures that are not in the cache yet. The next pictures are read while the tower runs."""
         total, done = self.copies * len(self.samples), self._read_progress() or 0
         flat, lengths = self.array.reshape(total, *self.shape[2:]), self.lengths.reshape(total)
+        grids = self.grids.reshape(total, 2)
         bar = tqdm(total=total, initial=done, unit="picture", desc="features", disable=None)
         with prefetched(range(done, total), self._pixels, batch=BATCH) as batches, bar:
             for pixels in batches:
-                for features in encoded(self.tower, pixels):
+                for features, picture in zip(encoded(self.tower, pixels), pixels, strict=True):
                     self._check_length(features)
-                    lengths[done] = features.shape[1]
+                    lengths[done], grids[done] = features.shape[1], grid_of(self.tower, picture) or (0, 0)
                     flat[done, : features.shape[1]] = features[0].to(torch.float16).cpu().numpy()
                     done += 1
                 bar.update(len(pixels))
                 if done == total or done // BATCH % 20 == 0:
-                    written: tuple[Any, ...] = (self.array, self.lengths)
+                    written: tuple[Any, ...] = (self.array, self.lengths, self.grids)
                     for array in written:
                         array.flush()  # a numpy.memmap
                     self._progress.write_text(json.dumps({"key": self._key, "done": done}))
@@ -116,6 +120,10 @@ class FeatureCache:
     def features(self, copy: int, index: int) -> Tensor:
         """Return the features (N, C) of a copy of a sample."""
         return torch.from_numpy(self.array[copy, index, : self.lengths[copy, index]].astype("float32"))
+
+    def grid(self, copy: int, index: int) -> Tensor:
+        """Return the rows and columns (2) of the features of a copy of a sample, or zeros if they are on no grid."""
+        return torch.from_numpy(self.grids[copy, index].copy())
 
     def _pixels(self, item: int) -> Tensor:
         """Return the pixels (1, 3, H, W) of a picture or a variant. The variant only depends on the seed and `item`."""

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from vita_core.language.projectors.building import build_projector, check_buildable
 from vita_core.language.projectors.linear import identity, mlp
+from vita_core.language.projectors.projecting import project
 
-__all__ = ["build_projector", "check_buildable", "identity", "mlp"]
+__all__ = ["build_projector", "check_buildable", "identity", "mlp", "project"]
