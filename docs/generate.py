@@ -22,7 +22,7 @@ from vita_core.plugins import hookspecs
 from vita_core.plugins.discovery import HOOKS
 from vita_core.plugins.registry import CORE, registry
 from vita_core.plugins.specs import LLMShape, LLMSpec, ProjectorSpec, Shape, Stage, TowerSpec
-from vita_core.testing import CHECKS
+from vita_core.testing import KIT
 
 HERE = Path(__file__).parent
 ROOMS = "<!-- rooms: begin, written by `make docs` -->"
@@ -103,9 +103,11 @@ def default(field: dataclasses.Field[object]) -> str:
 
 
 def checks() -> list[str]:
-    lines = ["## Contracts", "", "`vita check` and `pytest --vita-tower` check a tower against these contracts.", ""]
-    lines += ["| check | contract | how to meet it |", "| --- | --- | --- |"]
-    return [*lines, *[f"| `{check.name}` | {check.contract} | {check.remedy} |" for check in CHECKS]]
+    lines = ["## Contracts", "", "`vita check` and pytest (`--vita-tower`, `--vita-projector`) check these contracts."]
+    for kind, (found, _) in KIT.items():
+        lines += ["", f"### Of a {kind}", "", "| check | contract | how to meet it |", "| --- | --- | --- |"]
+        lines += [f"| `{check.name}` | {check.contract} | {check.remedy} |" for check in found]
+    return lines
 
 
 def keys() -> list[str]:

@@ -1,4 +1,4 @@
-"""The pytest option ``--vita-tower NAME_OR_CONFIG``, which runs the conformance kit as tests.
+"""The pytest options ``--vita-tower NAME_OR_CONFIG`` and ``--vita-projector NAME``, which run the conformance kit as tests.
 
 Every pytest run imports this module, so it must not import anything heavy.
 """
@@ -13,72 +13,83 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from vita_core.testing import Check, Subject
+    from vita_core.testing import Check
+
+OPTIONS = {"tower": "--vita-tower", "projector": "--vita-projector"}
+"""What the conformance kit tests, and the option for it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option ``--vita-tower``."""
-    parser.getgroup("vita", "vision towers (vita-core)").addoption(
-        "--vita-tower",
-        action="append",
-        default=[],
-        metavar="NAME_OR_CONFIG",
-        help="test a vision tower against vita-core's contracts, one test each: a registered name (with random weights) or "
-        "a config (with its own weights); can be repeated",
-    )
+    """Add the options."""
+    group = parser.getgroup("vita", "conformance tests (vita-core)")
+    for kind, option in OPTIONS.items():
+        config = (
+            " (with random weights) or a config (with its own weights)" if kind == "tower" else ", with random weights"
+        )
+        group.addoption(
+            option,
+            action="append",
+            default=[],
+            metavar="NAME_OR_CONFIG" if kind == "tower" else "NAME",
+            help=f"test a {kind} against vita-core's contracts, one test each: a registered name{config}; can be repeated",
+        )
+
+
+def _named(config: pytest.Config) -> list[tuple[str, str]]:
+    """Return the kind and the name of everything to test."""
+    return [(kind, name) for kind in OPTIONS for name in dict.fromkeys(config.getoption(f"vita_{kind}"))]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Report an unknown tower before any test is collected."""
-    if not config.getoption("vita_tower"):
+    """Report an unknown name before any test is collected."""
+    if not _named(config):
         return
-    from vita_core.config.configfiles import config_file
     from vita_core.errors import VitaError
-    from vita_core.planning.described import named_tower
+    from vita_core.planning.named import check_named
 
-    for name in config.getoption("vita_tower"):
+    for kind, name in _named(config):
         try:
-            named_tower(name) or config_file(name)
+            check_named(name, kind)
         except VitaError as error:
-            raise pytest.UsageError(f"--vita-tower {name}: {error}") from error
+            raise pytest.UsageError(f"{OPTIONS[kind]} {name}: {error}") from error
 
 
 @pytest.hookimpl(tryfirst=True)  # before -k and --lf select items
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add one item per tower and check to the collected items."""
-    for name in dict.fromkeys(config.getoption("vita_tower")):
-        nodeid = f"vita-tower[{name}]"
-        tower = TowerNode.from_parent(session, name=nodeid, nodeid=nodeid, tower=name)
-        items.extend(session.genitems(tower))
+    """Add one item per name and check to the collected items."""
+    for kind, name in _named(config):
+        nodeid = f"vita-{kind}[{name}]"
+        node = SubjectNode.from_parent(session, name=nodeid, nodeid=nodeid, kind=kind, subject_name=name)
+        items.extend(session.genitems(node))
 
 
-class TowerNode(pytest.Collector):
-    """One tower. Its items are the checks, which share one subject."""
+class SubjectNode(pytest.Collector):
+    """One tower or projector. Its items are the checks, which share one subject."""
 
-    def __init__(self, *, tower: str, **kwargs: Any) -> None:
+    def __init__(self, *, kind: str, subject_name: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.tower = tower
+        self.kind, self.subject_name = kind, subject_name
         self._open = ExitStack()
-        self.subject: Subject | None = None
+        self.subject: Any = None
 
     def collect(self) -> list[CheckItem]:
         """Return one item per check."""
-        from vita_core.testing import CHECKS
+        from vita_core.testing import KIT
 
-        return [CheckItem.from_parent(self, name=check.name, check=check) for check in CHECKS]
+        return [CheckItem.from_parent(self, name=check.name, check=check) for check in KIT[self.kind][0]]
 
     def setup(self) -> None:
-        """Open the tower before its first check."""
+        """Open the subject before its first check."""
         from vita_core.errors import VitaError
-        from vita_core.testing import open_subject
+        from vita_core.testing import KIT
 
         try:
-            self.subject = self._open.enter_context(open_subject(self.tower))
+            self.subject = self._open.enter_context(KIT[self.kind][1](self.subject_name, ()))
         except VitaError as error:
             pytest.fail(str(error), pytrace=False)
 
     def teardown(self) -> None:
-        """Close the tower, and remove its random weights, after the last check."""
+        """Close the subject, and remove its random weights, after the last check."""
         self._open.close()
 
 
@@ -87,11 +98,11 @@ class CheckFailedError(Exception):
 
 
 class CheckItem(pytest.Item):
-    """One check of one tower."""
+    """One check of one subject."""
 
-    parent: TowerNode
+    parent: SubjectNode
 
-    def __init__(self, *, check: Check, **kwargs: Any) -> None:
+    def __init__(self, *, check: Check[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.check = check
 
@@ -105,7 +116,7 @@ class CheckItem(pytest.Item):
             raise CheckFailedError(result.message) from result.error
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Return the message of the check, with the traceback if the tower's code raised an exception."""
+        """Return the message of the check, with the traceback if the tested code raised an exception."""
         if not isinstance(excinfo.value, CheckFailedError):
             return super().repr_failure(excinfo, style)
         cause = excinfo.value.__cause__

@@ -123,6 +123,24 @@ def test_a_new_tower_is_installed_and_passes_its_own_tests(
     environment.pip("uninstall", "--yes", "vita-tower-my-vit")
 
 
+@pytest.mark.parametrize("kind", ["projector"])
+def test_a_new_part_is_installed_and_passes_its_own_tests(environment: Environment, tmp_path: Path, kind: str) -> None:
+    package = tmp_path / "made" / f"vita-{kind}-halves"
+    done = environment.vita(f"new-{kind}", "halves", "--at", package)
+    assert done.returncode == 0, done.stderr
+    files = [(package / f"vita_{kind}_halves" / name).read_text() for name in ("__init__.py", f"{kind}.py")]
+    assert sum(len(text.splitlines()) for text in files) <= 65
+    ruff = environment.run("python", "-m", "ruff", "check", "--isolated", ".", cwd=package)
+    assert ruff.returncode == 0, ruff.stdout
+    environment.install(package)
+    listed = environment.vita("--strict-plugins", f"{kind}s", "--json")
+    assert f"vita-{kind}-halves" in {row["distribution"] for row in json.loads(listed.stdout)}
+    for command in (["vita", "check", "halves"], ["pytest", "-q"]):
+        done = environment.run(*command, cwd=package)
+        assert done.returncode == 0, done.stdout + done.stderr
+    environment.pip("uninstall", "--yes", f"vita-{kind}-halves")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,12 +13,13 @@ import broken_towers
 import pytest
 import torch
 from conftest import GOLDEN, vita
+from kit import assert_told, run_pytest
 from natives import saved_timm
 
 from vita_core import list_towers, register
 from vita_core.errors import PluginError, VitaError
 from vita_core.plugins.registry import use_plugins
-from vita_core.testing import CHECKS, Check, Result, Subject, open_subject
+from vita_core.testing import CHECKS, Check, Subject, open_subject
 from vita_plugins.clip import shape
 from vita_plugins.clip.tower import ClipTower
 
@@ -146,15 +144,6 @@ def test_every_check_is_seen_to_fail() -> None:
     assert {check for _, check, _ in [*BROKEN, *NATIVE]} | elsewhere == CHECK.keys()
 
 
-def assert_told(result: Result, seen: str) -> None:
-    """A failure whose message is the contract, what was seen, and the remedy."""
-    assert result.outcome == "failed"
-    contract, found, remedy = result.message.split("\n", 2)
-    assert contract == f"contract: {result.check.contract}"
-    assert re.search(seen, found), found
-    assert remedy == f"fix: {result.check.remedy}"
-
-
 def test_a_plugin_that_imports_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: None) -> None:
     (tmp_path / "torchy_plugin.py").write_text(
         "import dataclasses, torch\nfrom vita_core import hookimpl\nfrom vita_plugins import clip\n"
@@ -237,20 +226,6 @@ def test_mistakes_exit_with_2(arguments: list[str], message: str) -> None:
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def run_pytest(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The real pytest in a directory of its own, without this project's settings."""
-    folder.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-        timeout=300,
-    )
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "xdist"])

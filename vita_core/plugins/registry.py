@@ -66,13 +66,17 @@ class Registry:
         found = [r for r in self._specs if isinstance(r.spec, kind)]
         return sorted(found, key=lambda r: (r.spec.name, r.owner.distribution))
 
+    def matching(self, kind: type[Spec], name: str) -> list[Registered[Spec]]:
+        """Return every spec called `name` or ``distribution/name``."""
+        distribution, _, bare = name.rpartition("/")
+        return [r for r in self.all(kind) if _matches(r.spec, bare) and distribution in ("", r.owner.distribution)]
+
     def find(self, kind: type[Spec], name: str) -> Registered[Spec]:
         """Return the spec called `name` or ``distribution/name``.
 
         Raises PluginError for an unknown name, and for a bare name that is registered more than once.
         """
-        distribution, _, bare = name.rpartition("/")
-        found = [r for r in self.all(kind) if _matches(r.spec, bare) and distribution in ("", r.owner.distribution)]
+        found, bare = self.matching(kind, name), name.rpartition("/")[2]
         if len(found) > 1:
             owners = " and ".join(str(r.owner) for r in found)
             choices = list(dict.fromkeys(f"`type: {r.owner.distribution}/{bare}`" for r in found))

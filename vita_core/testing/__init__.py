@@ -1,23 +1,49 @@
-"""The conformance kit for authors of towers: one small check for each contract of a vision tower.
+"""The conformance kit for authors of plugins: one small check for each contract of a tower, a reduction or a projector.
 
 Run it with ``vita check NAME_OR_CONFIG`` or ``pytest --vita-tower NAME_OR_CONFIG``, or in a program::
 
     with open_subject("clip") as subject:
         results = [check.run(subject) for check in CHECKS]
+
+``pytest --vita-projector NAME`` does the same for projectors, `open_projector` and `PROJECTOR_CHECKS` in a program.
 """
 
 from __future__ import annotations
 
-from vita_core.testing import batches, gradients, loading, native, pictures, tokens
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any
+
+from vita_core.testing import batches, gradients, loading, module_checks, native, pictures, tokens
 from vita_core.testing.kit import Check, Result
+from vita_core.testing.projectors import Projector, open_projector
 from vita_core.testing.subject import Subject, open_subject
 
-__all__ = ["CHECKS", "Check", "Result", "Subject", "open_subject"]
+__all__ = [
+    "CHECKS",
+    "KIT",
+    "PROJECTOR_CHECKS",
+    "Check",
+    "Projector",
+    "Result",
+    "Subject",
+    "open_projector",
+    "open_subject",
+]
 
-CHECKS: tuple[Check, ...] = tuple(
-    value
-    for module in (loading, tokens, batches, native, gradients, pictures)
-    for value in vars(module).values()
-    if type(value) is Check
-)
-"""All checks, in the order in which they are shown."""
+
+def _checks(*modules: ModuleType) -> tuple[Check[Any], ...]:
+    return tuple(value for module in modules for value in vars(module).values() if type(value) is Check)
+
+
+CHECKS: tuple[Check[Subject], ...] = _checks(loading, tokens, batches, native, gradients, pictures)
+"""All checks of towers, in the order in which they are shown."""
+PROJECTOR_CHECKS: tuple[Check[Projector], ...] = _checks(module_checks)
+"""All checks of projectors."""
+Opened = Callable[[Any, Sequence[str]], AbstractContextManager[Any]]
+KIT: Mapping[str, tuple[tuple[Check[Any], ...], Opened]] = {
+    "tower": (CHECKS, open_subject),
+    "projector": (PROJECTOR_CHECKS, lambda name, overrides: nullcontext(open_projector(name, overrides))),
+}
+"""What can be tested -> its checks, and the function that opens a subject for a name and overrides."""

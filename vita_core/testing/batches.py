@@ -20,7 +20,7 @@ ACCELERATOR_ERROR = 0.01
 
 def apart(found: Tensor, expected: Tensor) -> float:
     """Return the largest difference of two tensors, as a fraction of the largest expected value."""
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    return float((found - expected).detach().abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
 from vita_core.testing.outcomes import BrokenContractError, SkippedCheckError
-from vita_core.testing.subject import Subject
 
 __all__ = ["Check", "Result", "holds"]
+
+Tested_contra = TypeVar("Tested_contra", contravariant=True)
+"""What a check tests: the subject of a tower, a reduction or a projector."""
 
 
 @dataclass(frozen=True)
 class Result:
     """The result of one check.
 
-    `seen` says why the check failed or was skipped. `error` is the exception that the tower's own code raised, if any.
+    `seen` says why the check failed or was skipped. `error` is the exception that the tested code raised, if any.
     """
 
-    check: Check
+    check: Check[Any]
     outcome: Literal["ok", "failed", "skipped"]
     seen: str = ""
     error: Exception | None = None
@@ -34,10 +36,10 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Check:
-    """One contract of a tower: the function that tests it, and the remedy if a tower breaks it."""
+class Check(Generic[Tested_contra]):
+    """One contract: the function that tests it, and the remedy if the subject breaks it."""
 
-    function: Callable[[Subject], None]
+    function: Callable[[Tested_contra], None]
     remedy: str
 
     @property
@@ -50,10 +52,10 @@ class Check:
         """The contract in one sentence: the docstring of the function."""
         return inspect.getdoc(self.function) or self.name
 
-    def run(self, subject: Subject) -> Result:
-        """Run the check on one tower and return the result.
+    def run(self, subject: Tested_contra) -> Result:
+        """Run the check on one subject and return the result.
 
-        Every exception of the tower's code is a failure. Changes to torch's gradient mode and random state are undone.
+        Every exception of the tested code is a failure. Changes to torch's gradient mode and random state are undone.
         """
         try:
             with torch.enable_grad(), torch.random.fork_rng(devices=()):
@@ -67,6 +69,6 @@ class Check:
         return Result(self, "ok")
 
 
-def holds(remedy: str) -> Callable[[Callable[[Subject], None]], Check]:
+def holds(remedy: str) -> Callable[[Callable[[Tested_contra], None]], Check[Tested_contra]]:
     """Turn a function whose docstring is a contract into the `Check` for that contract."""
     return lambda function: Check(function, remedy)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vita_core.errors import VitaError
-from vita_core.plugins.registry import registry
+from vita_core.plugins import builtin
+from vita_core.plugins.installed import Owner
+from vita_core.plugins.registry import CORE, registry
 from vita_core.protocol import VisionTower
 from vita_core.testing.kit import holds
 from vita_core.testing.outcomes import SkippedCheckError, expect
@@ -23,21 +25,27 @@ from vita_core.towers.tower import build_tower
 HEAVY = ("torch", "transformers", "timm", "open_clip", "torchvision")
 
 
-@holds('Import these libraries in tower.py, which the spec names as "module:Class", and not in the plugin module.')
-def plugin_import_is_light(subject: Subject) -> None:
-    """Importing the plugin module does not import torch, transformers, timm, open_clip or torchvision."""
-    resolved = subject.resolved()
-    module = next((p.module for p in registry().plugins if p.owner == resolved.owner), None)
+def expect_light(owner: Owner, kind: str, *more: str) -> None:
+    """Expect that a process that imports the plugin module of `owner`, and the modules `more`, imports no heavy library."""
+    module = {CORE: builtin.__name__, **{plugin.owner: plugin.module for plugin in registry().plugins}}.get(owner)
     if module is None:
-        raise SkippedCheckError(f"the tower was registered by {resolved.owner}, not by a plugin module")
+        raise SkippedCheckError(f"the {kind} was registered by {owner}, not by a plugin module")
+    names = [name.partition(":")[0] for name in (module, *more)]
     code = (
-        f"import importlib, sys; importlib.import_module({module.partition(':')[0]!r}); "
+        f"import importlib, sys; [importlib.import_module(name) for name in {names!r}]; "
         f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    expect(done.returncode == 0, f"import {module} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
-    expect(not done.stdout.strip(), f"import {module} imported {', '.join(done.stdout.split())}")
+    told = f"import {', '.join(names)}"
+    expect(done.returncode == 0, f"{told} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+    expect(not done.stdout.strip(), f"{told} imported {', '.join(done.stdout.split())}")
+
+
+@holds('Import these libraries in tower.py, which the spec names as "module:Class", and not in the plugin module.')
+def plugin_import_is_light(subject: Subject) -> None:
+    """Importing the plugin module does not import torch, transformers, timm, open_clip or torchvision."""
+    expect_light(subject.resolved().owner, "tower")
 
 
 @holds("Call neither build_encoder() nor load_model() in __init__, and read nothing but self.resolved there.")

@@ -6,11 +6,11 @@ __all__ = ["BrokenContractError", "SkippedCheckError", "expect"]
 
 
 class BrokenContractError(AssertionError):
-    """The tower breaks the contract. The message says what the check saw."""
+    """The subject breaks the contract. The message says what the check saw."""
 
 
 class SkippedCheckError(Exception):
-    """The check does not apply to this tower or this machine. The message says why."""
+    """The check does not apply to this subject or this machine. The message says why."""
 
 
 def expect(condition: bool, seen: str) -> None:

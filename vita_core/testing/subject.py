@@ -26,7 +26,7 @@ from vita_core.testing.outcomes import BrokenContractError, SkippedCheckError
 from vita_core.towers.deriving import build_encoder
 from vita_core.towers.tower import BaseVisionTower, build_resolved
 
-__all__ = ["Subject", "open_subject"]
+__all__ = ["Subject", "open_subject", "random_values"]
 
 PLAIN: Mapping[str, Any] = {"dtype": "float32", "freeze": True, "delay_load": False}
 """Tower keys that every check starts with, whatever the config says. Some checks change them."""
@@ -132,10 +132,10 @@ class Subject:
         tower: BaseVisionTower = factory(resolved)
         encoder = build_encoder(tower)
         generator = torch.Generator().manual_seed(0)
-        return {key: _random(key, tensor, generator) for key, tensor in encoder.state_dict().items()}
+        return {key: random_values(key, tensor, generator) for key, tensor in encoder.state_dict().items()}
 
 
-def _random(key: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
+def random_values(key: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Return values that keep activations in range: about 1 / sqrt(fan in) for matrices, about 1 for scales."""
     if not tensor.is_floating_point():
         return torch.zeros(tensor.shape, dtype=tensor.dtype)

@@ -49,10 +49,12 @@ def vita_projectors() -> list[ProjectorSpec]:
     return [
         ProjectorSpec(
             name="visual_vocabulary",
-            summary="mean word embedding under probabilities from class scores and features (Ovis, arXiv 2405.20797)",
+            summary="mean word embedding under probabilities from class scores and features",
             factory="vita_plugins.torchvision.projector:visual_vocabulary",
             parameters=projector_parameters,
-            options="vita_plugins.torchvision.projector:ProjectorOptions",
+            options="vita_plugins.torchvision.options:ProjectorOptions",
+            paper="Ovis: Structural Embedding Alignment for Multimodal Large Language Model (arXiv 2405.20797)",
+            example={"classes": 5, "words": 7},
         )
     ]
 

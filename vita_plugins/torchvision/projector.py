@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import pydantic
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -13,27 +12,10 @@ from torch import Tensor, nn
 
 from vita_core import VitaError
 from vita_plugins.torchvision import features_beside_scores
+from vita_plugins.torchvision.options import ProjectorOptions
 
 FASTER = 10.0
 """How much faster the words are trained than the other weights. Only pictures that show a word train it: a few percent."""
-
-
-class ProjectorOptions(pydantic.BaseModel):
-    """The options of ``visual_vocabulary``.
-
-    `classes`: how many of the last channels are class scores. Each class is a word of the vocabulary. `words`: how many
-    more words there are, for captions that name no class. `dropout`: the dropout of the features in training. `softening`:
-    in training on the language model's loss, the temperature of the probabilities is raised at random from 1 up to
-    1 + `softening`. The projector is less certain about new pictures, so the language model's loss must see mixtures of
-    words too. `names_of`: the torchvision weights whose class names the training starts from.
-    """
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-    classes: pydantic.PositiveInt = 1000
-    words: pydantic.NonNegativeInt = 128
-    dropout: float = pydantic.Field(0.2, ge=0, lt=1)
-    softening: float = pydantic.Field(1.5, ge=0, allow_inf_nan=False)
-    names_of: str | None = None
 
 
 class VisualVocabulary(nn.Module):

@@ -26,7 +26,7 @@ def to_map(tokens: torch.Tensor, grid: Grid | None) -> torch.Tensor:
             f"the projector works on a grid, but {count} tokens do not fill {rows} x {columns}. Try: pass the tokens' "
             "`grid=(rows, columns)`"
         )
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+    return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], rows, columns)
 
 
 def to_tokens(features: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ class SPP(nn.Module):
     def __init__(self, in_features: int, out_features: int, name: str) -> None:
         super().__init__()
         self.name = name
-        self.linear_0 = nn.Linear(in_features, in_features)
+        self.linear_0 = nn.Linear(in_features, in_features).requires_grad_(name == "spp_v3")
         self.linear_1 = nn.Linear(in_features, out_features)
         self.linear_2 = nn.Linear(out_features, out_features)
 
