@@ -54,7 +54,7 @@ def clean_registry() -> Iterator[None]:
 BROKEN = [
     ("LoadsInInit", "init_touches_no_weights", "holds no weight file"),
     ("RenamesItsOwnKeys", "loads", "unexpected"),
-    ("GridIsAList", "protocol", r"grid is \[4, 4\], not a tuple"),
+    ("GridIsAList", "protocol", r"grid is \[4, 4\], not \(rows, cols\)"),
     (
         "WidthKnownOnlyAfterLoading",
         "metadata_is_right_before_loading",
