@@ -16,7 +16,7 @@ from vita_core.plugins.registry import registry
 from vita_core.plugins.specs import TowerSpec
 
 Examples = dict[str, dict[str, Any]]
-BUILT_IN = [r.spec.name for r in registry().all(TowerSpec) if r.owner.distribution == "vita-core"]
+BUILT_IN = [r.spec.name for r in registry().all(TowerSpec) if r.owner.distribution == "vita-core" and r.spec.example]
 TRANSFORMERS = ["clip", "eva_clip", "internvit", "siglip", "timm"]
 PLAIN = {"pixel_shuffle": False, "feature_scale": 1.0}  # internvit has both by default
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from vita_core.config.images import ImagesConfig
 from vita_core.errors import ConfigError, VitaError
 from vita_core.planning.asking import shape_of
+from vita_core.planning.fused import ResolvedFused, joined, sized
 from vita_core.planning.geometry import tower_geometry
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.native import NativeSize
@@ -40,11 +41,7 @@ def with_budget(tower: ResolvedTower, images: ImagesConfig) -> ResolvedTower:
             )
     if not wanted:
         return tower
-    native = _budgeted(native, tower, wanted)
-    shape = replace(
-        shape_of(tower.spec, tower.owner, tower.source, tower.settings.options, native.square), native=native
-    )
-    return replace(tower, shape=shape, geometry=tower_geometry(tower.settings, shape))
+    return sized(tower, _budgeted(native, tower, wanted))
 
 
 def _budgeted(native: NativeSize, tower: ResolvedTower, wanted: dict[str, int]) -> NativeSize:
@@ -87,7 +84,14 @@ def _budgeted(native: NativeSize, tower: ResolvedTower, wanted: dict[str, int]) 
 
 
 def at_size(tower: ResolvedTower, size: tuple[int, int]) -> ResolvedTower:
-    """Return a tower of native resolution with its sizes and costs for resized pictures of `size` (height, width)."""
+    """Return a tower of native resolution with its sizes and costs for resized pictures of `size` (height, width).
+
+    The size is that of the first part of a fused tower. Its other parts of native resolution resize such a picture.
+    """
+    if isinstance(tower, ResolvedFused):
+        others = [part.shape.native.size(*size) if part.shape.native else None for part in tower.parts[1:]]
+        parts = zip(tower.parts, [size, *others], strict=True)
+        return joined(tower, [part if own is None else at_size(part, own) for part, own in parts])
     shape = shape_of(tower.spec, tower.owner, tower.source, tower.settings.options, size)
     shape = replace(shape, native=tower.shape.native)
     return replace(tower, shape=shape, geometry=tower_geometry(tower.settings, shape))

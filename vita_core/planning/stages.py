@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.language import ResolvedLLM
 from vita_core.planning.projectors import ResolvedProjector
 from vita_core.planning.towers import ResolvedTower
@@ -37,14 +38,12 @@ def tower_stages(resolved: ResolvedTower, tiles: int) -> list[PlannedStage]:
     The shorthands ``pixel_shuffle`` and ``pool`` count as part of the first stage.
     """
     geometry, shape, settings = resolved.geometry, resolved.shape, resolved.settings
-    run = shape.stages[: max(geometry.layers) + 1]  # with `layers: all`, the blocks after these are built but not run
-    flops = 2 * tiles * geometry.crops * sum(stage.macs for stage in run)
     steps = shape.steps if shape.frames is not None and settings.select_feature in (None, "patch") else 1
     own = [step for step in geometry.reductions if step.key.startswith("tower.reduce")]
     *places, width = own[0].before if own else (geometry.num_tokens, geometry.hidden_size)
     tokens = math.prod(places) * (steps if own else 1)
-    size = resolved.parameters * BYTES[settings.dtype]
-    stages = [PlannedStage("tower", resolved.spec.name, (tiles, tokens, width), resolved.parameters, size, flops)]
+    parameters, size, macs = _encoder_costs(resolved)
+    stages = [PlannedStage("tower", resolved.spec.name, (tiles, tokens, width), parameters, size, 2 * tiles * macs)]
     for step in own:
         *places, width = step.after
         output = (tiles, math.prod(places) * steps, width)
@@ -53,6 +52,15 @@ def tower_stages(resolved: ResolvedTower, tiles: int) -> list[PlannedStage]:
             PlannedStage("reduce", step.spec.name, output, step.parameters, weights, 2 * tiles * steps * step.macs)
         )
     return stages
+
+
+def _encoder_costs(resolved: ResolvedTower) -> tuple[int, int, int]:
+    """Return parameters, bytes and multiply-accumulates for one picture. Those of a fused tower's parts count whole."""
+    if not isinstance(resolved, ResolvedFused):
+        return resolved.parameters, resolved.parameters * BYTES[resolved.settings.dtype], resolved.macs
+    stages = [stage for part in resolved.parts for stage in tower_stages(part, 1)]
+    flops = sum(stage.flops for stage in stages)
+    return sum(stage.parameters for stage in stages), sum(stage.weight_bytes for stage in stages), flops // 2
 
 
 def projector_stage(projector: ResolvedProjector, out: int, tokens: tuple[int, int], value: int) -> PlannedStage:

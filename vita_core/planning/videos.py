@@ -7,6 +7,7 @@ from dataclasses import replace
 from vita_core.config.images import ImagesConfig
 from vita_core.errors import ConfigError
 from vita_core.planning.asking import shape_of
+from vita_core.planning.fused import ResolvedFused, joined
 from vita_core.planning.geometry import tower_geometry
 from vita_core.planning.towers import ResolvedTower
 
@@ -24,6 +25,9 @@ def with_frames(tower: ResolvedTower, images: ImagesConfig) -> tuple[ResolvedTow
     for key in ("tiles", "anyres"):
         if getattr(images, key) is not None:
             raise ConfigError(f"images.{key}: {name} takes videos, whose frames are not cut. Try: `images.{key}: null`")
+    if isinstance(tower, ResolvedFused):
+        parts = [with_frames(part, images) for part in tower.parts]
+        return joined(tower, [part for part, _ in parts]), parts[0][1]
     if images.frames not in (None, frames) and tower.spec.shape is not None:
         shape = shape_of(tower.spec, tower.owner, tower.source, tower.settings.options, frames=images.frames)
         tower = replace(tower, shape=shape, geometry=tower_geometry(tower.settings, shape))

@@ -9,7 +9,7 @@ from vita_core.plugins.builtin_projectors import PROJECTORS
 from vita_core.plugins.builtin_reductions import REDUCTIONS
 from vita_core.plugins.hookspecs import VITA_API, hookimpl
 from vita_core.plugins.reductions import ReductionSpec
-from vita_core.plugins.specs import LLMShape, LLMSpec, ProjectorSpec
+from vita_core.plugins.specs import LLMShape, LLMSpec, ProjectorSpec, TowerSpec
 
 vita_api = VITA_API
 
@@ -57,6 +57,12 @@ def _decoder(
 def vita_projectors() -> list[ProjectorSpec]:
     """Return the projectors of `vita_core.plugins.builtin_projectors`."""
     return list(PROJECTORS)
+
+
+@hookimpl
+def vita_towers() -> list[TowerSpec]:
+    """Return ``fused``, the tower of several towers."""
+    return [TowerSpec("fused", "several encoders as one, from a list `towers`", "vita_core.towers.fused:FusedTower")]
 
 
 @hookimpl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -18,7 +19,10 @@ from vita_core.towers.devices import compile_errors, compiled, pictures_at_once
 from vita_core.towers.reducing import Reducing
 from vita_core.towers.whole import WholeEncoder
 
-__all__ = ["BatchRunner"]
+__all__ = ["BatchRunner", "Placed"]
+
+Placed = tuple[Tensor, Grid | None]
+"""Tokens (B, N, C), and their grid if they have one."""
 
 
 class BatchRunner(WholeEncoder, Reducing, abc.ABC):
@@ -70,29 +74,36 @@ class BatchRunner(WholeEncoder, Reducing, abc.ABC):
         A tower of videos takes pixels (B, frames, 3, H, W), or a list of (frames, 3, H, W). The features have the dtype of
         the pixels. Raises VitaError if the tower is not loaded or a shape is wrong.
         """
+        placed = self.placed(images)
+        return placed[0] if isinstance(placed, tuple) else [tokens for tokens, _ in placed]
+
+    def placed(self, images: Any) -> Placed | list[Placed]:
+        """Return what `forward` returns for the same pixels, each tensor with the grid of its tokens.
+
+        The grid is None if the tokens have none, or if CLS is one of them.
+        """
         if self.encoder is None:
             raise VitaError(
                 f"tower {self.resolved.spec.name!r} is not loaded, because delay_load is set. Try: call tower.load_model()"
             )
-        if self.shape.native is not None:
-            return self._native(images, self.shape.native)
+        native = self.shape.native
+        if native is not None and isinstance(images, Tensor):
+            _check_pixels(images, (*images.shape[:1], 3))
+            found = self._native(list(images) or [images.new_zeros(images.shape[1:])], native)
+            return torch.cat([tokens for tokens, _ in found])[: len(images)], found[0][1]
+        if native is not None:
+            return self._native(images, native)
         if isinstance(images, Tensor):
             return self._batch(images)
-        output: list[Tensor | None] = [None] * len(images)
+        output: dict[int, Placed] = {}
         for size in dict.fromkeys(image.shape for image in images):  # pictures of one size share a batch
             where = [index for index, image in enumerate(images) if image.shape == size]
-            batch = self._batch(torch.stack([images[index] for index in where]))
-            for index, tokens in zip(where, batch.split(1), strict=True):
-                output[index] = tokens
-        return [tokens for tokens in output if tokens is not None]
+            batch, grid = self._batch(torch.stack([images[index] for index in where]))
+            output |= {index: (tokens, grid) for index, tokens in zip(where, batch.split(1), strict=True)}
+        return [output[index] for index in range(len(images))]
 
-    def _native(self, images: Tensor | Sequence[Tensor], native: NativeSize) -> Tensor | list[Tensor]:
+    def _native(self, images: Sequence[Tensor], native: NativeSize) -> list[Placed]:
         """Run an encoder of native resolution, in one call for all pictures unless ``max_batch`` is set."""
-        if isinstance(images, Tensor):
-            _check_pixels(images, (*images.shape[:1], 3))
-            if len(images) == 0:
-                return self._native(images.new_zeros(1, *images.shape[1:]), native)[:0]
-            return torch.cat([*self._native(list(images), native)])
         for image in images:
             _check_pixels(image, (3,))
             native.grid(image.shape[-2], image.shape[-1])  # raises an error for parts of blocks
@@ -107,10 +118,11 @@ class BatchRunner(WholeEncoder, Reducing, abc.ABC):
                 output.append(self._reduced(self._scaled(states), grid, image))
         return output
 
-    def _batch(self, images: Tensor) -> Tensor:
+    def _batch(self, images: Tensor) -> Placed:
         _check_pixels(images, (*images.shape[:1], *self.shape.pixels[:-2]))
         if len(images) == 0:  # get the shape from one blank picture: some encoders fail on empty batches
-            return self._batch(images.new_zeros(1, *images.shape[1:]))[:0]
+            tokens, grid = self._batch(images.new_zeros(1, *images.shape[1:]))
+            return tokens[:0], grid
         pixels = images.to(device=self.device, dtype=self.dtype)
         if self.settings.s2 is not None:
             tokens, grid = features.s2_features(pixels, self.settings.s2.scales, self._selected)
@@ -118,12 +130,13 @@ class BatchRunner(WholeEncoder, Reducing, abc.ABC):
             tokens, grid = self._selected(pixels)
         return self._reduced(tokens, grid, images)
 
-    def _reduced(self, tokens: Tensor, grid: Grid, images: Tensor) -> Tensor:
-        """Return tokens (B, N, C) of a grid after the reductions, in the dtype of the `images` that they came from."""
-        output = self.reduced(tokens, grid).to(images.dtype)
+    def _reduced(self, tokens: Tensor, grid: Grid | None, images: Tensor) -> Placed:
+        """Return tokens (B, N, C) after the reductions, in the dtype of the `images` that they came from, and their grid."""
+        tokens, grid = self.reduced_grid(tokens, grid)
+        output = tokens.to(images.dtype)
         if self.settings.check_finite and not output.isfinite().all():
             raise VitaError(self._not_finite(images, output))
-        return output
+        return output, grid if grid is not None and math.prod(grid) == output.shape[1] else None
 
     def _not_finite(self, images: Tensor, output: Tensor) -> str:
         dtype, wrong = str(self.dtype).removeprefix("torch."), int((~output.isfinite()).sum())

@@ -137,8 +137,14 @@ def build_tower(config: TowerConfig | Mapping[str, Any], *, device: torch.device
 
 def build_resolved(resolved: ResolvedTower, device: torch.device | str) -> BaseVisionTower:
     """Build a tower from its resolved config, and load it unless ``delay_load: true`` is set."""
-    factory = import_object(resolved.spec.factory, requires=resolved.spec.requires, owner=resolved.owner)
-    tower: BaseVisionTower = factory(resolved, device)
+    tower = unloaded(resolved, device)
     if not resolved.settings.delay_load:
         tower.load_model()
+    return tower
+
+
+def unloaded(resolved: ResolvedTower, device: torch.device | str) -> BaseVisionTower:
+    """Build a tower from its resolved config without its encoder."""
+    factory = import_object(resolved.spec.factory, requires=resolved.spec.requires, owner=resolved.owner)
+    tower: BaseVisionTower = factory(resolved, device)
     return tower
