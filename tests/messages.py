@@ -118,10 +118,13 @@ def _unparsed(words: list[str]) -> str | None:
 
 def _is_key(parts: list[str]) -> bool:
     """Whether a dotted key is the schema's, from the top or from within one of its sections."""
-    from vita_core.config import schema
+    from vita_core.config import schema  # noqa: F401  # it imports all modules that define sections
     from vita_core.config.validation import Section
 
-    sections = [value for value in vars(schema).values() if isinstance(value, type) and issubclass(value, Section)]
+    def below(section: type[Section]) -> list[type[Section]]:
+        return [section, *(found for child in section.__subclasses__() for found in below(child))]
+
+    sections = [section for section in below(Section) if section.__module__.startswith("vita_core.config")]
     names = {name for section in sections for name in section.model_fields} | {"extends"}
     return parts[0] in names and (len(parts) == 1 or parts[1] in names or parts[0] == "options" or "options" in parts)
 

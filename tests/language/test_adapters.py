@@ -14,11 +14,12 @@ import pytest
 import torch
 from checkpoints import Boom
 from conftest import vita
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from vita_core import build_model
+from vita_core.adapters import load_adapter, save_adapter
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.planning.migrating import migrate
 from vita_core.weights.files import sha256
@@ -169,7 +170,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "other modules": (
         lambda d: _settings(d, target_modules=["query"]),
-        "does not fit this language model: .*query",
+        "does not fit this model: .*query",
     ),
     "another method": (lambda d: _settings(d, peft_type="IA3"), "peft_type 'IA3' is not supported, only 'LORA'"),
     "no projector": (lambda d: (d / NON_LORA).unlink(), "contains no projector.*there is no non_lora_trainables.bin"),
@@ -247,3 +248,19 @@ def test_a_merged_adapter_is_exported_with_its_bases_keys(vita15: Path, tmp_path
     assert told.changed == 3 * len(EVERY)
     again = build_model(checkpoint=tmp_path / "out", overrides=["device=cpu"])
     torch.testing.assert_close(logits(again.llm.model), logits(adapted), atol=1e-5, rtol=0)
+
+
+def test_an_adapter_beside_the_weights_is_what_peft_computes(tmp_path: Path, tiny_llm: Path) -> None:
+    """Ours opens peft's directory, and peft opens ours, with the same logits to the bit."""
+    base = LlamaForCausalLM.from_pretrained(tiny_llm).eval()
+    theirs = adapt(base, tmp_path / "peft", r=4)
+    ours = copy.deepcopy(base)
+    load_adapter(ours, tmp_path / "peft")
+    assert torch.equal(logits(ours), logits(theirs))
+    assert not torch.equal(logits(ours), logits(base))
+    save_adapter(ours, tmp_path / "saved")
+    assert torch.equal(
+        logits(PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "saved").eval()), logits(theirs)
+    )
+    with pytest.raises(CheckpointError, match=r"holds no weight file"):
+        load_adapter(copy.deepcopy(base), tmp_path / "nothing")

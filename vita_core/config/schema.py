@@ -15,6 +15,7 @@ from vita_core.config.fused import check_keys
 from vita_core.config.images import AnyresConfig, ImagesConfig, TilesConfig
 from vita_core.config.prompts import GenerationConfig, PromptConfig
 from vita_core.config.reductions import ReductionConfig
+from vita_core.config.training import TrainingConfig
 from vita_core.config.validation import Section, validate
 from vita_core.config.yamlfile import Document, Mark
 
@@ -172,32 +173,6 @@ class LLMConfig(Section):
     trust_remote_code: bool = False
     dtype: DType = "float32"
     attention: Attention = "auto"
-
-
-class TrainingConfig(Section):
-    """Training of the projector (``vita train``). The tower and the language model stay frozen.
-
-    `variants` is the number of altered copies (cropped, rescaled, sharpened, blurred, re-compressed) of each photo that are
-    encoded in addition to the photo. `warm_start_steps` steps, each of `warm_start_batch` photos, first regress the
-    projected tokens onto the embeddings of the caption's words, without the language model. `moment_jitter` (0 to 1) is how
-    far, with several data sets, the mean and deviation of a photo's features are moved towards those of another set, so
-    that the sharpness of a set's photos does not reveal their content. `held_out` is the share kept for the score.
-    """
-
-    steps: PositiveInt = 800
-    batch_size: PositiveInt = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warm_start_steps: Annotated[int, Field(ge=0)] = 400
-    warm_start_batch: PositiveInt = 256
-    warm_start_learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    variants: Annotated[int, Field(ge=0)] = 3
-    moment_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
-    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    seed: int = 0
-    eval_steps: PositiveInt = 100
-    save_steps: PositiveInt = 50
 
 
 class Config(Section):

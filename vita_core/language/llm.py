@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vita_core.adapters import merge_adapter
 from vita_core.config.schema import LLMConfig, PromptConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
-from vita_core.language.adapters import merge_adapter
 from vita_core.language.conversations import CONVERSATIONS
 from vita_core.language.prompts import PICTURE_ID, known_token, prompt_ids
 from vita_core.loading import LoadReport, part_tensors

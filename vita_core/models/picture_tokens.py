@@ -46,7 +46,9 @@ class PictureTokens(OldNames):
         projector.behind(
             grid, features.shape[1]
         )  # of native resolution, a picture's own grid may be one that it cannot take
-        return project(self.projector, features.to(self.llm.dtype), grid)
+        own = next(self.projector.parameters(), None)  # while it is trained, it may be float32 before a smaller decoder
+        dtype = self.llm.dtype if own is None else own.dtype
+        return project(self.projector, features.to(dtype), grid).to(self.llm.dtype)
 
     def pack(self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False) -> list[Tensor]:
         """Join the tokens (tiles, N, D) of a picture of `size` (width, height) to a tensor (M, D) for each of its places.

@@ -55,6 +55,12 @@ class ResolvedLLM:
         stated = self.checkpoint_config.get("hidden_size")
         return stated if isinstance(stated, int) else None
 
+    @property
+    def layers(self) -> int | None:
+        """The number of its decoder blocks, or None if its config does not state it."""
+        stated = self.checkpoint_config.get("num_hidden_layers")
+        return stated if isinstance(stated, int) else None
+
     def shape(self) -> LLMShape:
         """Return the sizes from its own or published config. Raises CheckpointError if the config does not state them."""
         stated, where = self.spec.geometry, f"llm.weights: {self.settings.weights}"

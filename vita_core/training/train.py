@@ -128,6 +128,10 @@ def _check(resolved: Resolved) -> None:
     """Raise ConfigError for a tower alone, a tower of videos, and prompts that training does not write."""
     resolved.language("vita train")
     refuse_stills(resolved.tower, "vita train: it takes still pictures")
+    if resolved.config.training.stages is not None:
+        raise ConfigError(
+            "training.stages: `vita train` does not run stages yet. Try: the flat keys, such as `training.steps`"
+        )
     if resolved.config.prompt.row_tokens is not None:
         raise ConfigError(
             f"prompt.row_tokens: training does not write the tokens {', '.join(resolved.config.prompt.row_tokens)} between the "

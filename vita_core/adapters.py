@@ -1,0 +1,134 @@
+"""LoRA adapters (arXiv 2106.09685) as peft writes them: merged into a model, or kept beside the weights of a module."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vita_core.errors import CheckpointError, VitaError
+from vita_core.loading import LoadReport, read_tensors
+from vita_core.weights.files import write_text, write_whole
+from vita_core.weights.shards import choose_file
+
+__all__ = ["adapter_state", "add_adapter", "load_adapter", "merge_adapter", "save_adapter"]
+
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+PREFIX = "base_model.model."
+"""peft wraps a model twice, and the keys of its files say so."""
+
+
+def merge_adapter(model: Any, directory: Path) -> Any:
+    """Merge the LoRA adapter in `directory` into the weights of `model`, a transformers model, and return a plain model.
+
+    The checkpoint files that `model` is mapped from do not change. Raises CheckpointError if the adapter is not a LoRA
+    adapter, or if one of its tensors is missing, unexpected or of another shape. Raises VitaError if peft is not installed.
+    """
+    peft, where = _peft(f"LoRA adapter {directory}"), f"LoRA adapter {directory}"
+    state = _stored(directory)
+    wrapped = _fitted(directory, lambda config: peft.get_peft_model(model, config))
+    wanted = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    _compare(wanted, state, where)
+    peft.set_peft_model_state_dict(wrapped, state)
+    return wrapped.merge_and_unload(safe_merge=True)
+
+
+def load_adapter(root: nn.Module, directory: Path) -> None:
+    """Put the LoRA adapter in `directory` beside the weights of a module, strictly and frozen. Raises as `merge_adapter`.
+
+    Its part of the output is computed apart, as in its training, so that the values are those of the training to the bit.
+    """
+    peft, state = _peft(f"LoRA adapter {directory}"), _stored(directory)
+    _fitted(directory, lambda config: peft.inject_adapter_in_model(config, root))
+    wanted = adapter_state(root)
+    _compare(wanted, state, f"LoRA adapter {directory}")
+    for key, parameter in wanted.items():
+        parameter.data.copy_(state[key])
+        parameter.requires_grad_(False)
+    root.eval()
+
+
+def add_adapter(root: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dropout: float) -> None:
+    """Put a new LoRA adapter on the linear layers of these names in a module. Nothing but the adapter requires gradients."""
+    peft = _peft("LoRA")
+    targets = rf"({'|'.join(map(re.escape, names))})"  # a full match: a list of names would match the ends of others
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+    root.requires_grad_(False)
+    with warnings.catch_warnings():  # peft uses a deprecated name of a transformers property
+        warnings.simplefilter("ignore", FutureWarning)
+        peft.inject_adapter_in_model(config, root)
+
+
+def adapter_state(root: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of the adapter in a module under the keys of peft's files. Empty without an adapter."""
+    own = {name: parameter for name, parameter in root.named_parameters() if ".lora_" in name}
+    return {f"{PREFIX}{name.replace('.default.', '.')}": parameter for name, parameter in own.items()}
+
+
+def save_adapter(root: nn.Module, directory: Path) -> None:
+    """Write the adapter in a module as peft does: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+    tensors = {key: parameter.detach().to("cpu").contiguous() for key, parameter in adapter_state(root).items()}
+    config = {**next(iter(vars(root)["peft_config"].values())).to_dict(), "inference_mode": True}
+    directory.mkdir(parents=True, exist_ok=True)
+    write_whole(directory / WEIGHTS[0], lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    write_text(directory / "adapter_config.json", json.dumps(plain, indent=2, sort_keys=True, default=str))
+
+
+def _peft(what: str) -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise VitaError(
+            f"{what}: it needs peft, which cannot be imported: {error}. Try: `pip install 'vita-core[lora]'`"
+        ) from error
+    return peft
+
+
+def _stored(directory: Path) -> dict[str, Tensor]:
+    names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
+    file = directory / choose_file(names, WEIGHTS, str(directory))
+    return {key: read() for key, read in read_tensors([file])}
+
+
+def _fitted(directory: Path, put: Any) -> Any:
+    """Call `put` with the adapter's config. Raises CheckpointError if it is no LoRA adapter, or does not fit its model."""
+    from peft import LoraConfig, PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(str(directory))
+        if not isinstance(config, LoraConfig):
+            raise CheckpointError(
+                f"{directory}: peft_type {config.peft_type.value!r} is not supported, only 'LORA'. "
+                "Try: merge the adapter into its model with peft and save the result"
+            )
+        config.init_lora_weights = False  # some initialisations (PiSSA, LoftQ) change the base model
+        with warnings.catch_warnings():  # peft uses a deprecated name of a transformers property
+            warnings.simplefilter("ignore", FutureWarning)
+            return put(config)
+    except (TypeError, ValueError, KeyError) as error:
+        if isinstance(error, VitaError):
+            raise
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise CheckpointError(
+            f"LoRA adapter {directory} does not fit this model: {reason}. "
+            "Try: the base model that the adapter's adapter_config.json names"
+        ) from error
+
+
+def _compare(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
+    report = LoadReport(loaded=len(wanted.keys() & state.keys()))
+    report.missing = sorted(wanted.keys() - state.keys())
+    report.unexpected = sorted(state.keys() - wanted.keys())
+    report.mismatched = [
+        f"{key} {tuple(state[key].shape)} for {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    report.raise_if_wrong(where)

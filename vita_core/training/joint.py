@@ -1,0 +1,94 @@
+"""The loss of a batch of samples: pictures through tower and projector, with the text through the language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from vita_core.language.merging import IGNORED_LABEL, merge_labelled
+from vita_core.models.model import VisionLanguageModel
+
+__all__ = ["Joint", "collate"]
+
+
+class Joint(nn.Module):
+    """A model whose forward returns the loss of a batch that `collate` made: the mean cross-entropy of the labelled tokens.
+
+    A batch without a picture still runs a blank one, whose tokens do not count, so that in every process of a distributed
+    training the same weights get a gradient.
+    """
+
+    def __init__(self, model: VisionLanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Mapping[str, Any], count: Tensor | int | None = None) -> Tensor:
+        """Return the summed loss of the labelled tokens, divided by `count`, or by their number in this batch."""
+        model = self.model
+        rows = [
+            (ids[:length], labels[:length])
+            for ids, labels, length in zip(batch["input_ids"], batch["labels"], batch["lengths"].tolist(), strict=True)
+        ]
+        pictures, unused = self._pictures(batch)
+        merged = merge_labelled(
+            [ids for ids, _ in rows],
+            [labels for _, labels in rows],
+            pictures,
+            model.llm.embed,
+            padding="right",
+            max_length=None,
+        )
+        targets = torch.cat([merged.labels[:, 1:], merged.labels[:, :1].fill_(IGNORED_LABEL)], dim=1).to(
+            merged.embeds.device
+        )
+        kept = (targets != IGNORED_LABEL).any(0).nonzero().flatten()  # the head runs where an answer's token comes next
+        read = model.llm.model(
+            inputs_embeds=merged.embeds + unused,
+            attention_mask=merged.mask,
+            position_ids=merged.positions,
+            logits_to_keep=kept,
+            use_cache=False,
+        )
+        targets = targets[:, kept]
+        loss = F.cross_entropy(
+            read.logits.flatten(0, 1).float(), targets.flatten(), reduction="sum", ignore_index=IGNORED_LABEL
+        )
+        labelled = targets != IGNORED_LABEL
+        return loss / (labelled.sum().clamp(min=1) if count is None else count)
+
+    def _pictures(self, batch: Mapping[str, Any]) -> tuple[list[list[Tensor]], Tensor]:
+        """Return the projected tokens (M, D) of each row's places, and zero times those of a blank picture if there are none."""
+        flat: Sequence[Tensor] = batch["pixels"]
+        if not flat:
+            blank = self.model.encode_each([self._blank()])[0]
+            return [[] for _ in batch["places"]], blank.sum() * 0
+        tokens = iter(zip(self.model.encode_each(flat), batch["sizes"], strict=True))
+        made = [[next(tokens) for _ in range(count)] for count in batch["places"]]
+        zero = torch.zeros((), dtype=self.model.llm.dtype, device=self.model.llm.device)
+        return [[place for found, size in row for place in self.model.pack(found, size)] for row in made], zero
+
+    def _blank(self) -> Tensor:
+        resolved = self.model.tower.resolved
+        shape = (*resolved.shape.pixels[:-2], *resolved.geometry.input_size)
+        return torch.zeros(1, *shape, device=self.model.tower.device)
+
+
+def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join samples to a batch: ids and labels (B, T), padded on the right, and a flat list of the pictures' pixels.
+
+    A sample has `input_ids` and `labels` (T), and for each of its pictures `pixels` (tiles, 3, H, W) and the `size`
+    (width, height) of the picture.
+    """
+    return {
+        "input_ids": pad_sequence([sample["input_ids"] for sample in samples], batch_first=True),
+        "labels": pad_sequence([sample["labels"] for sample in samples], batch_first=True, padding_value=IGNORED_LABEL),
+        "lengths": torch.tensor([len(sample["input_ids"]) for sample in samples]),
+        "places": [len(sample["pixels"]) for sample in samples],
+        "pixels": [pixels for sample in samples for pixels in sample["pixels"]],
+        "sizes": [size for sample in samples for size in sample["sizes"]],
+    }

@@ -1,0 +1,140 @@
+"""Freeze and unfreeze the parts of a built model as a stage says, and count what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vita_core.adapters import adapter_state, add_adapter
+from vita_core.config.schema import FreezeConfig
+from vita_core.config.training import LoraSettings, PartSettings
+from vita_core.errors import ConfigError, VitaError
+from vita_core.models.model import VisionLanguageModel
+from vita_core.towers.freezing import freeze
+
+__all__ = ["PartRow", "prepare_parts", "roots", "table"]
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """A line of the table of what is trained: a part, how, and its numbers of parameters, from ``requires_grad``."""
+
+    part: str
+    how: str
+    parameters: int
+    trained: int
+
+
+def roots(model: VisionLanguageModel) -> dict[str, nn.Module]:
+    """Return the module of each part of a model. The tower's is its encoder, and its reductions are a part of their own."""
+    encoder = model.tower.vision_tower
+    if encoder is None:
+        raise VitaError("the tower is not loaded, because delay_load is set. Try: `tower.delay_load: false`")
+    return {
+        "tower": encoder,
+        "reduce": model.tower.reductions,
+        "projector": model.projector,
+        "llm": model.llm.model,
+    }
+
+
+def prepare_parts(model: VisionLanguageModel, parts: Mapping[str, PartSettings], key: str) -> None:
+    """Freeze the model but for `parts`, each as its settings say. `key` is that of the stage, for messages.
+
+    A part whose own weights are trained is float32 afterwards, and so are adapters. Raises ConfigError for adapters on a part
+    without linear layers.
+    """
+    for part, root in roots(model).items():
+        how = parts.get(part)
+        root.requires_grad_(False)
+        if how is None:
+            continue
+        if how.lora is not None:
+            _add_lora(root, how.lora, part, f"{key}.train.{part}.lora")
+        elif part == "tower":
+            freeze(
+                root,
+                FreezeConfig(from_layer=how.from_layer) if how.from_layer else False,
+                model.tower.shape,
+                model.tower.in_run_order,
+            )
+        elif how.from_layer is not None:
+            _train_blocks(root, how.from_layer, f"{key}.train.{part}.from_layer")
+        else:
+            root.requires_grad_(True)
+        if how.lora is None:  # its frozen layers too: a layer takes values of its own dtype only
+            root.float()
+
+
+def _train_blocks(decoder: nn.Module, first: int, key: str) -> None:
+    """Train block `first` (1 = the first) of a decoder, all blocks behind it, and the norm behind them."""
+    lists = [(name, part) for name, part in decoder.named_modules() if isinstance(part, nn.ModuleList)]
+    if not lists:
+        raise ConfigError(f"{key}: {type(decoder).__name__} has no list of blocks. Try: `llm: full`")
+    name, blocks = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
+    for block in list(blocks)[first - 1 :]:
+        block.requires_grad_(True)
+    owner = decoder.get_submodule(name.rpartition(".")[0])
+    for child in owner.children():
+        if "norm" in type(child).__name__.lower():
+            child.requires_grad_(True)
+
+
+def linear_layers(root: nn.Module, targets: Sequence[str] | None = None) -> list[str]:
+    """Return the names of the linear layers of a part that get adapters.
+
+    The layer that makes the output of a language model does not, and neither do those inside torch's MultiheadAttention,
+    which reads their weights without calling them.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    find: Any = getattr(root, "get_output_embeddings", lambda: None)
+    output = find()
+    inside = {
+        id(child)
+        for module in root.modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for child in module.modules()
+    }
+    found = []
+    for name, module in root.named_modules():
+        linear = isinstance(module, nn.Linear | Conv1D) and module is not output and id(module) not in inside
+        if linear and name and (targets is None or any(name == end or name.endswith(f".{end}") for end in targets)):
+            found.append(name)
+    return found
+
+
+def _add_lora(root: nn.Module, lora: LoraSettings, part: str, key: str) -> None:
+    """Put an adapter on the linear layers of a part, and train only that. A part keeps the adapter of an earlier stage."""
+    if not adapter_state(root):
+        names = linear_layers(root, lora.targets)
+        if not names:
+            of = "" if lora.targets is None else f" of the names {', '.join(lora.targets)}"
+            other = f"`{part}: full`" if lora.targets is None else f"other `targets`, or `{part}: full`"
+            raise ConfigError(f"{key}: the {part} has no linear layer{of}. Try: {other}")
+        add_adapter(root, names, rank=lora.rank, alpha=lora.alpha or 2 * lora.rank, dropout=lora.dropout)
+    for parameter in adapter_state(root).values():
+        parameter.requires_grad_(True)
+
+
+def table(model: VisionLanguageModel, parts: Mapping[str, PartSettings]) -> list[PartRow]:
+    """Return the number of parameters of each part, and of those that are trained, counted from ``requires_grad``."""
+    rows = []
+    for part, root in roots(model).items():
+        own = list(root.parameters())
+        if part == "reduce" and not own:
+            continue
+        trained = sum(p.numel() for p in own if p.requires_grad)
+        rows.append(PartRow(part, _how(parts.get(part)), sum(p.numel() for p in own), trained))
+    return rows
+
+
+def _how(settings: PartSettings | None) -> str:
+    if settings is None:
+        return "frozen"
+    if settings.lora is not None:
+        return f"LoRA, rank {settings.lora.rank}"
+    return "full" if settings.from_layer is None else f"from layer {settings.from_layer}"

@@ -1,0 +1,109 @@
+"""The stages of a training: every check that needs no weight happens here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from vita_core.config.training import PartSettings, StageConfig
+from vita_core.errors import ConfigError, nearest
+from vita_core.planning.resolution import Resolved
+
+__all__ = ["Stage", "resolve_stages"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its settings, how it trains each part that is not frozen, and the names of its data sets."""
+
+    key: str
+    settings: StageConfig
+    parts: Mapping[str, PartSettings]
+    data: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name that the config gives it."""
+        return self.settings.name
+
+
+def resolve_stages(resolved: Resolved, data: Iterable[str], processes: int = 1) -> list[Stage]:
+    """Return the stages of a config for data sets of these names, shared by so many processes.
+
+    Raises ConfigError for a stage that trains nothing, a part that does not exist, a layer that is out of range, an unknown
+    data set, a batch that the processes cannot share, and parts without weights that no stage trains.
+    """
+    known, config = list(data), resolved.config
+    stated = config.training.stages or []
+    if config.tower.freeze is not True or any(part.freeze is not True for part in config.tower.towers or ()):
+        raise ConfigError(
+            "tower.freeze: with `training.stages`, each stage says what it trains. Try: leave it out, and write "
+            "`train: {tower: full}` or `train: {tower: {from_layer: 20}}` into a stage"
+        )
+    stages = [_stage(resolved, f"training.stages[{at}]", stage, known, processes) for at, stage in enumerate(stated)]
+    _check_untrained(resolved, stages)
+    return stages
+
+
+def _stage(resolved: Resolved, key: str, settings: StageConfig, known: list[str], processes: int) -> Stage:
+    parts = settings.train.trained
+    if not parts:
+        raise ConfigError(
+            f"{key}.train: every part is frozen, so nothing would be trained. Try: `train: {{projector: full}}`"
+        )
+    for part, how in parts.items():
+        _check_part(resolved, f"{key}.train.{part}", part, how)
+    names = [settings.data] if isinstance(settings.data, str) else settings.data or known
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{key}.data: no data set of this name: {name!r}.{nearest(name, known)} Try: one of "
+                f"{', '.join(known) or 'none is defined'}, or define {name} in the section data"
+            )
+    share = processes * settings.accumulate
+    if settings.batch_size % share:
+        raise ConfigError(
+            f"{key}.batch_size: {settings.batch_size} samples cannot be shared by {processes} processes in "
+            f"{settings.accumulate} parts each. Try: a multiple of {share}"
+        )
+    return Stage(key, settings, parts, tuple(names))
+
+
+def _check_part(resolved: Resolved, key: str, part: str, how: PartSettings) -> None:
+    """Raise ConfigError for a part that the model does not have, and for a layer that it does not have."""
+    geometry = resolved.tower.geometry
+    if part == "reduce" and not any(step.spec.trainable for step in geometry.reductions):
+        raise ConfigError(f"{key}: the tower has no reduction with weights. Try: leave it out")
+    if how.from_layer is None:
+        return
+    if part == "tower":
+        most = max(geometry.layers)
+    elif part == "llm" and resolved.llm is not None:
+        most = resolved.llm.layers or how.from_layer
+    else:
+        raise ConfigError(f"{key}.from_layer: this part has no layers. Try: `{part}: full`")
+    if how.from_layer > most:
+        raise ConfigError(
+            f"{key}.from_layer: {how.from_layer} is after the last layer that runs, {most}, so nothing would be trained. "
+            f"Try: {f'1 to {most}, or `{part}: full`' if most else f'`{part}: full`'}"
+        )
+
+
+def _check_untrained(resolved: Resolved, stages: list[Stage]) -> None:
+    """Raise ConfigError for a projector or a reduction without weights that the first stage does not train."""
+    projector, _ = resolved.language("vita train")
+    first = stages[0]
+    empty = projector.settings.weights is None and projector.part is None and projector.name != "identity"
+    if empty and "projector" not in first.parts:
+        raise ConfigError(
+            f"{first.key}.train.projector: the projector has no weights yet, and the first stage does not train it. "
+            "Try: `projector: full`, or `projector.weights: FILE`"
+        )
+    steps = [
+        step for step in resolved.tower.geometry.reductions if step.spec.trainable and step.settings.weights is None
+    ]
+    if steps and "reduce" not in first.parts:
+        raise ConfigError(
+            f"{first.key}.train.reduce: {steps[0].key} has no weights yet, and the first stage does not train it. "
+            f"Try: `reduce: full`, or `{steps[0].key}.weights: FILE`"
+        )

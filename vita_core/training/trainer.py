@@ -1,0 +1,132 @@
+"""transformers' Trainer for one stage: it saves and resumes only what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from vita_core.training.joint import Joint, collate
+from vita_core.training.parts import roots
+from vita_core.training.stages import Stage
+from vita_core.weights.files import write_whole
+
+__all__ = ["StageTrainer", "trained_state"]
+
+WEIGHTS = "trained.safetensors"
+"""The file of a checkpoint with the weights that its stage trains."""
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that require gradients, and the buffers of modules in train mode that have any of these."""
+    state = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for prefix, module in model.named_modules():
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+            own = {name for name, _ in module.named_buffers(recurse=False)} - module._non_persistent_buffers_set
+            state |= {f"{prefix}.{name}".lstrip("."): getattr(module, name) for name in own}
+    return {name: value.detach() for name, value in state.items()}
+
+
+class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
+    """Trains the model of a `Joint` for one stage. `data` has the samples in the order in which they are seen."""
+
+    def __init__(
+        self,
+        joint: Joint,
+        stage: Stage,
+        data: Dataset[dict[str, Any]],
+        held_out: Dataset[dict[str, Any]] | None,
+        folder: Path,
+        *,
+        steps: int,
+        seed: int,
+        keep: int,
+        processes: int = 1,
+        **arguments: Any,
+    ) -> None:
+        settings, device = stage.settings, joint.model.llm.device
+        self.stage = stage
+        args = TrainingArguments(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=settings.batch_size // settings.accumulate // processes,
+            per_device_eval_batch_size=max(1, settings.batch_size // settings.accumulate // processes),
+            gradient_accumulation_steps=settings.accumulate,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
+            warmup_steps=round(settings.warmup * steps),
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.clip,
+            bf16=settings.precision == "bfloat16",
+            fp16=settings.precision == "float16",
+            eval_strategy="steps" if held_out is not None else "no",
+            eval_steps=settings.eval_steps,
+            save_steps=settings.save_steps,
+            save_total_limit=keep,
+            seed=seed,
+            data_seed=seed,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            report_to=[],
+            logging_steps=1,
+            use_cpu=device.type == "cpu",
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            **arguments,
+        )
+        super().__init__(joint, args, collate, data, held_out)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """Return AdamW, with the learning rate of each part. Norms and biases do not decay."""
+        if vars(self).get("optimizer") is None:
+            decayed, groups = set(self.get_decay_parameter_names(self.model)), []
+            names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+            for part, root in roots(self.model.model).items():
+                how = self.stage.parts.get(part)
+                rate = self.args.learning_rate if how is None or how.learning_rate is None else how.learning_rate
+                trained = [parameter for parameter in root.parameters() if parameter.requires_grad]
+                for decays in (True, False):
+                    chosen = [p for p in trained if (names[id(p)] in decayed) == decays]
+                    decay = self.args.weight_decay if decays else 0.0
+                    groups += [{"params": chosen, "lr": rate, "weight_decay": decay}] if chosen else []
+            kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(groups, **keywords)
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the mean loss of the labelled tokens of the whole step, also if several processes share it."""
+        count = num_items_in_batch
+        if count is not None and self.args.world_size > 1:
+            count = count / self.args.world_size  # the gradients of the processes are averaged
+        loss = model(inputs, count)
+        return (loss, {}) if return_outputs else loss
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        """Return the samples in order: they are already shuffled."""
+        return SequentialSampler(self.train_dataset)
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write what is trained to a checkpoint, not the whole model."""
+        state = {name: value.to("cpu").contiguous() for name, value in trained_state(self.model).items()}
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / WEIGHTS, lambda path: save_file(state, path))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        state, own = load_file(Path(resume_from_checkpoint) / WEIGHTS), trained_state(self.model)
+        assert state.keys() == own.keys()
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(state[name])
