@@ -9,7 +9,7 @@ from vita_core.config.schema import PromptConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
 
-__all__ = ["PICTURE_ID", "known_token", "prompt_ids"]
+__all__ = ["PICTURE_ID", "chat_text", "known_token", "leading_ids", "list_content", "prompt_ids"]
 
 PICTURE_ID = -200
 """The token id that marks the place of a picture, as in LLaVA and VITA."""
@@ -43,7 +43,7 @@ def prompt_ids(tokenizer: Any, prompt: PromptConfig, question: str, places: Sequ
             tokenizer, text.replace(token, prompt.image_text.replace(IMAGE, token)), token, sum(places)
         )
     text = _chat(tokenizer, prompt.system, content) if chat else form.text(prompt.system, content)
-    ids = [] if chat else _leading_ids(tokenizer)
+    ids = [] if chat else leading_ids(tokenizer)
     for index, segment in enumerate(text.replace(IMAGE, prompt.image_text).split(IMAGE)):
         ids += [PICTURE_ID] * (index > 0) + tokenizer(segment, add_special_tokens=False).input_ids
     return ids
@@ -72,10 +72,18 @@ def _as_processor(tokenizer: Any, text: str, token: str, places: int) -> list[in
     return [PICTURE_ID if token_id == mark else token_id for token_id in ids]
 
 
-def _leading_ids(tokenizer: Any) -> list[int]:
+def leading_ids(tokenizer: Any) -> list[int]:
     """Return the BOS token if the tokenizer begins every text with it. A chat template writes its own."""
     first: list[int] = tokenizer("").input_ids[:1]
     return first if first == [tokenizer.bos_token_id] else []
+
+
+def list_content(text: str) -> list[dict[str, str]]:
+    """Return a text with ``<image>`` marks as a list of pictures and texts, which templates of multimodal models take."""
+    parts: list[dict[str, str]] = []
+    for index, part in enumerate(text.split(IMAGE)):
+        parts += [{"type": "image"}] * (index > 0) + ([{"type": "text", "text": part}] if part else [])
+    return parts
 
 
 def _mixed_chat(tokenizer: Any, system: str | None, question: str, content: str, token: str, pictures: int) -> str:
@@ -83,34 +91,41 @@ def _mixed_chat(tokenizer: Any, system: str | None, question: str, content: str,
 
     A template takes lists if what it writes of one has the question and every picture.
     """
-    texts = question.split(IMAGE) if IMAGE in question else [*[""] * pictures, question]
-    parts: list[dict[str, str]] = []
-    for index, part in enumerate(texts):
-        parts += [{"type": "image"}] * (index > 0) + ([{"type": "text", "text": part}] if part else [])
+    marked = question if IMAGE in question else IMAGE * pictures + question
+    parts = list_content(marked)
     try:
         lists = None if system is None else [{"type": "text", "text": system}]
         text = _chat(tokenizer, lists, parts)
     except (ConfigError, TypeError, AttributeError):
         return _chat(tokenizer, system, content)
-    whole = text.count(token) == pictures and all(part.strip() in text for part in texts) and str(parts) not in text
+    written = all(part.strip() in text for part in marked.split(IMAGE))
+    whole = text.count(token) == pictures and written and str(parts) not in text
     return text if whole else _chat(tokenizer, system, content)
 
 
 def _chat(tokenizer: Any, system: Any, content: Any) -> str:
+    messages = [{"role": "user", "content": content}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return chat_text(tokenizer, messages, asks=True)
+
+
+def chat_text(tokenizer: Any, messages: list[dict[str, Any]], *, asks: bool) -> str:
+    """Return what the tokenizer's chat template writes of messages; if `asks`, up to where the next answer begins.
+
+    Raises ConfigError if there is no chat template, or if it does not accept the messages.
+    """
     if tokenizer.chat_template is None:
         raise ConfigError(
             "prompt.template: this tokenizer has no chat template. Try: `prompt.template: plain`, or another of "
             + ", ".join(CONVERSATIONS)
         )
-    messages = [{"role": "user", "content": content}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
     from jinja2 import TemplateError
 
     try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
     except TemplateError as error:
-        without = "leave out prompt.system (--system), or set " if system is not None else ""
+        without = "leave out prompt.system (--system), or set " if messages[0]["role"] == "system" else ""
         reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
             f"prompt.template: the tokenizer's chat template does not accept the prompt: {reason}. "

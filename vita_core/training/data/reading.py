@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vita_core.errors import ConfigError, nearest
+from vita_core.training.data.samples import PictureRef, Sample, Turn
 
-__all__ = ["Sample", "read_samples"]
+__all__ = ["SUFFIXES", "read_samples"]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A picture with its caption. `names` are other accepted names of what the picture shows."""
-
-    image: Path
-    caption: str
-    names: tuple[str, ...] = ()
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -63,7 +54,11 @@ def _folder(path: Path) -> Iterator[Sample]:
     for picture in sorted(path.rglob("*")):
         caption = picture.with_suffix(".txt")
         if picture.suffix.lower() in SUFFIXES and caption.is_file():
-            yield Sample(picture, _text({"caption": _read(caption)}, "caption", f"{caption}:1:1"))
+            yield _captioned(picture, _text({"caption": _read(caption)}, "caption", f"{caption}:1:1"))
+
+
+def _captioned(image: Path, caption: str, names: tuple[str, ...] = ()) -> Sample:
+    return Sample((PictureRef(str(image), image),), (Turn(None, caption),), names)
 
 
 def _text(row: Any, key: str, where: str) -> str:
@@ -92,7 +87,7 @@ def _jsonl(path: Path) -> Iterator[Sample]:
             raise ConfigError(
                 f'{where}: \'names\' is not a list of texts: {reprlib.repr(names)}. Try: a list such as ["cat", "kitten"]'
             )
-        yield Sample(image, caption, tuple(names))
+        yield _captioned(image, caption, tuple(names))
 
 
 def _llava(path: Path) -> Iterator[Sample]:
@@ -111,7 +106,7 @@ def _llava(path: Path) -> Iterator[Sample]:
         turns = row.get("conversations") if isinstance(row, dict) else None
         said = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
         answer = next((turn for turn in said if turn.get("from") == "gpt"), None)
-        yield Sample(path.parent / _text(row, "image", where), _text(answer, "value", f"{where}: first gpt turn"))
+        yield _captioned(path.parent / _text(row, "image", where), _text(answer, "value", f"{where}: first gpt turn"))
 
 
 def _read(path: Path) -> str:
