@@ -117,11 +117,24 @@ def _print(made: Plan) -> None:
         one = f"{one} of {made.picture[0]} x {made.picture[1]} pixels"
     elif made.budget is not None:
         one = f"square picture of {made.pixels[1]} x {made.pixels[0]} pixels"
-    grid = "no grid" if made.grid is None else f"grid {' x '.join(map(str, made.grid))}"
-    typer.echo(f"One {one}: layers {list(made.layers)}, {grid}{tiles}{crops}{cache}.")
+    joined = _joined(made)
+    typer.echo(f"One {one}: layers {list(made.layers)}, {_grid(made.grid)}{joined}{tiles}{crops}{cache}.")
     if made.budget is not None:
         least, most = made.budget
+        where = " before the projector" if joined else ""
         typer.echo(
-            f"Native resolution: each picture keeps its aspect and has {least} to {most} tokens. "
+            f"Native resolution: each picture keeps its aspect and has {least} to {most} tokens{where}. "
             "`--picture WIDTHxHEIGHT` plans one."
         )
+
+
+def _grid(sides: tuple[int, ...] | None) -> str:
+    return "no grid" if sides is None else f"grid {' x '.join(map(str, sides))}"
+
+
+def _joined(made: Plan) -> str:
+    """Return how many tokens a tile has before and behind a projector that changes their number, else an empty text."""
+    tokens = [stage.shape[1] for stage in made.stages if stage.stage in ("tower", "reduce", "projector")]
+    if made.stages[-1].stage != "llm" or tokens[-2] == tokens[-1]:
+        return ""
+    return f" of {tokens[-2]} tokens, {_grid(made.projected_grid)} of {tokens[-1]} behind the projector"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vita_core.errors import ConfigError, PictureError
+from vita_core.planning.geometry import Grid
 from vita_core.planning.native import at_size
 from vita_core.planning.origins import Setting, preprocessing, used_settings
 from vita_core.planning.resolution import Place, Resolved, resolve
@@ -25,6 +26,7 @@ class Plan:
     `rule` says why the tower was chosen, and `settings` where the values of its config come from. `picture` is the picture's
     (width, height) in pixels, or None for the largest costs of any picture (for native resolution, of a square one). It is
     cut into `tiles` tiles, resized to `pixels` (height, width) each, and the encoder runs on `crops` pictures per tile (S2).
+    Behind the projector, the tokens of a tile are on `projected_grid`, which is None if they are on none, and for a tower alone.
     `cache_bytes` is the size of the key-value cache of the visual tokens. `budget` is the fewest and most tokens that a tower
     of native resolution gives a picture, or None.
     """
@@ -38,6 +40,7 @@ class Plan:
     settings: tuple[Setting, ...]
     layers: tuple[int, ...]
     grid: tuple[int, ...] | None
+    projected_grid: tuple[int, ...] | None
     tokens: int
     budget: tuple[int, int] | None
     frames: int | None
@@ -74,7 +77,7 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
     cache = 0
     if resolved.llm is not None and resolved.projector is not None:
         dtype, llm = BYTES[resolved.llm.settings.dtype], resolved.llm.shape()
-        stages.append(projector_stage(resolved.projector, llm.hidden_size, (tiles, geometry.num_tokens), dtype))
+        stages.append(projector_stage(resolved.projector, llm.hidden_size, tower, tiles, dtype))
         stages.append(llm_stage(resolved.llm, llm, tokens, dtype))
         cache = llm.cache_values_per_token * tokens * dtype
     return Plan(
@@ -90,6 +93,7 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
         ),
         layers=geometry.layers,
         grid=geometry.grid,
+        projected_grid=None if resolved.projector is None else _of_tile(resolved, tower)[0],
         tokens=tokens,
         budget=tower.budget,
         frames=tower.shape.frames,
@@ -106,12 +110,11 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
 def _of_picture(resolved: Resolved, picture: tuple[int, int] | None) -> tuple[ResolvedTower, int, int]:
     """Return the tower with its sizes for a picture of (width, height), and the picture's tiles and visual tokens."""
     tower, images = resolved.tower, resolved.config.images
-    geometry, native = tower.geometry, tower.shape.native
-    ends = resolved.config.prompt.row_tokens is not None  # a token behind each row
-    *_, rows, cols = geometry.grid or (1, geometry.num_tokens)  # `resolve` checks that there is a grid where it counts
+    native, side = tower.shape.native, tower.geometry.input_size[0]
     if picture is None:
-        tokens = most_tokens(images, geometry.input_size[0], (rows, cols), geometry.num_tokens)
-        return tower, images.most_tiles, tokens + ends * rows * images.most_tiles
+        grid, tokens = _of_tile(resolved, tower)
+        most = most_tokens(images, grid, tokens)
+        return tower, images.most_tiles, most + _ends(resolved, grid) * images.most_tiles
     width, height = picture
     if tower.shape.frames is not None:
         raise ConfigError(f"--picture: tower {tower.spec.name!r} takes videos, not pictures. Try: leave it out")
@@ -121,9 +124,19 @@ def _of_picture(resolved: Resolved, picture: tuple[int, int] | None) -> tuple[Re
             f"above {MAX_ASPECT}:1. Try: crop it into shorter pieces"
         )
     if native is not None:
-        side = max(width, height)
-        padded = (side, side) if images.aspect == "pad" else (height, width)
-        tower = at_size(tower, native.size(*padded))
-        return tower, 1, tower.geometry.num_tokens + ends * (tower.geometry.grid or (1, 1))[-2]
-    tiles, tokens = tiles_and_tokens(images, picture, geometry.input_size[0], (rows, cols), geometry.num_tokens)
-    return tower, tiles, tokens + ends * rows * tiles
+        longer = max(width, height)
+        tower = at_size(tower, native.size(*((longer, longer) if images.aspect == "pad" else (height, width))))
+    grid, tokens = _of_tile(resolved, tower)
+    tiles, whole = tiles_and_tokens(images, picture, side, grid, tokens)
+    return tower, tiles, whole + _ends(resolved, grid) * tiles
+
+
+def _of_tile(resolved: Resolved, tower: ResolvedTower) -> tuple[Grid | None, int]:
+    """Return the grid and the number of the tokens of one tile behind the projector, or behind a tower alone."""
+    grid, tokens = tower.geometry.grid, tower.geometry.num_tokens
+    return (grid, tokens) if resolved.projector is None else resolved.projector.behind(grid, tokens)
+
+
+def _ends(resolved: Resolved, grid: Grid | None) -> int:
+    """Return the number of tokens that the prompt puts behind the rows of a tile."""
+    return 0 if resolved.config.prompt.row_tokens is None or grid is None else grid[-2]

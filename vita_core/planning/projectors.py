@@ -85,6 +85,15 @@ class ResolvedProjector:
             "report this to the author of the plugin"
         )
 
+    def macs(self, grid: Grid | None, tokens: int, out_features: int) -> int:
+        """Return the multiply-accumulates for a tower's `tokens` on `grid`. Raises as `behind` and `parameters`."""
+        _, output = self.behind(grid, tokens)
+        if self.spec.macs is None:
+            return self.parameters(out_features) * output
+        steps = 1 if grid is None or len(grid) == 2 else grid[0]  # of a video, each is projected by itself
+        sizes = (self.in_features, out_features, self.options, tokens // steps, output // steps)
+        return steps * self.spec.macs(self.name, *sizes)
+
     def parameters(self, out_features: int) -> int:
         """Return the number of its parameters. Raises ConfigError for widths that it does not support."""
         return self.spec.parameters(self.name, self.in_features, out_features, self.options)

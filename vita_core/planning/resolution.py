@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -147,9 +148,6 @@ def _of_checkpoint(
 
 def _with_language(resolved: Resolved, llm_config: LLMConfig, *, offline: bool) -> Resolved:
     """Return `resolved` with its projector and its language model."""
-    anyres = resolved.config.images.anyres
-    if resolved.config.prompt.row_tokens is not None or (anyres is not None and anyres.merge != "flat"):
-        needed_grid(resolved.tower.geometry.grid)
     checkpoint, width = resolved.checkpoint, resolved.tower.geometry.hidden_size
     if checkpoint is None:
         llm, part = resolve_llm(llm_config, offline=offline), None
@@ -157,7 +155,28 @@ def _with_language(resolved: Resolved, llm_config: LLMConfig, *, offline: bool) 
         check_stages(checkpoint)
         llm, part = resolve_llm(llm_config, part=checkpoint.language()), checkpoint.part("projector")
     projector = resolve_projector(resolved.config.projector, width, llm.hidden_size, part)
+    _check_rows(resolved, projector)
     return replace(resolved, projector=projector, llm=llm)
+
+
+def _check_rows(resolved: Resolved, projector: ResolvedProjector) -> None:
+    """Raise ConfigError for tokens that the projector cannot take, or that have no rows where the config needs them."""
+    anyres, geometry = resolved.config.images.anyres, resolved.tower.geometry
+    needs = {
+        "images.anyres.merge: flat": anyres is not None and anyres.merge != "flat",
+        "prompt.row_tokens: null": resolved.config.prompt.row_tokens is not None,
+    }
+    instead = next((setting for setting, needed in needs.items() if needed), None)
+    own = geometry.grid if instead is None else needed_grid(geometry.grid)
+    grid, tokens = projector.behind(own, geometry.num_tokens)
+    if instead is None or (grid is not None and math.prod(grid) == tokens and len(grid) == 2):
+        return
+    key = instead.partition(":")[0]
+    if grid is None:
+        wrong = f"projector {projector.name!r} gives {tokens} tokens without any"
+        raise ConfigError(f"{key}: it needs rows of tokens, but {wrong}. Try: `{instead}`, or another `projector.type`")
+    wrong = f"a CLS token is kept beside {' x '.join(map(str, grid))}" if len(grid) == 2 else "these are of a video"
+    raise ConfigError(f"{key}: it needs rows of tokens, but {wrong}. Try: `{instead}`")
 
 
 def _at_most(config: Config, tiles: int | None) -> Config:

@@ -63,11 +63,16 @@ def _encoder_costs(resolved: ResolvedTower) -> tuple[int, int, int]:
     return sum(stage.parameters for stage in stages), sum(stage.weight_bytes for stage in stages), flops // 2
 
 
-def projector_stage(projector: ResolvedProjector, out: int, tokens: tuple[int, int], value: int) -> PlannedStage:
-    """Return the projector's stage. `tokens` is (tiles, tokens per tile), `value` the bytes of one parameter."""
-    parameters = projector.parameters(out)
-    flops = 2 * parameters * tokens[0] * tokens[1]
-    return PlannedStage("projector", projector.settings.type, (*tokens, out), parameters, parameters * value, flops)
+def projector_stage(
+    projector: ResolvedProjector, out: int, tower: ResolvedTower, tiles: int, value: int
+) -> PlannedStage:
+    """Return the stage of a projector to the width `out`, for a picture in `tiles` tiles. `value` is a parameter's bytes."""
+    parameters, geometry = projector.parameters(out), tower.geometry
+    _, tokens = projector.behind(geometry.grid, geometry.num_tokens)
+    flops = 2 * tiles * projector.macs(geometry.grid, geometry.num_tokens, out)
+    return PlannedStage(
+        "projector", projector.settings.type, (tiles, tokens, out), parameters, parameters * value, flops
+    )
 
 
 def llm_stage(llm: ResolvedLLM, shape: LLMShape, tokens: int, value: int) -> PlannedStage:

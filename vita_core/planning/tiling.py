@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from vita_core.config.images import ImagesConfig
+from vita_core.config.images import AnyresConfig, ImagesConfig
 from vita_core.errors import ConfigError, PictureError
 
 __all__ = ["best_grid", "count_tiles", "most_tokens", "shrunk", "tile_grid", "tiles_and_tokens", "unpadded"]
@@ -96,11 +96,12 @@ def unpadded(grid: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
 
 
 def tiles_and_tokens(
-    images: ImagesConfig, size: tuple[int, int], tile: int, grid: tuple[int, int], tokens: int
+    images: ImagesConfig, size: tuple[int, int], tile: int, grid: tuple[int, ...] | None, tokens: int
 ) -> tuple[int, int]:
     """Return the number of tiles of a picture of `size` (width, height), and of the tokens that the language model gets.
 
-    `tile` is the side of a tile in pixels. A tile has `tokens` tokens, with a `grid` of (rows, cols).
+    `tile` is the side of a tile in pixels. A tile has `tokens` tokens, with a `grid` of (rows, cols) or, if the tiles are not
+    joined as one map, None.
     """
     if images.tiles is not None:
         most, least, thumbnail = images.tiles.max, images.tiles.min, images.tiles.thumbnail
@@ -112,11 +113,17 @@ def tiles_and_tokens(
     count = 1 + rows * cols
     if images.anyres.merge == "flat":
         return count, count * tokens
-    whole, ends = (rows * grid[0], cols * grid[1]), images.anyres.merge == "spatial_unpad"
-    whole = unpadded(whole, size) if ends else whole
-    if images.anyres.shrink_to is not None:
-        whole = shrunk(whole, images.anyres.shrink_to * grid[0] ** 2)
-    return count, tokens + whole[0] * (whole[1] + ends)  # and a newline token behind each row
+    assert grid is not None  # `resolve` checks it
+    whole = rows * grid[0], cols * grid[1]
+    whole = unpadded(whole, size) if images.anyres.merge == "spatial_unpad" else whole
+    return count, tokens + _map_tokens(images.anyres, whole, grid)
+
+
+def _map_tokens(anyres: AnyresConfig, whole: tuple[int, int], grid: tuple[int, ...]) -> int:
+    """Return the number of tokens of a map (rows, cols) of tiles of `grid`, with the newline token behind each row if any."""
+    if anyres.shrink_to is not None:
+        whole = shrunk(whole, anyres.shrink_to * grid[0] ** 2)
+    return whole[0] * (whole[1] + (anyres.merge == "spatial_unpad"))
 
 
 def shrunk(grid: tuple[int, int], most: int) -> tuple[int, int]:
@@ -125,9 +132,14 @@ def shrunk(grid: tuple[int, int], most: int) -> tuple[int, int]:
     return (int(grid[0] // ratio), int(grid[1] // ratio)) if ratio > 1.1 else grid
 
 
-def most_tokens(images: ImagesConfig, tile: int, grid: tuple[int, int], tokens: int) -> int:
-    """Return the most tokens that the language model gets of a picture (see `tiles_and_tokens`)."""
-    if images.anyres is None or images.anyres.shrink_to is None:
+def most_tokens(images: ImagesConfig, grid: tuple[int, ...] | None, tokens: int) -> int:
+    """Return the most tokens that the language model gets of any picture (see `tiles_and_tokens`)."""
+    anyres = images.anyres
+    if anyres is None or anyres.merge == "flat":
         return images.most_tiles * tokens
-    sizes = [(cols * tile, rows * tile) for rows, cols in images.anyres.grids]
-    return max(tiles_and_tokens(images, size, tile, grid, tokens)[1] for size in sizes)
+    assert grid is not None  # `resolve` checks it
+    maps = [(rows * grid[0], cols * grid[1]) for rows, cols in anyres.grids]
+    if anyres.merge == "spatial_unpad":  # without some of the rows or columns it may be shrunk less
+        lower = [(rows - less, cols) for rows, cols in maps for less in range(rows)]
+        maps = lower + [(rows, cols - less) for rows, cols in maps for less in range(cols)]
+    return tokens + max(_map_tokens(anyres, each, grid) for each in maps)

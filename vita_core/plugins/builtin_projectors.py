@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from vita_core.errors import ConfigError
+from vita_core.plugins.projector_macs import ldp_macs, ldpv2_macs, spp_macs, squeezed
 from vita_core.plugins.specs import ProjectorSpec
 
 __all__ = [
@@ -85,13 +86,6 @@ def halved_down(rows: int, columns: int) -> tuple[int, int]:
             f"projector.type: 'spp' averages 2 x 2 tokens, but the tower gives {rows} x {columns}. Try: `type: mlp2x_gelu`"
         )
     return rows // 2, columns // 2
-
-
-def squeezed(width: int) -> int:
-    """Return MobileNetV3's width of squeeze-and-excitation: a quarter, in the nearest multiple of 8 that loses at most 10%."""
-    quarter = width // 4
-    near = max(8, (quarter + 4) // 8 * 8)
-    return near if near >= 0.9 * quarter else near + 8
 
 
 def ldp_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
@@ -178,6 +172,7 @@ PROJECTORS = (
         f"{MODULES}.ldp:ldp",
         ldp_parameters,
         tokens=halved_up,
+        macs=ldp_macs,
     ),
     ProjectorSpec(
         "ldpv2",
@@ -186,6 +181,7 @@ PROJECTORS = (
         ldpv2_parameters,
         options="vita_core.config.schema:LDPv2Options",
         tokens=pooled_to,
+        macs=ldpv2_macs,
     ),
     *(
         ProjectorSpec(
@@ -194,6 +190,7 @@ PROJECTORS = (
             f"{MODULES}.pooling:spp",
             spp_parameters,
             tokens=halved_down,
+            macs=spp_macs,
         )
         for version, where in (("v1", "between two"), ("v2", "behind two"), ("v3", "behind the first of three"))
     ),

@@ -159,6 +159,8 @@ class ProjectorSpec:
     tokens: function of the tokens' ``(rows, columns)`` that returns those of the output, or the number N' if the output has no
     grid; it raises ConfigError for a grid that the module cannot take. A parameter named `options` gets the validated options.
     Without `tokens`, the output has the tokens of the input, in the same grid.
+    macs: function of the arguments of `parameters` and the numbers N and N' that returns the multiply-accumulates of a
+    picture. Without it, each token of the output counts once through all parameters.
     paper: the title of the paper that describes the projector, with its arXiv id, for ``vita projectors``.
     example: options of a small projector, which ``vita check NAME`` builds with random weights.
     """
@@ -171,11 +173,13 @@ class ProjectorSpec:
     options: str | None = None
     requires: str | None = None
     tokens: Callable[..., tuple[int, int] | int] | None = None
+    macs: Callable[[str, int, int, Mapping[str, Any], int, int], int] | None = None
     paper: str = ""
     example: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        kinds = {"parameters": Callable, "pattern": str | None, "tokens": Callable | None, "example": Mapping}
+        kinds = {"parameters": Callable, "pattern": str | None, "example": Mapping}
+        kinds |= dict.fromkeys(("tokens", "macs"), Callable | None)
         check_fields(self, dict.fromkeys(("name", "summary", "factory", "paper"), str) | kinds)
         try:
             re.compile(self.pattern or "")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_core.config.schema import ProjectorConfig
-from vita_core.language.projectors import build_projector
+from vita_core.language.projectors import build_projector, project
 from vita_core.planning.options import validated_options
 from vita_core.planning.projectors import ResolvedProjector, resolve_projector
 from vita_core.plugins.registry import registry
@@ -87,9 +87,7 @@ class Projector(TokenModule):
 
     def run(self, module: nn.Module, case: Case, tokens: Tensor) -> Tensor:
         """Call it as a model does: with the grid if its forward declares it."""
-        grid = {"grid": case.grid} if "grid" in inspect.signature(module.forward).parameters else {}
-        output: Tensor = module(tokens, **grid)
-        return output
+        return project(module, tokens, case.grid)
 
 
 def open_projector(name: str, overrides: Sequence[str] = ()) -> Projector:
