@@ -9,12 +9,14 @@ from __future__ import annotations
 import ast
 import json
 import os
+import pkgutil
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +119,13 @@ def _unparsed(words: list[str]) -> str | None:
 
 
 def _is_key(parts: list[str]) -> bool:
-    """Whether a dotted key is the schema's, from the top or from within one of its sections."""
-    from vita_core.config import schema  # noqa: F401  # it imports all modules that define sections
+    """Whether a dotted key is the schema's, from the top or from within one of its sections, or an option of a built-in type."""
+    from vita_core import config
     from vita_core.config.validation import Section
 
-    def below(section: type[Section]) -> list[type[Section]]:
-        return [section, *(found for child in section.__subclasses__() for found in below(child))]
-
-    sections = [section for section in below(Section) if section.__module__.startswith("vita_core.config")]
+    modules = [import_module(f"{config.__name__}.{found.name}") for found in pkgutil.iter_modules(config.__path__)]
+    values = [value for module in modules for value in vars(module).values()]
+    sections = [value for value in values if isinstance(value, type) and issubclass(value, Section)]
     names = {name for section in sections for name in section.model_fields} | {"extends"}
     return parts[0] in names and (len(parts) == 1 or parts[1] in names or parts[0] == "options" or "options" in parts)
 

@@ -46,21 +46,32 @@ def validate(
     except pydantic.ValidationError as error:
         advice: dict[str, list[str]] = {}  # the types of a union are separate problems with one wrong value
         for problem in error.errors(include_url=False, include_context=False):
-            wrong, _, tried = _problem(model, problem, marks, section).partition(" Try: ")
+            wrong, _, tried = _problem(model, problem, marks, section, data).partition(" Try: ")
             advice.setdefault(wrong, []).append(tried)
         lines = [f"{wrong} Try: {' or '.join(dict.fromkeys(tried))}" for wrong, tried in advice.items()]
         raise ConfigError("\n".join(lines)) from None
 
 
-def _problem(model: type[pydantic.BaseModel], problem: Any, marks: Mapping[Key, Mark] | None, section: str) -> str:
+def _stated(data: Any, keys: tuple[Any, ...]) -> bool:
+    """Return whether `data` has a value under these keys and places in lists."""
+    for key in keys:
+        if not (isinstance(data, list) and isinstance(key, int)) and not (isinstance(data, Mapping) and key in data):
+            return False
+        data = data[key]
+    return True
+
+
+def _problem(
+    model: type[pydantic.BaseModel], problem: Any, marks: Mapping[Key, Mark] | None, section: str, data: Any
+) -> str:
     # pydantic adds the tag of a tagged union ("(flag)") to the location, but it is not a key
     loc = tuple(part for part in problem["loc"] if not str(part).startswith("("))
-    # pydantic also adds the branch of a union ("int", "list[int]", ...); only real keys have a mark
+    # pydantic also adds the branch of a union ("int", "list[int]", ...); only real keys have a mark, or are in the data
     known = loc
-    while marks is not None and known and known not in marks:
+    while known and not (known in marks if marks is not None else _stated(data, known)):
         known = known[:-1]
     prefix = f"{marks[known]}: " if marks is not None else f"{section}: " if section else ""
-    names = ".".join(map(str, known if marks is not None and known else loc))
+    names = ".".join(map(str, known or loc))
     named = f"{prefix}{names}: " if names else prefix
     kind, message, owner = problem["type"], str(problem["msg"]), ".".join(map(str, loc[:-1]))
     if kind == "extra_forbidden":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,10 @@ class ReductionSpec:
     paper: the title of the paper that describes the reduction, with its arXiv id.
     parameters: function of the same arguments that returns the number of parameters, or None if nothing is learned.
     macs: function of the same arguments that returns the multiply-accumulates for one picture, or None if there are few.
+    tensors: function of the same arguments that returns the shape of each tensor of its weights, by key. The plan compares
+    them with those of the file that ``weights`` names.
+    renames, skips: what maps the keys of published checkpoints to those of the module, as (regular expression, replacement)
+    pairs, all applied in order; then (regular expression, reason) pairs for the tensors that the module does not use.
     spatial: whether it needs a grid.
     block: function of the options that returns n, if the reduction joins n x n neighbours to one token, so that both sides of
     the grid must be multiples of n. Pictures of native resolution are then resized to whole blocks.
@@ -44,6 +48,9 @@ class ReductionSpec:
     paper: str
     parameters: Callable[[Sizes, Mapping[str, Any]], int] | None = None
     macs: Callable[[Sizes, Mapping[str, Any]], int] | None = None
+    tensors: Callable[[Sizes, Mapping[str, Any]], Mapping[str, tuple[int, ...]]] | None = None
+    renames: Sequence[tuple[str, str]] = ()
+    skips: Sequence[tuple[str, str]] = ()
     spatial: bool = True
     block: Callable[[Mapping[str, Any]], int] | None = None
     inside: str | None = None
@@ -56,6 +63,7 @@ class ReductionSpec:
             self,
             dict.fromkeys(("name", "summary", "factory", "paper"), str)
             | {"sizes": Callable, "parameters": Callable | None, "macs": Callable | None, "block": Callable | None}
+            | {"tensors": Callable | None, "renames": tuple | list, "skips": tuple | list}
             | {"spatial": bool, "scores": bool, "inside": str | None},
         )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from vita_core.plugins.builtin_reductions.c_abstractor import C_ABSTRACTOR
+from vita_core.plugins.builtin_reductions.qformer import QFORMER
+from vita_core.plugins.builtin_reductions.resampler import RESAMPLER
 from vita_core.plugins.builtin_reductions.spatial import INTERPOLATE, PIXEL_SHUFFLE, POOL
 
 __all__ = ["REDUCTIONS"]
 
-REDUCTIONS = [INTERPOLATE, PIXEL_SHUFFLE, POOL]
+REDUCTIONS = [INTERPOLATE, PIXEL_SHUFFLE, POOL, RESAMPLER, QFORMER, C_ABSTRACTOR]
