@@ -35,7 +35,7 @@ def sections(config: OldConfig, tile: int) -> dict[str, Any]:
     """Return the config sections. LLaVA-1.5 states ``pad`` as its aspect ratio, LLaVA-1.6 ``anyres``."""
     return {
         "tower": tower_section(config, tile),
-        "projector": projector_section(config),
+        "projector": projector_section(config, "linear"),
         "llm": {"dtype": dtype_of(config)},
         "images": image_section(config, tile),
         "prompt": {"template": BACKBONES[config["model_type"]][1]},

@@ -62,9 +62,9 @@ def s2_scales(stated: Any, own_size: int | None) -> list[int]:
         ) from error
 
 
-def projector_section(config: OldConfig) -> dict[str, Any]:
-    """Return the ``projector:`` section. A config without a projector type has one linear layer."""
-    return {"type": config.get("mm_projector_type") or "linear"}
+def projector_section(config: OldConfig, default: str) -> dict[str, Any]:
+    """Return the ``projector:`` section. A config without a projector type has that of `default`."""
+    return {"type": str(config.get("mm_projector_type") or default)}
 
 
 def image_section(config: OldConfig, tile: int) -> dict[str, Any]:

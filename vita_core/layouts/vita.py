@@ -55,7 +55,7 @@ def sections(config: OldConfig, tile: int) -> dict[str, Any]:
     """Return the config sections. As in VITA's demo, pictures are cut into up to 12 tiles and a thumbnail in any case."""
     return {
         "tower": tower_section(config, tile),
-        "projector": projector_section(config),
+        "projector": projector_section(config, "mlp2x_gelu"),
         "llm": {"dtype": dtype_of(config)},
         "images": {**image_section(config, tile), "tiles": {"min": 1, "max": 12, "thumbnail": True}},
         "prompt": {"template": _backbone(config)[1]},

@@ -23,7 +23,8 @@ from vita_core.weights.tensorfiles import tensor_keys
 
 __all__ = [
     "Checkpoint",
-    "check_stages",
+    "check_language",
+    "check_projector",
     "check_width",
     "checkpoint_config",
     "is_checkpoint",
@@ -121,15 +122,20 @@ def open_checkpoint(directory: str | Path, model_base: str | None = None) -> Che
     return Checkpoint(own, layout, files, base, adapter, found.counts, tuple(notes))
 
 
-def check_stages(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError unless the checkpoint and its base together contain a projector and one language model."""
-    counts, where, base, adapter = checkpoint.counts, checkpoint.source.weights, checkpoint.base, checkpoint.adapter
+def check_projector(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError unless the checkpoint contains a projector."""
+    counts, adapter = checkpoint.counts, checkpoint.adapter
     if not counts["projector"]:
         beside = "" if adapter is None or _trained(adapter) else f", and there is no {NON_LORA}"
         raise CheckpointError(
-            f"{where} contains no projector: 0 of its {counts.total()} tensors belong to one{beside}. Try: the directory "
-            "that the training wrote"
+            f"{checkpoint.source.weights} contains no projector: 0 of its {counts.total()} tensors belong to one{beside}. Try: "
+            "the directory that the training wrote, or `projector.weights: FILE` with its first training stage's file"
         )
+
+
+def check_language(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError unless the checkpoint and its base together contain one language model."""
+    counts, where, base, adapter = checkpoint.counts, checkpoint.source.weights, checkpoint.base, checkpoint.adapter
     if not counts["llm"] and base is None:
         raise CheckpointError(
             f"{where} contains no language model. Try: `--model-base DIR` with the language model that it was trained on"

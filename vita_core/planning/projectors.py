@@ -43,6 +43,11 @@ class ResolvedProjector:
     part: Part | None = None
     files: ProjectorFiles | None = None
 
+    @property
+    def unread(self) -> bool:
+        """Whether it has parameters that no file of its own holds. ``identity`` has none."""
+        return self.files is None and (self.out_features is None or self.parameters(self.out_features) > 0)
+
     def behind(self, grid: Grid | None, tokens: int) -> tuple[Grid | None, int]:
         """Return the grid and the number of tokens that it makes of a tower's `tokens`, which lie on `grid`.
 

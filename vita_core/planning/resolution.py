@@ -13,11 +13,12 @@ from typing import Any
 from vita_core.config.configfiles import read_config
 from vita_core.config.schema import Config, LLMConfig, config_from
 from vita_core.config.validation import validate
-from vita_core.errors import ConfigError
+from vita_core.errors import ConfigError, PluginError
 from vita_core.layouts.finding import FoundTower
 from vita_core.planning.checkpoints import (
     Checkpoint,
-    check_stages,
+    check_language,
+    check_projector,
     check_width,
     checkpoint_config,
     is_checkpoint,
@@ -152,9 +153,17 @@ def _with_language(resolved: Resolved, llm_config: LLMConfig, *, offline: bool) 
     if checkpoint is None:
         llm, part = resolve_llm(llm_config, offline=offline), None
     else:
-        check_stages(checkpoint)
+        check_language(checkpoint)
         llm, part = resolve_llm(llm_config, part=checkpoint.language()), checkpoint.part("projector")
-    projector = resolve_projector(resolved.config.projector, width, llm.hidden_size, part)
+    try:
+        projector = resolve_projector(resolved.config.projector, width, llm.hidden_size, part)
+    except PluginError as error:
+        stated = None if checkpoint is None else checkpoint.old_config.get("mm_projector_type")
+        if checkpoint is None or str(stated) != resolved.config.projector.type:
+            raise
+        raise PluginError(f"{checkpoint.source.weights}: mm_projector_type: {error}") from error
+    if checkpoint is not None and projector.unread:
+        check_projector(checkpoint)
     _check_rows(resolved, projector)
     return replace(resolved, projector=projector, llm=llm)
 
