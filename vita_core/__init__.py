@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vita_core.towers.measuring import count_macs as count_macs
     from vita_core.towers.measuring import measure as measure
     from vita_core.towers.measuring import parameter_count as parameter_count
+    from vita_core.towers.reductions.blocks import BlockParts as BlockParts
     from vita_core.towers.tapping import NoBlock as NoBlock
     from vita_core.towers.tapping import hidden_states as hidden_states
     from vita_core.towers.tower import BaseVisionTower as BaseVisionTower
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BaseVisionTower": "towers.tower",
+    "BlockParts": "towers.reductions.blocks",
     "LLMShape": "plugins.specs",
     "LLMSpec": "plugins.specs",
     "LanguageModel": "language.llm",

@@ -9,7 +9,15 @@ from pydantic import Field, PositiveInt, model_validator
 
 from vita_core.config.validation import Section
 
-__all__ = ["InterpolateOptions", "PixelShuffleOptions", "PoolOptions", "ReductionConfig", "Sides"]
+__all__ = [
+    "InterpolateOptions",
+    "MergingOptions",
+    "PixelShuffleOptions",
+    "PoolOptions",
+    "PruneOptions",
+    "ReductionConfig",
+    "Sides",
+]
 
 Sides = PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
 """A side, or [rows, cols]."""
@@ -70,3 +78,39 @@ class InterpolateOptions(Section):
 
     grid: Sides
     mode: Literal["bilinear", "bicubic", "nearest", "area"] = "bilinear"
+
+
+class MergingOptions(Section):
+    """One of `tokens`, the number of tokens that are left, `ratio`, the share of them, and `per_block`, the number of tokens
+    that each of `blocks` merges into others, but at most half (r in the paper).
+    """
+
+    tokens: PositiveInt | None = None
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
+    per_block: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> MergingOptions:
+        _only_one(self, ("tokens", "ratio", "per_block"))
+        return self
+
+
+class PruneOptions(Section):
+    """Either `keep`, the number of tokens that are kept, or `ratio`, the share of them. The `rest` becomes one more token
+    (``merge``), or is lost (``drop``).
+    """
+
+    keep: PositiveInt | None = None
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
+    rest: Literal["merge", "drop"] = "merge"
+
+    @model_validator(mode="after")
+    def _one(self) -> PruneOptions:
+        _only_one(self, ("keep", "ratio"))
+        return self
+
+
+def _only_one(options: Section, keys: tuple[str, ...]) -> None:
+    stated = [key for key in keys if getattr(options, key) is not None]
+    if len(stated) != 1:
+        raise ValueError(f"{len(stated)} of {', '.join(keys)} are set. Try: one of them")

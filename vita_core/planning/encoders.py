@@ -16,6 +16,7 @@ from vita_core.layouts.parts import Part
 from vita_core.planning.asking import asked, shape_of, takes
 from vita_core.planning.described import choose_tower, located, random_weights
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, own_merge, tower_geometry
+from vita_core.planning.inside import block_macs, check_offered
 from vita_core.planning.options import validated_options
 from vita_core.planning.origins import key_origins, merged, size_origin
 from vita_core.planning.pictures import check_patches, completed, height_width, resized
@@ -62,6 +63,8 @@ class ResolvedTower:
     @property
     def macs(self) -> int:
         """The multiply-accumulates of the encoder for one picture. Blocks behind the last selected layer do not run."""
+        if self.geometry.inside:
+            return sum(block_macs(self.shape, self.geometry.patches))
         run = self.shape.stages[: max(self.geometry.layers) + 1]
         return self.geometry.crops * sum(stage.macs for stage in run)
 
@@ -144,6 +147,7 @@ def resolve_encoder(
     if shape.native is not None:
         shape = in_whole_blocks(settings, shape, lambda size: shape_of(spec, owner, source, options, size))
     geometry = tower_geometry(settings, shape)
+    check_offered(spec, owner, source, settings, (*geometry.inside, *geometry.reductions))
     processor = _processor(spec, owner, source, shape)
     if settings.image_size is not None:
         processor = resized(processor, shape.image_size)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from vita_core.config.schema import FreezeConfig, TowerConfig
 from vita_core.errors import ConfigError, VitaError
-from vita_core.planning.reductions import ResolvedReduction, resolve_reductions, stated_blocks
+from vita_core.planning.inside import check_places, patches_behind
+from vita_core.planning.reductions import ResolvedReduction, resolve_reductions, stated_blocks, stated_steps
 from vita_core.plugins.reductions import Sizes
 from vita_core.plugins.specs import Shape
 
@@ -29,6 +30,7 @@ class Geometry:
     leaves none.
     input_size: (height, width) in pixels of the tower's input.
     crops: how many pictures the encoder sees for one picture (more than 1 with S2).
+    reductions: those behind the encoder. inside: those in its blocks, and patches: how many they leave behind each layer.
     """
 
     layers: tuple[int, ...]
@@ -40,6 +42,8 @@ class Geometry:
     input_size: tuple[int, int]
     crops: int
     reductions: tuple[ResolvedReduction, ...] = ()
+    inside: tuple[ResolvedReduction, ...] = ()
+    patches: tuple[int, ...] = ()
 
 
 def needed_grid(grid: Grid | None) -> Grid:
@@ -79,10 +83,15 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
         input_size, crops = _s2(config.s2.scales, shape)
         channels *= len(config.s2.scales)
     patch_grid = (*steps, *encoded)
-    kept = 1 if feature == "cls" else 1 + math.prod(patch_grid)
-    reductions = resolve_reductions(config, (*encoded, channels) if feature == "patch" else (kept, channels))
-    grid: Grid | None = patch_grid
-    tokens = math.prod(patch_grid) if feature == "patch" else kept
+    stated = stated_steps(config)
+    check_places(config, shape, layers, stated)
+    inside = tuple(step for step in stated if step.settings.blocks is not None)
+    behind = patches_behind(inside, shape, max(layers)) if inside else ()
+    patches = behind[-1] if inside else math.prod(patch_grid)
+    tokens = {"patch": patches, "cls": 1}.get(feature, 1 + patches)
+    on_grid = feature == "patch" and not inside
+    reductions = resolve_reductions(config, (*encoded, channels) if on_grid else (tokens, channels))
+    grid: Grid | None = None if inside else patch_grid
     if reductions:
         *places, channels = reductions[-1].after
         places = [*steps, *places] if feature == "patch" else places  # of a video, each step is reduced
@@ -95,7 +104,7 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
             f"tower.freeze.from_layer: {config.freeze.from_layer} is after the last selected layer, {max(layers)}, "
             f"so nothing would be trained. Try: {choices}`tower.freeze: false`"
         )
-    return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops, reductions)
+    return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops, reductions, inside, behind)
 
 
 def _check_steps(config: TowerConfig, shape: Shape, feature: str) -> None:

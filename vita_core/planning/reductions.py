@@ -15,7 +15,7 @@ from vita_core.plugins.installed import Owner
 from vita_core.plugins.reductions import ReductionSpec, Sizes
 from vita_core.plugins.registry import registry
 
-__all__ = ["ResolvedReduction", "reduced", "resolve_reductions", "stated_blocks"]
+__all__ = ["ResolvedReduction", "reduced", "resolve_reductions", "stated_blocks", "stated_steps"]
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,14 @@ class ResolvedReduction:
 
 
 def resolve_reductions(config: TowerConfig, sizes: Sizes) -> tuple[ResolvedReduction, ...]:
-    """Resolve the reductions of a tower for tokens of `sizes`: pixel shuffle, pool, then the steps of ``reduce``.
+    """Resolve the reductions behind an encoder for tokens of `sizes`: pixel shuffle, pool, then the steps of ``reduce``.
 
     Raises ConfigError or PluginError for an unknown type, wrong options, and a step that is impossible for its tokens.
     """
     found = []
-    for step in _unsized(config, sizes):
+    for step in stated_steps(config):
+        if step.settings.blocks is not None:
+            continue  # it runs inside the encoder
         found.append(replace(step, before=sizes, after=step.sizes(sizes)))
         sizes = found[-1].after
     return tuple(found)
@@ -89,19 +91,20 @@ def resolve_reductions(config: TowerConfig, sizes: Sizes) -> tuple[ResolvedReduc
 def stated_blocks(config: TowerConfig) -> list[tuple[str, int]]:
     """Return the key and the `ResolvedReduction.block` of each step, up to one without a block."""
     blocks = []
-    for step in _unsized(config, ()):
+    for step in stated_steps(config):
         if step.block is None:
             break
         blocks.append((step.key, step.block))
     return blocks
 
 
-def _unsized(config: TowerConfig, sizes: Sizes) -> list[ResolvedReduction]:
-    found = []
+def stated_steps(config: TowerConfig) -> list[ResolvedReduction]:
+    """Resolve the steps that a config states, in order, without sizes. Raises ConfigError or PluginError."""
+    found: list[ResolvedReduction] = []
     for key, settings in _stated(config):
         spec = registry().find(ReductionSpec, settings.type)
         options = validated_options(key, spec.spec, spec.owner, settings.options)
-        found.append(ResolvedReduction(spec.spec, spec.owner, key, settings, options, sizes, sizes))
+        found.append(ResolvedReduction(spec.spec, spec.owner, key, settings, options, (), ()))
         _check(found[-1], config.select_feature)
     return found
 

@@ -35,15 +35,16 @@ class PlannedStage:
 def tower_stages(resolved: ResolvedTower, tiles: int) -> list[PlannedStage]:
     """Return the stages of a tower in a plan, for one picture cut into `tiles` tiles: the encoder, then each of ``reduce``.
 
-    The shorthands ``pixel_shuffle`` and ``pool`` count as part of the first stage.
+    The shorthands ``pixel_shuffle`` and ``pool``, and steps inside the encoder, count as part of the first stage.
     """
     geometry, shape, settings = resolved.geometry, resolved.shape, resolved.settings
+    what = " with ".join([resolved.spec.name, *(step.spec.name for step in geometry.inside)])
     steps = shape.steps if shape.frames is not None and settings.select_feature in (None, "patch") else 1
     own = [step for step in geometry.reductions if step.key.startswith("tower.reduce")]
     *places, width = own[0].before if own else (geometry.num_tokens, geometry.hidden_size)
     tokens = math.prod(places) * (steps if own else 1)
     parameters, size, macs = _encoder_costs(resolved)
-    stages = [PlannedStage("tower", resolved.spec.name, (tiles, tokens, width), parameters, size, 2 * tiles * macs)]
+    stages = [PlannedStage("tower", what, (tiles, tokens, width), parameters, size, 2 * tiles * macs)]
     for step in own:
         *places, width = step.after
         output = (tiles, math.prod(places) * steps, width)

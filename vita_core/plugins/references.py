@@ -13,7 +13,7 @@ from vita_core.plugins.discovery import AnySpec
 
 __all__ = ["dangling", "unresolved"]
 
-KEYS = ("options", "shape", "processor", "geometry", "names", "random", "inside")
+KEYS = ("options", "shape", "processor", "geometry", "names", "random", "inside", "opens_blocks")
 """The fields of specs whose value may be a ``"module:name"`` string."""
 
 

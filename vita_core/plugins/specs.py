@@ -102,6 +102,8 @@ class TowerSpec:
     ``revision`` of the code.
     attentions: the values of ``attention`` that the encoder supports (`BaseVisionTower.attention`), besides ``auto``.
     example: a small checkpoint config, from which ``vita check NAME`` builds the tower with random weights.
+    opens_blocks: whether reductions can run inside the encoder's blocks, or ``"module:function"`` of a checkpoint config and
+    ``tower.options`` that returns whether they can. The tower's class then has `BaseVisionTower.block_parts`.
     fallback: whether the tower opens checkpoints only if no tower without `fallback` does. Set it for a tower that opens
     every model of a library, so that a tower written for one of these models is chosen instead.
     """
@@ -125,6 +127,7 @@ class TowerSpec:
     attentions: tuple[str, ...] = ATTENTIONS
     example: CheckpointConfig | None = None
     fallback: bool = False
+    opens_blocks: bool | str = False
 
     def __post_init__(self) -> None:
         check_fields(
@@ -134,7 +137,7 @@ class TowerSpec:
             | dict.fromkeys(("model_types", "weight_files", "attentions"), tuple | list)
             | {"shape": Callable | str | None, "processor": Callable | Mapping | str | None}
             | {"hub_ids": Mapping, "defaults": Mapping | Callable, "example": Mapping | None}
-            | {"recognises": Callable, "fallback": bool},
+            | {"recognises": Callable, "fallback": bool, "opens_blocks": bool | str},
         )
 
     def opens(self, config: CheckpointConfig) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vita_core.errors import VitaError
 from vita_core.planning.geometry import Grid
@@ -16,7 +16,7 @@ from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.native import NativeSize
 from vita_core.towers import features
 from vita_core.towers.devices import compile_errors, compiled, pictures_at_once
-from vita_core.towers.reducing import Reducing
+from vita_core.towers.opened import OpenedBlocks
 from vita_core.towers.whole import WholeEncoder
 
 __all__ = ["BatchRunner", "Placed"]
@@ -25,7 +25,7 @@ Placed = tuple[Tensor, Grid | None]
 """Tokens (B, N, C), and their grid if they have one."""
 
 
-class BatchRunner(WholeEncoder, Reducing, abc.ABC):
+class BatchRunner(WholeEncoder, OpenedBlocks, abc.ABC):
     """Runs the steps of a tower: encode, select layers, merge scales (S2), reduce. `BaseVisionTower` documents it."""
 
     input_sizes: Literal["any", "patches", "fixed"] = "any"
@@ -47,20 +47,6 @@ class BatchRunner(WholeEncoder, Reducing, abc.ABC):
             f"{type(self).__name__} defines no encode_pictures(pictures, layers), but its encoder has Shape.native. "
             "Try: define it in the plugin"
         )
-
-    @staticmethod
-    def run_blocks(
-        tokens: Tensor, blocks: Iterable[nn.Module], layers: Sequence[int], **kwargs: Any
-    ) -> dict[int, Tensor]:
-        """Run `blocks` one by one on (B, T, C), and return only the hidden states of `layers`."""
-        kept = {0: tokens} if 0 in layers else {}
-        for index, block in enumerate(blocks, 1):
-            if index > max(layers):
-                break
-            tokens = block(tokens, **kwargs)
-            if index in layers:
-                kept[index] = tokens
-        return kept
 
     # the contract ----------------------------------------------------------------------------------------------------
 
@@ -161,7 +147,11 @@ class BatchRunner(WholeEncoder, Reducing, abc.ABC):
 
     def _check_states(self, states: Mapping[int, Tensor], grid: Grid, pixels: Tensor) -> None:
         """Raise VitaError if an encoder whose shape was measured gives something else for pictures of its own size."""
-        if self.resolved.spec.shape is not None or tuple(pixels.shape[-2:]) != self.shape.image_size:
+        if (
+            self.resolved.spec.shape is not None
+            or self.opened is not None
+            or tuple(pixels.shape[-2:]) != self.shape.image_size
+        ):
             return
         for layer, state in states.items():
             stage = self.shape.stages[layer]
@@ -187,7 +177,7 @@ class BatchRunner(WholeEncoder, Reducing, abc.ABC):
 
     def _scaled(self, states: Mapping[int, Tensor]) -> Tensor:
         tokens, scale = self.feature_select(states), self.settings.feature_scale
-        return tokens if scale is None else tokens * scale
+        return self.pruned(tokens if scale is None else tokens * scale, states)
 
     def _at_once(self, pixels: Tensor) -> int:
         if torch.is_grad_enabled() and (pixels.requires_grad or any(p.requires_grad for p in self.parameters())):

@@ -49,9 +49,10 @@ class Reducing(TowerMetadata):
 
         The grid of a video keeps its steps, (steps, rows, cols), and each step is reduced.
         """
-        steps = slice(first, last)
+        steps, grid = slice(first, last), None if self.resolved.geometry.inside else grid
         for resolved, module in zip(self.resolved.geometry.reductions[steps], self.reductions[steps], strict=True):
-            tokens, grid = self._one_step(resolved, module, tokens, grid)
+            # one that needs scores has run with the block that gives them (`OpenedBlocks.pruned`)
+            tokens, grid = (tokens, None) if resolved.spec.scores else self._one_step(resolved, module, tokens, grid)
         return tokens, grid
 
     def _one_step(

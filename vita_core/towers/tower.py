@@ -39,6 +39,8 @@ class BaseVisionTower(BatchRunner):
     keys below it; `outer_renames` are tried on the larger model's keys before. `input_sizes` says which other picture sizes
     the encoder accepts: ``any``, ``patches`` (multiples of the patch size; it interpolates positions) or ``fixed``.
 
+    `block_parts` says where the parts of the encoder's blocks are, if its spec has `opens_blocks`; see `BlockParts`.
+
     Subclasses may read `settings` (the tower's config with defaults), `checkpoint_config` (the checkpoint's own config),
     `shape`, and `blocks` (how many to build). They must register parameters in the order they run, or define
     `in_run_order`, because ``freeze: {from_layer: k}`` counts them. The features of the built-in towers differ from float32
@@ -93,6 +95,7 @@ class BaseVisionTower(BatchRunner):
         self._compiled_whole = self.settings.compile and not compile_blocks(encoder)
         self.encoder, self.load_report = encoder, report
         self.load_reductions()
+        self.open_blocks()
         self.train(self.training)
 
     def _stored_keys(self) -> list[str]:

@@ -80,6 +80,7 @@ def vita_towers() -> list[TowerSpec]:
                 "openai/clip-vit-large-patch14-336": published(1024, 24, 16, 4096, 336, 14),
             },
             defaults={"select_layer": -2, "select_feature": "patch"},
+            opens_blocks=True,
             example=published(32, 3, 4, 64, 56, 14),
         )
     ]

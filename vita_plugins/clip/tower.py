@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.activations import QuickGELUActivation
 
-from vita_core import BaseVisionTower
+from vita_core import BaseVisionTower, BlockParts
 from vita_plugins.clip import vision_config
 
 
@@ -33,6 +33,15 @@ class ClipTower(BaseVisionTower):
     )
     block_key = r"^encoder\.layers\.(\d+)\."
     input_sizes = "patches"
+    block_parts = BlockParts(
+        norm="layer_norm1",
+        attention="self_attn",
+        mlp_norm="layer_norm2",
+        mlp="mlp",
+        queries="self_attn.q_proj",
+        keys="self_attn.k_proj",
+        bias="attention_mask",
+    )
     encoder: CLIPVisionModel
 
     def build_encoder(self) -> nn.Module:

@@ -110,6 +110,7 @@ def vita_towers() -> list[TowerSpec]:
             defaults={"select_layer": -2, "select_feature": "patch"},
             requires="timm",
             attentions=("sdpa", "eager"),
+            opens_blocks=True,
             example={"vision_cfg": {**ORIGINAL_L_336, **TINY}},
         )
     ]

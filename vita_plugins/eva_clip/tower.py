@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vita_core import BaseVisionTower
 from vita_plugins.eva_clip import mlp_width, vision_config
+from vita_plugins.eva_clip.blocks import PARTS
 
 
 class EvaClipTower(BaseVisionTower):
@@ -30,6 +31,8 @@ class EvaClipTower(BaseVisionTower):
     )
     block_key = r"^blocks\.(\d+)\."
     input_sizes = "patches"
+    norm_path = "norm"
+    block_parts = PARTS
 
     def build_encoder(self) -> nn.Module:
         vision = vision_config(self.checkpoint_config)
@@ -60,6 +63,3 @@ class EvaClipTower(BaseVisionTower):
         tokens, rope = model._pos_embed(patches)
         rope = rope if rope is None else rope.to(tokens.dtype)  # in float32, every rotation would move twice the bytes
         return self.run_blocks(model.norm_pre(tokens), model.blocks, layers, rope=rope), patches.shape[1:3]
-
-    def final_norm(self, tokens: Tensor) -> Tensor:
-        return self.encoder.norm(tokens)

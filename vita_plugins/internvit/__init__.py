@@ -146,6 +146,7 @@ def vita_towers() -> list[TowerSpec]:
                 "OpenGVLab/InternViT-6B-448px-V1-5": published(3200, 45, 25, 12800, rms=True),
             },
             defaults=defaults,
+            opens_blocks=True,
             example={**published(32, 3, 4, 64, rms=False), "image_size": 56},
         )
     ]

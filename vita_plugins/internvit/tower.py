@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import InternVLVisionConfig, InternVLVisionModel
 
-from vita_core import BaseVisionTower
+from vita_core import BaseVisionTower, BlockParts
 from vita_plugins.internvit import library_config
 
 
@@ -30,6 +30,17 @@ class InternVitTower(BaseVisionTower):
     skips = ((r"^(?:model\.)?(?:language_model|mlp1|multi_modal_projector|lm_head)\.", "language model and projector"),)
     block_key = r"^encoder\.layer\.(\d+)\."
     input_sizes = "patches"
+    block_parts = BlockParts(
+        norm="layernorm_before",
+        attention="attention",
+        mlp_norm="layernorm_after",
+        mlp="mlp",
+        queries="attention.q_norm",
+        keys="attention.k_norm",
+        bias="attention_mask",
+        after_attention=("lambda_1",),
+        after_mlp=("dropout", "lambda_2"),
+    )
     encoder: InternVLVisionModel
 
     def build_encoder(self) -> nn.Module:

@@ -75,6 +75,7 @@ def vita_towers() -> list[TowerSpec]:
                 "google/siglip-so400m-patch14-384": published(1152, 27, 16, 4304, 384, 14),
             },
             defaults={"select_layer": -2, "select_feature": "patch"},
+            opens_blocks=True,
             example=published(32, 3, 4, 64, 56, 14),
         )
     ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from vita_core import BaseVisionTower
+from vita_core import BaseVisionTower, BlockParts
 from vita_plugins.siglip import vision_config
 
 
@@ -23,6 +23,15 @@ class SiglipTower(BaseVisionTower):
     )
     block_key = r"^encoder\.layers\.(\d+)\."
     input_sizes = "patches"
+    block_parts = BlockParts(
+        norm="layer_norm1",
+        attention="self_attn",
+        mlp_norm="layer_norm2",
+        mlp="mlp",
+        queries="self_attn.q_proj",
+        keys="self_attn.k_proj",
+        bias="attention_mask",
+    )
     encoder: SiglipVisionModel
 
     def build_encoder(self) -> nn.Module:

@@ -96,6 +96,7 @@ def vita_towers() -> list[TowerSpec]:
             options="vita_plugins.timm.options:Options",
             requires="timm",
             attentions=("sdpa", "eager"),
+            opens_blocks="vita_plugins.timm.blocks:opened",
             example={**published("vit_tiny_patch16_224", 64), "model_args": {"img_size": 64, "depth": 3}},
         )
     ]

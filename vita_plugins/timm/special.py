@@ -17,3 +17,6 @@ UNPRUNED = {
 
 GRID_FROM_VALUES = {"Gemma4VitClassifier", "Gemma4VitEncoder"}
 """Classes that find the grid in values of their positions, which the meta device does not have."""
+
+STAGES_ALONE = ("timm_backbone", "edgetam_vision_model", "edgetam", "edgetam_video")
+"""Model types of transformers whose checkpoints have timm's keys as a model of stages alone writes them."""

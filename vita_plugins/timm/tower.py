@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from vita_core import BaseVisionTower
 from vita_plugins.timm import own_config
+from vita_plugins.timm.blocks import embedded, parts
 from vita_plugins.timm.building import build, build_on_meta, input_sizes
 from vita_plugins.timm.geometry import check_norm, normed
 from vita_plugins.timm.naflex import intermediates
 from vita_plugins.timm.pruning import cut, layers_of
 from vita_plugins.timm.running import hidden_states
+from vita_plugins.timm.special import STAGES_ALONE
 
 
 class TimmTower(BaseVisionTower):
@@ -31,23 +33,21 @@ class TimmTower(BaseVisionTower):
 
     def build_encoder(self) -> nn.Module:
         model = build(*self.described)
-        self.input_sizes = input_sizes(model)
+        self.input_sizes, self.block_parts = input_sizes(model), parts(model)
         for module in model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn &= self.attention == "sdpa"
         if self.settings.norm:
             check_norm(*self.described, self.shape, {*self.resolved.geometry.layers})
-        if self.checkpoint_config.get("model_type") in (
-            "timm_backbone",
-            "edgetam_vision_model",
-            "edgetam",
-            "edgetam_video",
-        ):
+        if self.checkpoint_config.get("model_type") in STAGES_ALONE:
             self.renames += self.stages
         self.skips = cut(model, self.shape.layers, self.blocks, norm=self.shape.norm_parameters is not None)
         return model.to(self.dtype)  # the k_bias of BEiT and EVA is a buffer that no checkpoint has
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
+        if self.opened is not None:
+            tokens, arguments, grid = embedded(self.encoder, pixels)
+            return self.run_blocks(tokens, self.encoder.blocks, layers, **arguments), grid
         return hidden_states(self.encoder, pixels, layers, prefix=self.shape.prefix_tokens > 0)
 
     def encode_pictures(

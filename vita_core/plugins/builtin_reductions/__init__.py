@@ -6,7 +6,8 @@ from vita_core.plugins.builtin_reductions.c_abstractor import C_ABSTRACTOR
 from vita_core.plugins.builtin_reductions.qformer import QFORMER
 from vita_core.plugins.builtin_reductions.resampler import RESAMPLER
 from vita_core.plugins.builtin_reductions.spatial import INTERPOLATE, PIXEL_SHUFFLE, POOL
+from vita_core.plugins.builtin_reductions.tokens import PRUNE, TOKEN_MERGING
 
 __all__ = ["REDUCTIONS"]
 
-REDUCTIONS = [INTERPOLATE, PIXEL_SHUFFLE, POOL, RESAMPLER, QFORMER, C_ABSTRACTOR]
+REDUCTIONS = [INTERPOLATE, PIXEL_SHUFFLE, POOL, RESAMPLER, QFORMER, C_ABSTRACTOR, PRUNE, TOKEN_MERGING]
