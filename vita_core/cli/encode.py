@@ -180,6 +180,7 @@ def _encoded(
     import torch
 
     from vita_core.models.pictures import Prepared, encoded, prepare
+    from vita_core.pixels.fused import one_batch
     from vita_core.pixels.prefetching import prefetched
 
     features: dict[str, Tensor] = {}
@@ -193,7 +194,7 @@ def _encoded(
             shown[str(path)] = [frames[step * len(frames) // steps].resize((SIDE, SIDE)) for step in range(steps)]
         first, *others = (prepare(tower, images, part) for part in parts)
         if others:  # the frames of a video, for a tower of pictures
-            first = Prepared(torch.cat([first.pixels, *(frame.pixels for frame in others)]), first.size)
+            first = Prepared(one_batch([first.pixels, *(frame.pixels for frame in others)]), first.size)
         return str(path), first.copied(tower.device)
 
     together = BATCH if tower.shape.frames is None else 1  # a clip is as large as many pictures

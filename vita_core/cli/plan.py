@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +21,9 @@ from vita_core.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from vita_core.planning.origins import Setting
     from vita_core.planning.plan import Plan
+    from vita_core.planning.stages import PlannedStage
 
 
 def plan(
@@ -44,7 +47,9 @@ def plan(
 
     resolved = resolve(place_of(config, tower, weights), overridden(overrides, device), offline=True)
     made = make_plan(resolved, picture=None if picture is None else _size(picture))
-    refused = _refused(resolved.config.device, resolved.tower.settings.attention, resolved.tower.settings.compile)
+    towers = [part.settings for part in getattr(resolved.tower, "parts", (resolved.tower,))]
+    found = [_refused(one.device or resolved.config.device, one.attention, one.compile) for one in towers]
+    refused = next(filter(None, found), None)
     if json:
         print_json({**made.to_dict(), "device": resolved.config.device, "refused_here": refused})
         return
@@ -77,38 +82,29 @@ def _refused(device: str, attention: str, compiled: bool) -> str | None:
     return None
 
 
+def _costs(planned: Plan | PlannedStage) -> tuple[str, str, str]:
+    return f"{planned.parameters:,}", f"{planned.weight_bytes / 1e6:,.1f}", f"{planned.flops / 1e9:,.1f}"
+
+
 def _print(made: Plan) -> None:
-    rows = [
-        (
-            s.stage,
-            s.what,
-            " x ".join(map(str, s.shape)),
-            f"{s.parameters:,}",
-            f"{s.weight_bytes / 1e6:,.1f}",
-            f"{s.flops / 1e9:,.1f}",
-        )
-        for s in made.stages
-    ]
-    rows.append(
-        (
-            "total",
-            "",
-            f"{made.tokens} visual tokens",
-            f"{made.parameters:,}",
-            f"{made.weight_bytes / 1e6:,.1f}",
-            f"{made.flops / 1e9:,.1f}",
-        )
-    )
+    rows = [(s.stage, s.what, " x ".join(map(str, s.shape)), *_costs(s)) for s in made.stages]
+    parts = [(f"  {s.stage} {place}", s.what, s.shape, s) for place, part in enumerate(made.parts) for s in part.stages]
+    rows[2:2] = [(stage, what, " x ".join(map(str, shape)), *_costs(s)) for stage, what, shape, s in parts]
+    rows.append(("total", "", f"{made.tokens} visual tokens", *_costs(made)))
     print_table(
         f"tower {made.tower} ({made.owner}), chosen by {made.rule}",
         ["stage", "what", "shape", "parameters", "weights, MB", "GFLOPs"],
         rows,
     )
-    for setting in made.settings:
-        value = str(setting.value).lower() if isinstance(setting.value, bool) else setting.value
-        typer.echo(f"{setting.key} {value} ({setting.origin})")
+    _print_settings(made.settings)
+    for place, part in enumerate(made.parts):
+        typer.echo(f"towers.{place}: tower {part.tower} ({part.owner}), chosen by {part.rule}, weights {part.weights}")
+        _print_settings(part.settings, "  ")
+        crops = f", {part.crops} crops per tile" if part.crops > 1 else ""
+        height, width = part.pixels
+        typer.echo(f"  layers {list(part.layers)}, {_grid(part.grid)}, pixels {width} x {height}{crops}")
     tiles = f", {made.tiles} tiles" if made.tiles > 1 else ""
-    crops = f", {made.crops} crops per tile" if made.crops > 1 else ""
+    crops = f", {made.crops} crops per tile" if made.crops > max(1, len(made.parts)) else ""
     cache = f"; its key-value cache takes {made.cache_bytes / 1e6:,.2f} MB" if made.cache_bytes else ""
     one = "picture" if made.frames is None else f"video of {made.frames} frames"
     if made.picture is not None:
@@ -118,7 +114,8 @@ def _print(made: Plan) -> None:
     elif made.budget is not None:
         one = f"square picture of {made.pixels[1]} x {made.pixels[0]} pixels"
     joined = _joined(made)
-    typer.echo(f"One {one}: layers {list(made.layers)}, {_grid(made.grid)}{joined}{tiles}{crops}{cache}.")
+    layers = f"{len(made.parts)} encoders" if made.parts else f"layers {list(made.layers)}"
+    typer.echo(f"One {one}: {layers}, {_grid(made.grid)}{joined}{tiles}{crops}{cache}.")
     if made.budget is not None:
         least, most = made.budget
         where = " before the projector" if joined else ""
@@ -138,3 +135,9 @@ def _joined(made: Plan) -> str:
     if made.stages[-1].stage != "llm" or tokens[-2] == tokens[-1]:
         return ""
     return f" of {tokens[-2]} tokens, {_grid(made.projected_grid)} of {tokens[-1]} behind the projector"
+
+
+def _print_settings(settings: Sequence[Setting], indent: str = "") -> None:
+    for setting in settings:
+        value = str(setting.value).lower() if isinstance(setting.value, bool) else setting.value
+        typer.echo(f"{indent}{setting.key} {value} ({setting.origin})")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vita_core.errors import VitaError
 from vita_core.language.llm import PICTURE_ID, LanguageModel
 from vita_core.language.merging import IGNORED_LABEL, Batch, merge_labelled
+from vita_core.pixels.fused import Pixels
 from vita_core.towers.tower import BaseVisionTower
 
 __all__ = ["OldNames"]
@@ -30,11 +31,11 @@ class OldNames(nn.Module, abc.ABC):
         self.config = SimpleNamespace(**old_config)
 
     @abc.abstractmethod
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Pixels) -> Tensor:
         """Return the projected tokens (tiles, N, D) of pixels (tiles, 3, H, W)."""
 
     @abc.abstractmethod
-    def encode_each(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+    def encode_each(self, pictures: Sequence[Pixels]) -> list[Tensor]:
         """Return the projected tokens (tiles, N, D) of each of the pixels (tiles, 3, H, W)."""
 
     @abc.abstractmethod

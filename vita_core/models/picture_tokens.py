@@ -13,6 +13,7 @@ from vita_core.language.projectors import project
 from vita_core.models.old_names import OldNames
 from vita_core.models.pictures import encoded, grid_of, token_grid
 from vita_core.pixels.anyres import pack
+from vita_core.pixels.fused import Pixels, one_batch
 from vita_core.planning.resolution import Resolved
 
 __all__ = ["PictureTokens"]
@@ -25,21 +26,21 @@ class PictureTokens(OldNames):
     settings: Config
     newline: Tensor | None
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Pixels) -> Tensor:
         """Return the projected tokens (tiles, N, D) of pixels (tiles, 3, H, W)."""
         return self._projected(self.tower(pixels), pixels)
 
-    def encode_each(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+    def encode_each(self, pictures: Sequence[Pixels]) -> list[Tensor]:
         """Return the projected tokens (tiles, N, D) of each of the pixels (tiles, 3, H, W), which go through in one batch.
 
         With native resolution, each may have another size, and gets its own N.
         """
         if self.tower.shape.native is None:
-            return list(self.encode_images(torch.cat([*pictures])).split([len(pixels) for pixels in pictures]))
+            return list(self.encode_images(one_batch(pictures)).split([len(pixels) for pixels in pictures]))
         each = zip(encoded(self.tower, pictures), pictures, strict=True)
         return [self._projected(features, pixels) for features, pixels in each]
 
-    def _projected(self, features: Tensor, pixels: Tensor) -> Tensor:
+    def _projected(self, features: Tensor, pixels: Pixels) -> Tensor:
         """Return the projected tokens (tiles, N', D) of the tower's (tiles, N, C) of `pixels`, all of one size."""
         projector, _ = self.resolved.language("the model")
         grid = grid_of(self.tower, pixels)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,12 +15,14 @@ from torch import Tensor
 from vita_core.config.schema import ImagesConfig
 from vita_core.errors import VitaError
 from vita_core.pixels.anyres import cut_anyres
+from vita_core.pixels.fused import FusedPixels, FusedProcessor, Pixels, one_batch
 from vita_core.pixels.images import MAX_PIXELS, arrange, bicubic, open_picture, pad_to_square
 from vita_core.pixels.processors import fast_resizer
 from vita_core.pixels.video import Clip, is_still, read_clip
 from vita_core.planning.geometry import Grid, needed_grid
 from vita_core.planning.videos import refuse_stills
 from vita_core.towers.devices import copied
+from vita_core.towers.fused import FusedTower
 from vita_core.towers.tower import BaseVisionTower
 
 __all__ = ["Picture", "Prepared", "encoded", "grid_of", "prepare", "token_grid"]
@@ -29,10 +32,10 @@ __all__ = ["Picture", "Prepared", "encoded", "grid_of", "prepare", "token_grid"]
 class Prepared:
     """A picture that is prepared for the tower: pixels (tiles, 3, H, W) and its original `size` (width, height).
 
-    A video has pixels (1, frames, 3, H, W).
+    A video has pixels (1, frames, 3, H, W). A fused tower gets a `FusedPixels`, which has them for each of its parts.
     """
 
-    pixels: Tensor
+    pixels: Pixels
     size: tuple[int, int]
 
     def copied(self, device: torch.device) -> Prepared:
@@ -40,6 +43,8 @@ class Prepared:
         return Prepared(copied(self.pixels, device), self.size)
 
 
+Fill = tuple[int, int, int]
+"""The colour of a border, 0..255."""
 Picture = str | os.PathLike[str] | Image.Image | Clip | Prepared
 """What a question may be about: for a tower of pictures a picture, for a tower of videos the path of a video or a clip."""
 
@@ -58,25 +63,42 @@ def prepare(tower: BaseVisionTower, images: ImagesConfig, picture: Picture, *, s
         raise VitaError(
             f"tower {tower.resolved.spec.name!r} takes pictures, not videos. Try: its frames as pictures, ask(clip.frames)"
         )
-    processor, tiles = tower.image_processor, images.tiles
-    side = tower.resolved.geometry.input_size[0]
-    resize = fast_resizer() if tower.settings.preprocess == "fast" else bicubic
+    tiles, side = images.tiles, tower.resolved.geometry.input_size[0]
+    first = tower.parts[0] if isinstance(tower, FusedTower) else tower
+    resize = fast_resizer() if first.settings.preprocess == "fast" else bicubic
     opened = open_picture(picture, max_pixels=images.max_pixels or MAX_PIXELS)
     whole = images.anyres is not None and several and images.anyres.several == "pad"
     if images.anyres is not None and not whole:
         parts = cut_anyres(opened, images.anyres.grids, side, resize)
-    else:
-        red, green, blue = (int(255 * mean) for mean in processor.image_mean)
-        parts = arrange(
+        return Prepared(_pixels(tower, lambda _: parts), opened.size)
+
+    def arranged(fill: Fill) -> list[Image.Image]:
+        return arrange(
             opened,
             aspect="pad" if whole else images.aspect,
             tile=side,
             tiles=(tiles.min, tiles.max, tiles.thumbnail) if tiles else None,
-            fill=(red, green, blue),
+            fill=fill,
             resize=resize,
         )
-    pixels = processor.preprocess(parts, return_tensors="pt")["pixel_values"]
-    return Prepared(pixels if isinstance(pixels, Tensor) else torch.stack(pixels), opened.size)
+
+    return Prepared(_pixels(tower, arranged), opened.size)
+
+
+def _pixels(tower: BaseVisionTower, framed: Callable[[Fill], list[Image.Image]]) -> Pixels:
+    """Return the pixels of the pictures that `framed` returns, whose border has the mean colour of the processor.
+
+    The parts of a fused tower share the pictures if they share that colour.
+    """
+    processor = tower.image_processor
+    several = processor.parts if isinstance(processor, FusedProcessor) else [processor]
+    pictures = functools.cache(framed)
+    made = []
+    for one in several:
+        red, green, blue = (int(255 * mean) for mean in getattr(one, "image_mean", None) or (0, 0, 0))
+        pixels = one.preprocess(pictures((red, green, blue)), return_tensors="pt")["pixel_values"]
+        made.append(pixels if isinstance(pixels, Tensor) else torch.stack(pixels))
+    return FusedPixels(made) if isinstance(processor, FusedProcessor) else made[0]
 
 
 def token_grid(tower: BaseVisionTower, images: ImagesConfig, size: tuple[int, int]) -> Grid:
@@ -91,19 +113,19 @@ def token_grid(tower: BaseVisionTower, images: ImagesConfig, size: tuple[int, in
     return needed_grid(tower.resolved.grid_of(*native.size(height, width)))
 
 
-def grid_of(tower: BaseVisionTower, pixels: Tensor) -> Grid | None:
+def grid_of(tower: BaseVisionTower, pixels: Pixels) -> Grid | None:
     """Return the grid of the tower's tokens of each of the pixels (tiles, 3, H, W) of one size, or None if there is none."""
     return tower.grid if tower.shape.native is None else tower.resolved.grid_of(*pixels.shape[-2:])
 
 
-def encoded(tower: BaseVisionTower, pictures: Sequence[Tensor]) -> list[Tensor]:
+def encoded(tower: BaseVisionTower, pictures: Sequence[Pixels]) -> list[Tensor]:
     """Return the tower's features (tiles, N, C) of each of the pixels (tiles, 3, H, W), which go through it in one batch.
 
     With native resolution, each may have another size, and gets its own N.
     """
     tiles = [len(pixels) for pixels in pictures]
     if tower.shape.native is None:
-        return list(tower(torch.cat([*pictures])).split(tiles))
+        return list(tower(one_batch(pictures)).split(tiles))
     features = iter(tower([tile for pixels in pictures for tile in pixels]))
     return [torch.cat([next(features) for _ in range(count)]) for count in tiles]
 
@@ -120,9 +142,8 @@ def _prepared_clip(
             f"a clip has {len(clip.frames)} frames, but tower {tower.resolved.spec.name!r} takes {frames}. "
             f"Try: read_clip(path, {frames})"
         )
-    processor = tower.image_processor
-    red, green, blue = (int(255 * mean) for mean in processor.image_mean)
     shown = [open_picture(frame, max_pixels=images.max_pixels or MAX_PIXELS) for frame in clip.frames]
-    if images.aspect == "pad":
-        shown = [pad_to_square(frame, (red, green, blue)) for frame in shown]
-    return Prepared(processor.preprocess(shown, return_tensors="pt")["pixel_values"], shown[0].size)
+    pads = images.aspect == "pad"
+    pixels = _pixels(tower, lambda fill: [pad_to_square(frame, fill) if pads else frame for frame in shown])
+    size = shown[0].size
+    return Prepared(pixels, (max(size), max(size)) if pads else size)

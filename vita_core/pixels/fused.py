@@ -13,9 +13,9 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from vita_core.errors import VitaError
 from vita_core.pixels.images import to_rgb
 
-__all__ = ["FusedPixels", "FusedProcessor"]
+__all__ = ["FusedPixels", "FusedProcessor", "Pixels", "one_batch"]
 
-Pixels = Tensor | list[Tensor]
+PartPixels = Tensor | list[Tensor]
 """The pixels of one part: a tensor (B, 3, H, W), or a list of B tensors (3, H, W) of different sizes."""
 
 
@@ -27,8 +27,8 @@ class FusedPixels:
     tensor (3, H, W), and ``torch.stack`` makes a batch of such pictures again.
     """
 
-    def __init__(self, parts: Iterable[Pixels]) -> None:
-        self.parts: tuple[Pixels, ...] = tuple(_together(part) for part in parts)
+    def __init__(self, parts: Iterable[PartPixels]) -> None:
+        self.parts: tuple[PartPixels, ...] = tuple(_together(part) for part in parts)
         counts = [len(part) for part in self.parts]
         if len(set(counts)) != 1:
             raise VitaError(
@@ -160,21 +160,21 @@ class FusedPixels:
         return FusedPixels(map(JOINS[func], zip(*(item.parts for item in pictures), strict=True)))
 
 
-def _together(part: Pixels) -> Pixels:
+def _together(part: PartPixels) -> PartPixels:
     """Return a list of tensors of one shape as one tensor."""
     if isinstance(part, Tensor):
         return part
     return torch.stack(part) if part and len({tensor.shape for tensor in part}) == 1 else list(part)
 
 
-def _cat(column: Sequence[Pixels]) -> Pixels:
+def _cat(column: Sequence[PartPixels]) -> PartPixels:
     tensors = [part for part in column if isinstance(part, Tensor)]
     if len(tensors) == len(column) and len({part.shape[1:] for part in tensors}) == 1:
         return torch.cat(tensors)
     return [picture for part in column for picture in part]
 
 
-JOINS: Mapping[Any, Callable[[Sequence[Any]], Pixels]] = {torch.cat: _cat, torch.concat: _cat, torch.stack: list}
+JOINS: Mapping[Any, Callable[[Sequence[Any]], PartPixels]] = {torch.cat: _cat, torch.concat: _cat, torch.stack: list}
 """The functions of torch that join pictures, and what they do with the pixels of one part."""
 
 
@@ -183,6 +183,16 @@ def _collate(batch: Sequence[FusedPixels], *, collate_fn_map: Any = None) -> Fus
 
 
 default_collate_fn_map[FusedPixels] = _collate  # a DataLoader then makes batches of pictures as it does of tensors
+
+
+Pixels = Tensor | FusedPixels
+"""The pixels of a batch: a tensor, or the pixels for each part of a fused tower."""
+
+
+def one_batch(batches: Sequence[Pixels]) -> Pixels:
+    """Return the pictures of several batches as one batch."""
+    joined: Pixels = torch.cat([*batches])  # type: ignore[list-item]  # FusedPixels, by __torch_function__
+    return joined
 
 
 class FusedProcessor:

@@ -43,7 +43,7 @@ class ResolvedFused(ResolvedTower):
     @property
     def most_tokens(self) -> int:
         """The largest number of output tokens of one picture. Only with native resolution it exceeds that of a square one."""
-        if self._gridded or self.shape.native is None:
+        if self.gridded or self.shape.native is None:
             return super().most_tokens
         sizes: tuple[int, ...] = (sum(part.most_tokens for part in self.parts), self.shape.stages[0].channels)
         for step in self.geometry.reductions:
@@ -53,14 +53,15 @@ class ResolvedFused(ResolvedTower):
     @property
     def budget(self) -> tuple[int, int] | None:
         """The fewest and most output tokens of a picture, for native resolution with tokens on a grid."""
-        return super().budget if self._gridded else None
+        return super().budget if self.gridded else None
 
     def grid_of(self, height: int, width: int) -> Grid | None:
         """Return the grid of the output tokens for pixels of the first part of (height, width), or None without a grid."""
-        return super().grid_of(height, width) if self._gridded else None
+        return super().grid_of(height, width) if self.gridded else None
 
     @property
-    def _gridded(self) -> bool:
+    def gridded(self) -> bool:
+        """Whether the joined tokens have a grid, before the reductions of the whole."""
         return len(self.geometry.patch_grid) > 1
 
 

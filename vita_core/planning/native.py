@@ -41,6 +41,11 @@ def with_budget(tower: ResolvedTower, images: ImagesConfig) -> ResolvedTower:
             )
     if not wanted:
         return tower
+    if isinstance(tower, ResolvedFused) and not tower.gridded:
+        raise ConfigError(
+            f"images.{next(iter(wanted))}: {name} joins tokens without a grid, so the budget of one part is not that of all. "
+            "Try: leave it out, or `tower.combine: channel`"
+        )
     return sized(tower, _budgeted(native, tower, wanted))
 
 

@@ -26,7 +26,9 @@ __all__ = [
 
 PRINTED = ("select_layer", "select_feature", "norm", "image_size", "dtype")
 """The keys that a plan always prints. It prints the others if they have not their general default."""
-NOT_PRINTED = ("type", "weights", "revision", "options")
+OF_SEVERAL = ("combine", "grid")
+"""The same for several encoders."""
+NOT_PRINTED = ("type", "weights", "revision", "options", "towers")
 GENERAL = "general default"
 
 
@@ -89,8 +91,9 @@ def used_settings(settings: TowerConfig, shape: Shape, origins: Mapping[str, str
     """Return the keys that a plan prints, with their values and origins. With native resolution, there is no one size."""
     size = shape.image_size
     values = settings.model_dump() | {"image_size": size[0] if size[0] == size[1] else list(size)}
-    others = [key for key, origin in origins.items() if origin != GENERAL and key not in (*PRINTED, *NOT_PRINTED)]
-    printed = [key for key in (*PRINTED, *others) if key != "image_size" or shape.native is None]
+    always = PRINTED if settings.towers is None else OF_SEVERAL
+    others = [key for key, origin in origins.items() if origin != GENERAL and key not in (*always, *NOT_PRINTED)]
+    printed = [key for key in (*always, *others) if key != "image_size" or shape.native is None]
     return tuple(Setting(key, values[key], origins[key]) for key in printed)
 
 

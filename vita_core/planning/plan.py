@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vita_core.errors import ConfigError, PictureError
+from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.geometry import Grid
 from vita_core.planning.native import at_size
 from vita_core.planning.origins import Setting, preprocessing, used_settings
@@ -16,7 +17,24 @@ from vita_core.planning.towers import ResolvedTower
 from vita_core.planning.videos import refuse_stills
 from vita_core.plugins.native import MAX_ASPECT
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "PlannedPart", "make_plan"]
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """One encoder of a fused tower, with the sizes and costs that a `Plan` of it alone would have."""
+
+    rule: str
+    tower: str
+    owner: str
+    weights: str
+    pixels: tuple[int, int]
+    settings: tuple[Setting, ...]
+    layers: tuple[int, ...]
+    grid: tuple[int, ...] | None
+    tokens: int
+    crops: int
+    stages: tuple[PlannedStage, ...]
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,8 @@ class Plan:
     cut into `tiles` tiles, resized to `pixels` (height, width) each, and the encoder runs on `crops` pictures per tile (S2).
     Behind the projector, the tokens of a tile are on `projected_grid`, which is None if they are on none, and for a tower alone.
     `cache_bytes` is the size of the key-value cache of the visual tokens. `budget` is the fewest and most tokens that a tower
-    of native resolution gives a picture, or None.
+    of native resolution gives a picture, or None. Of a fused tower, `parts` are its encoders, whose costs are those of the
+    stage ``tower`` together.
     """
 
     rule: str
@@ -51,6 +70,7 @@ class Plan:
     weight_bytes: int
     cache_bytes: int
     flops: int
+    parts: tuple[PlannedPart, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as ``vita plan --json`` prints it."""
@@ -87,10 +107,7 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
         weights=tower.source.weights,
         picture=picture,
         pixels=geometry.input_size,
-        settings=(
-            *used_settings(tower.settings, tower.shape, tower.origins),
-            preprocessing(tower.processor, tower.source, tower.spec),
-        ),
+        settings=_settings(tower),
         layers=geometry.layers,
         grid=geometry.grid,
         projected_grid=None if resolved.projector is None else _of_tile(resolved, tower)[0],
@@ -104,6 +121,31 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
         weight_bytes=sum(stage.weight_bytes for stage in stages),
         cache_bytes=cache,
         flops=sum(stage.flops for stage in stages),
+        parts=tuple(_part(part, tiles) for part in tower.parts) if isinstance(tower, ResolvedFused) else (),
+    )
+
+
+def _settings(tower: ResolvedTower) -> tuple[Setting, ...]:
+    used = used_settings(tower.settings, tower.shape, tower.origins)
+    if isinstance(tower, ResolvedFused):  # each part prepares its own pixels
+        return used
+    return *used, preprocessing(tower.processor, tower.source, tower.spec)
+
+
+def _part(part: ResolvedTower, tiles: int) -> PlannedPart:
+    geometry = part.geometry
+    return PlannedPart(
+        rule=part.rule,
+        tower=part.spec.name,
+        owner=str(part.owner),
+        weights=part.source.weights,
+        pixels=geometry.input_size,
+        settings=_settings(part),
+        layers=geometry.layers,
+        grid=geometry.grid,
+        tokens=geometry.num_tokens,
+        crops=geometry.crops,
+        stages=tuple(tower_stages(part, tiles)),
     )
 
 

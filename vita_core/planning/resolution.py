@@ -119,6 +119,7 @@ def resolve(
         )
         config = _at_most(config, max_tiles)
         if config.llm is not None and is_known(config.llm.weights):
+            _refuse_several(config, config.llm)
             checkpoint = open_checkpoint(config.llm.weights)
             resolved = _of_checkpoint(name, checkpoint, checkpoint.find_tower(config.tower.weights), config, marks)
         else:
@@ -186,6 +187,15 @@ def _check_rows(resolved: Resolved, projector: ResolvedProjector) -> None:
         raise ConfigError(f"{key}: it needs rows of tokens, but {wrong}. Try: `{instead}`, or another `projector.type`")
     wrong = f"a CLS token is kept beside {' x '.join(map(str, grid))}" if len(grid) == 2 else "these are of a video"
     raise ConfigError(f"{key}: it needs rows of tokens, but {wrong}. Try: `{instead}`")
+
+
+def _refuse_several(config: Config, llm: LLMConfig) -> None:
+    """Raise ConfigError for several encoders beside a checkpoint of another project, which was trained with one."""
+    if config.tower.towers is not None:
+        raise ConfigError(
+            f"tower.towers: {llm.weights} is a whole model of another project, which has one encoder. "
+            "Try: one encoder, or `llm.weights: DIR` with a language model alone"
+        )
 
 
 def _at_most(config: Config, tiles: int | None) -> Config:

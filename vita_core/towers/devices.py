@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_core.errors import ConfigError, VitaError
+from vita_core.pixels.fused import Pixels
 from vita_core.plugins.specs import Shape, Stage
 
 __all__ = [
@@ -81,7 +82,7 @@ def pictures_at_once(pixels: Tensor, shape: Shape, stages: Sequence[Stage]) -> i
     return max(1, round(torch.get_num_threads() * max(CACHED_BYTES / widest, LEAST_ROWS / max(1, rows))))
 
 
-def copied(pixels: Tensor, device: torch.device) -> Tensor:
+def copied(pixels: Pixels, device: torch.device) -> Pixels:
     """Return a copy of `pixels` on a CUDA `device`. For any other device, return `pixels` unchanged.
 
     The copy goes through pinned memory and a stream of its own, so that a thread can copy while the device computes. The

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from vita_core.config.schema import Config
 from vita_core.errors import VitaError
 from vita_core.models.pictures import encoded, grid_of, prepare
+from vita_core.pixels.fused import Pixels
 from vita_core.pixels.images import MAX_PIXELS, open_picture
 from vita_core.pixels.prefetching import prefetched
 from vita_core.towers.tower import BaseVisionTower
@@ -125,7 +126,7 @@ class FeatureCache:
         """Return the rows and columns (2) of the features of a copy of a sample, or zeros if they are on no grid."""
         return torch.from_numpy(self.grids[copy, index].copy())
 
-    def _pixels(self, item: int) -> Tensor:
+    def _pixels(self, item: int) -> Pixels:
         """Return the pixels (1, 3, H, W) of a picture or a variant. The variant only depends on the seed and `item`."""
         copy, index = divmod(item, len(self.samples))
         picture = open_picture(self.samples[index].image, max_pixels=self.config.images.max_pixels or MAX_PIXELS)
