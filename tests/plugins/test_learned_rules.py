@@ -28,6 +28,7 @@ def options_of(spec: ReductionSpec, given: dict[str, Any]) -> dict[str, Any]:
         (RESAMPLER, {"width": 4096, "queries": [4, 6]}, (20, 31, 1664), (24, 4096)),
         (RESAMPLER, {"layout": "idefics2"}, (27, 27, 1152), (64, 1152)),
         (RESAMPLER, {"layout": "idefics2", "queries": 7}, (577, 1024), (7, 1024)),
+        (RESAMPLER, {"layout": "idefics2", "width": 4096}, (27, 27, 1152), (64, 4096)),
         (QFORMER, {}, (257, 1408), (32, 768)),
         (QFORMER, {"width": 2560, "queries": 8}, (16, 16, 1408), (8, 2560)),
         (C_ABSTRACTOR, {}, (24, 24, 1024), (12, 12, 1024)),
@@ -71,7 +72,12 @@ def test_positions_of_no_square() -> None:
     ("spec", "given", "message"),
     [
         (RESAMPLER, {"depth": 3}, "layout qwen has no option 'depth'. Try: leave it out, or `layout: idefics2`"),
-        (RESAMPLER, {"layout": "idefics2", "width": 8}, "layout idefics2 has no option 'width'. Try: leave it out"),
+        (RESAMPLER, {"layout": "idefics2", "post": True}, "layout idefics2 has no option 'post'. Try: leave it out"),
+        (
+            RESAMPLER,
+            {"layout": "idefics2", "mlp_width": 8},
+            "'mlp_width' is of the MLP before the layers, which comes with 'width'",
+        ),
         (RESAMPLER, {"layout": "perceiver"}, "layout"),
         (RESAMPLER, {"queries": 0}, "queries"),
         (QFORMER, {"width": -1}, "width"),

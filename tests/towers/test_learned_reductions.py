@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vita_core import ReductionSpec, count_macs, parameter_count
 from vita_core.config.validation import validate
+from vita_core.loading import KeyRules
 from vita_core.plugins.builtin_reductions import c_abstractor, qformer, resampler
 from vita_core.plugins.reductions import Sizes
 from vita_core.plugins.registry import CORE, import_object
@@ -23,6 +24,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "qwen": (resampler, QWEN),
     "qwen-same-width": (resampler, {"queries": [2, 3], "heads": 3, "post": False}),
     "idefics2": (resampler, IDEFICS2),
+    "idefics2-projected": (resampler, IDEFICS2 | {"width": 20, "mlp_width": 7}),
     "qformer": (qformer, QFORMER),
     "qformer-projected": (qformer, QFORMER | {"width": 20, "cross_every": 1}),
     "c_abstractor": (c_abstractor, HONEYBEE),
@@ -88,6 +90,13 @@ def test_sizes_parameters_and_macs_are_those_planned(case: tuple[Any, dict[str, 
     assert spent[-1] == spec.macs(sizes, options)
     *places, width = spec.sizes(sizes, options)
     assert reduced.shape == (1, math.prod(places), width)
+
+
+def test_its_own_keys_stay_as_they_are(case: tuple[Any, dict[str, Any]]) -> None:
+    """A file that is saved after training is read by the rules for published checkpoints."""
+    spec, _, module = prepared(*case, (4, 4, 12))
+    rules = KeyRules(spec.renames, (), spec.skips)
+    assert [key for key in module.state_dict() if rules.renamed(key) != key or rules.skipped(key) is not None] == []
 
 
 @pytest.mark.parametrize("sizes", SIZES)

@@ -15,8 +15,8 @@ from timm.models.regnet import RegStage
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2QFormerConfig, Blip2QFormerModel
-from transformers.models.idefics2.configuration_idefics2 import Idefics2PerceiverConfig
-from transformers.models.idefics2.modeling_idefics2 import Idefics2PerceiverResampler
+from transformers.models.idefics2.configuration_idefics2 import Idefics2Config, Idefics2PerceiverConfig
+from transformers.models.idefics2.modeling_idefics2 import Idefics2Connector, Idefics2PerceiverResampler
 
 from vita_core.config.validation import validate
 from vita_core.loading import KeyRules, LoadReport, load_into, without_weights
@@ -135,6 +135,26 @@ def test_idefics2(tmp_path: Path, key_heads: int) -> None:
     assert module.state_dict().keys() == original.state_dict().keys()
     for tokens in (tokens_of((4, 4, 12)), tokens_of((7, 12))):
         close(module(tokens, None), original(tokens, torch.ones(tokens.shape[:2])))
+
+
+def test_idefics2_with_the_rest_of_its_connector(tmp_path: Path) -> None:
+    heads = {"resampler_n_heads": 4, "resampler_head_dim": 6, "num_key_value_heads": 2}
+    config = Idefics2Config(
+        vision_config={"hidden_size": 12},
+        text_config={"model_type": "mistral", "hidden_size": 20, "intermediate_size": 7, "hidden_act": "silu"},
+        perceiver_config={"hidden_size": 20, "resampler_n_latents": 5, "resampler_depth": 1, **heads},
+    )
+    original = randomised(Idefics2Connector(config))
+    whole = {f"model.connector.{key}": value for key, value in original.state_dict().items()}
+    rest = ("lm_head.weight", "model.text_model.norm.weight", "model.vision_model.a")
+    save_file(whole | {key: torch.rand(2) for key in rest}, tmp_path / "whole.safetensors")
+    given = {"layout": "idefics2", "queries": 5, "depth": 1, "heads": 4, "head_width": 6, "kv_heads": 2}
+    module, report = opened(
+        resampler, given | {"width": 20, "mlp_width": 7}, (4, 4, 12), tmp_path / "whole.safetensors"
+    )
+    assert report.skipped == {"not of the resampler": list(rest)}
+    tokens = tokens_of((3, 5, 12))
+    close(module(tokens, (3, 5)), original(tokens, torch.ones(2, 15)))
 
 
 QFORMER = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24}

@@ -13,10 +13,10 @@ __all__ = ["CAbstractorOptions", "QFormerOptions", "ResamplerOptions"]
 
 LAYOUTS = {
     "qwen": {"queries": 256, "post": True},
-    "idefics2": {"queries": 64, "heads": 16, "depth": 3, "head_width": 96, "kv_heads": 4},
+    "idefics2": {"queries": 64, "heads": 16, "depth": 3, "head_width": 96, "kv_heads": 4, "mlp_width": 14336},
 }
 """The options of `resampler` that have a default in a layout, with the values of Qwen-VL and of Idefics2."""
-OTHERS = {"qwen": ("depth", "head_width", "kv_heads"), "idefics2": ("width", "post")}
+OTHERS = {"qwen": ("depth", "head_width", "kv_heads", "mlp_width"), "idefics2": ("post",)}
 """The options of `resampler` that a layout does not have."""
 
 
@@ -28,7 +28,8 @@ class ResamplerOptions(Section):
     and ``proj`` behind it.
 
     ``idefics2`` is transformers' ``Idefics2PerceiverResampler``: `depth` (3) layers of `heads` (16) of `head_width` (96)
-    channels, with `kv_heads` (4) for the keys and values, on `queries` (64). It needs no grid and keeps the width.
+    channels, with `kv_heads` (4) for the keys and values, on `queries` (64). It needs no grid. With a `width`, Idefics2's
+    ``modality_projection`` comes first, an MLP of `mlp_width` (14336) channels that maps to so many; without, the width stays.
     """
 
     layout: Literal["qwen", "idefics2"] = "qwen"
@@ -39,6 +40,7 @@ class ResamplerOptions(Section):
     depth: PositiveInt | None = None
     head_width: PositiveInt | None = None
     kv_heads: PositiveInt | None = None
+    mlp_width: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _of_its_layout(self) -> ResamplerOptions:
@@ -47,6 +49,10 @@ class ResamplerOptions(Section):
             other = "idefics2" if self.layout == "qwen" else "qwen"
             raise ValueError(
                 f"layout {self.layout} has no option {wrong[0]!r}. Try: leave it out, or `layout: {other}`"
+            )
+        if self.mlp_width is not None and self.width is None:
+            raise ValueError(
+                "'mlp_width' is of the MLP before the layers, which comes with 'width'. Try: set 'width' too"
             )
         # a default depends on the layout, so it can only be set here; the section is frozen for everybody else
         for name, value in LAYOUTS[self.layout].items():

@@ -41,7 +41,7 @@ def _sizes(sizes: Sizes, options: Mapping[str, Any]) -> Sizes:
             raise VitaError(
                 f"{options['kv_heads']} kv_heads do not divide {options['heads']} heads. Try: `kv_heads` that divide `heads`"
             )
-        return queries, sizes[-1]
+        return queries, options["width"] or sizes[-1]
     if len(sizes) != 3:
         raise VitaError(
             "layout qwen places the tokens on a grid, and these have none. Try: `layout: idefics2`, which needs no grid, or "
@@ -50,6 +50,14 @@ def _sizes(sizes: Sizes, options: Mapping[str, Any]) -> Sizes:
     width = options["width"] or sizes[-1]
     qwen_heads(width, options["heads"])
     return math.prod(query_grid(queries)), width
+
+
+def _gated_mlp(key: str, into: int, hidden: int, out: int) -> dict[str, tuple[int, ...]]:
+    return (
+        linear(f"{key}.gate_proj", hidden, into, bias=False)
+        | linear(f"{key}.up_proj", hidden, into, bias=False)
+        | linear(f"{key}.down_proj", out, hidden, bias=False)
+    )
 
 
 def tensors(sizes: Sizes, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -64,6 +72,8 @@ def tensors(sizes: Sizes, options: Mapping[str, Any]) -> dict[str, tuple[int, ..
         return shapes | (norm("ln_post", width) | {"proj": (width, width)} if options["post"] else {})
     attended, kept = _idefics2_widths(options)
     shapes = {"latents": (queries, width)}
+    if options["width"]:
+        shapes |= _gated_mlp("modality_projection", sizes[-1], options["mlp_width"], width)
     for index in range(options["depth"]):
         layer = f"layers.{index}"
         for name in ("input_latents_norm", "input_context_norm", "post_attention_layernorm"):
@@ -71,9 +81,7 @@ def tensors(sizes: Sizes, options: Mapping[str, Any]) -> dict[str, tuple[int, ..
         for name, rows in (("q_proj", attended), ("k_proj", kept), ("v_proj", kept)):
             shapes |= linear(f"{layer}.self_attn.{name}", rows, width, bias=False)
         shapes |= linear(f"{layer}.self_attn.o_proj", width, attended, bias=False)
-        shapes |= linear(f"{layer}.mlp.gate_proj", 4 * width, width, bias=False)
-        shapes |= linear(f"{layer}.mlp.up_proj", 4 * width, width, bias=False)
-        shapes |= linear(f"{layer}.mlp.down_proj", width, 4 * width, bias=False)
+        shapes |= _gated_mlp(f"{layer}.mlp", width, 4 * width, width)
     return shapes | norm("norm", width, bias=False)
 
 
@@ -91,7 +99,8 @@ def _macs(sizes: Sizes, options: Mapping[str, Any]) -> int:
     attended, kept = _idefics2_widths(options)
     linears = 2 * queries * width * attended + 2 * (tokens + queries) * width * kept + 12 * queries * width * width
     attention = 2 * queries * (tokens + queries) * attended
-    return int(options["depth"]) * (linears + attention)
+    before = tokens * options["mlp_width"] * (2 * channels + width) if options["width"] else 0
+    return int(before + options["depth"] * (linears + attention))
 
 
 RENAMES = (

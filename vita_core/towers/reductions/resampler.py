@@ -62,15 +62,19 @@ class Resampler(nn.Module):
 
 
 class PerceiverResampler(nn.Module):
-    """Idefics2's: the layers of transformers' ``Idefics2PerceiverResampler``, under its keys. It ignores the grid."""
+    """Idefics2's: the layers of transformers' ``Idefics2PerceiverResampler``, under its keys. It ignores the grid.
+
+    With a width, the ``modality_projection`` of Idefics2's connector comes before them.
+    """
 
     def __init__(self, sizes: Sizes, options: Mapping[str, Any]) -> None:
         super().__init__()
         from transformers.models.idefics2.configuration_idefics2 import Idefics2PerceiverConfig
-        from transformers.models.idefics2.modeling_idefics2 import Idefics2PerceiverResampler
+        from transformers.models.idefics2.modeling_idefics2 import Idefics2MLP, Idefics2PerceiverResampler
 
+        channels, width = sizes[-1], options["width"]
         config = Idefics2PerceiverConfig(
-            hidden_size=sizes[-1],
+            hidden_size=width or channels,
             resampler_n_latents=options["queries"],
             resampler_depth=options["depth"],
             resampler_n_heads=options["heads"],
@@ -78,6 +82,7 @@ class PerceiverResampler(nn.Module):
             num_key_value_heads=options["kv_heads"],
             attn_implementation="sdpa",
         )
+        self.modality_projection = Idefics2MLP(channels, options["mlp_width"], width, "silu") if width else None
         original = Idefics2PerceiverResampler(config)
         self.latents, self.layers, self.norm = original.latents, original.layers, original.norm
         nn.init.normal_(
@@ -85,7 +90,9 @@ class PerceiverResampler(nn.Module):
         )  # the original's are all ones: equal queries would never learn to differ
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        """Return tokens (B, queries, C) of tokens (B, N, C)."""
+        """Return tokens (B, queries, width) of tokens (B, N, C)."""
+        if self.modality_projection is not None:
+            tokens = self.modality_projection(tokens)
         latents: Tensor = self.latents.repeat(len(tokens), 1, 1)
         for layer in self.layers:
             latents = layer(latents, tokens)
