@@ -38,7 +38,7 @@ def by_hand(model: VisionLanguageModel) -> Callable[[Path], str]:
     @torch.inference_mode()
     def ask(path: Path) -> str:
         pixels = processor.preprocess(Image.open(path).convert("RGB"), return_tensors="pt")["pixel_values"]
-        visual = model.projector(model.tower(pixels))[0]
+        visual = model.encode_images(pixels)[0]
         messages = [{"role": "user", "content": f"<image>\n{question}"}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         before, after = (

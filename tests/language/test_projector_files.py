@@ -12,10 +12,11 @@ import torch
 from checkpoints import Boom
 from safetensors.torch import save_file
 
-from vita_core import VitaError, build_model, load_config, make_plan
+from vita_core import ProjectorSpec, VitaError, build_model, load_config, make_plan
 from vita_core.config.schema import ProjectorConfig
-from vita_core.language.projectors import build_projector
+from vita_core.language.projectors import build_projector, project
 from vita_core.planning.projectors import resolve_projector
+from vita_core.plugins.registry import registry
 
 State = dict[str, torch.Tensor]
 OTHERS = {"model.vision_tower.vision_tower.a": torch.zeros(3), "model.embed_tokens.weight": torch.zeros(9, 24)}
@@ -60,6 +61,7 @@ FORMS: dict[str, Callable[[Path, State], Path]] = {
     "the projector's own keys": pickled,
 }
 TYPES = ["linear", "mlp1x_gelu", "mlp2x_gelu"]
+JOINING = [found.spec.name for found in registry().all(ProjectorSpec) if found.spec.tokens is not None]
 
 
 def trained(kind: str, width: int = 32, out: int = 24) -> torch.nn.Module:
@@ -83,6 +85,38 @@ def test_every_form_is_read(tiny_config: Path, tmp_path: Path, kind: str, form: 
     assert torch.equal(build_model(tmp_path / "saved").projector(tokens), theirs(tokens))
     sources = json.loads((tmp_path / "saved" / "provenance.json").read_text())["sources"]
     assert len(sources["projector"]["files"]) == 1
+
+
+@pytest.mark.parametrize("kind", [*JOINING, "layernorm_mlp"])
+@pytest.mark.parametrize("form", ["LLaVA's first stage", "beside a LoRA adapter"])
+def test_every_type_is_read(tiny_config: Path, tmp_path: Path, kind: str, form: str) -> None:
+    theirs = trained(kind)
+    file = FORMS[form](tmp_path, theirs.state_dict())
+    model = build_model(load_config(tiny_config, [f"projector={{type: {kind}, weights: {file}}}"]))
+    tokens = torch.randn(2, 24, 32)
+    assert torch.equal(project(model.projector, tokens, (4, 6)), project(theirs, tokens, (4, 6)))
+
+
+@pytest.mark.parametrize("kind", [*JOINING, "layernorm_mlp"])
+def test_other_widths_of_every_type(tiny_config: Path, tmp_path: Path, kind: str) -> None:
+    for widths, message in (
+        ((40, 24), "trained for in_features 40, but the tower gives 32"),
+        ((32, 16), "trained for out_features 16, but the language model takes 24"),
+        ((16, 48), "in_features 16, but the tower gives 32, and for out_features 48, but the language model takes 24"),
+    ):
+        file = pickled(tmp_path, prefixed(trained(kind, *widths).state_dict(), "model.mm_projector."))
+        with pytest.raises(VitaError, match=message):
+            make_plan(load_config(tiny_config, [f"projector={{type: {kind}, weights: {file}}}"]))
+
+
+def test_the_newline_is_in_the_same_file(tiny_config: Path, tmp_path: Path) -> None:
+    """LLaVA-1.6 saves it with the projector, and reads it from there."""
+    newline = torch.randn(24)
+    state = prefixed(trained("mlp2x_gelu").state_dict(), "model.mm_projector.") | {"model.image_newline": newline}
+    file = pickled(tmp_path, state)
+    unpad = f"images.anyres={{grids: [[1, 2]], merge: spatial_unpad, newline: {file}}}"
+    model = build_model(load_config(tiny_config, [f"projector.weights={file}", unpad]))
+    assert torch.equal(model.newline, newline)
 
 
 def test_a_linear_layer_has_the_keys_of_llava(tmp_path: Path) -> None:

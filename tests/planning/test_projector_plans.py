@@ -118,6 +118,21 @@ def attempt(call: Callable[[], Any]) -> Any:
         return error
 
 
+@pytest.mark.parametrize("images", ["tiles", "spatial"])
+@pytest.mark.parametrize("whole", [{}, {"reduce": {"type": "pool", "window": 2}}])
+def test_several_encoders_as_one(tiny_llm: Path, whole: dict[str, Any], images: str) -> None:
+    towers = [golden_settings("clip"), golden_settings("siglip")]
+    settings = config(tiny_llm, "ldp", {"towers": towers, **whole}, IMAGES[images])
+    model = build_model(settings)
+    for size in SIZES[:3]:
+        compare(make_plan(settings, picture=size), model, picture(*size))
+    behind = config(tiny_llm, "ldp", {"towers": [towers[0], towers[0]], "combine": "sequence"}, {})
+    with pytest.raises(
+        VitaError, match=r"^projector\.type: 'ldp' needs tokens on a grid, but the tower's 32 tokens have none"
+    ):
+        make_plan(behind)
+
+
 @pytest.mark.parametrize("name", JOINING)
 def test_each_step_of_a_video(tiny_llm: Path, vivit: Path, video: Path, name: str) -> None:
     settings = config(tiny_llm, name, {"weights": str(vivit)}, {})

@@ -34,13 +34,15 @@ def read_newline(config: AnyresConfig | None, *, dtype: torch.dtype, device: tor
     """
     if config is None or config.newline is None:
         return None
-    found = {key: read() for key, read in read_tensors([Path(config.newline)])}
-    if NEWLINE not in found:
-        raise CheckpointError(
-            f"images.anyres.newline: {config.newline} has no tensor {NEWLINE!r}; it has {', '.join(found)}. "
-            f"Try: the checkpoint file that has {NEWLINE!r}"
-        )
-    return found[NEWLINE].to(device=device, dtype=dtype)
+    others = []
+    for key, read in read_tensors([Path(config.newline)]):
+        if key.rpartition(".")[2] == NEWLINE:  # in the file of a first training stage, `model.` comes before it
+            return read().to(device=device, dtype=dtype)
+        others.append(key)
+    raise CheckpointError(
+        f"images.anyres.newline: {config.newline} has no tensor {NEWLINE!r}; it has {', '.join(others)}. "
+        f"Try: the checkpoint file that has {NEWLINE!r}"
+    )
 
 
 def cut_anyres(

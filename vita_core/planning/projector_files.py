@@ -111,9 +111,9 @@ def trained_widths(files: ProjectorFiles, widths: Widths, parameters: Callable[[
     if counts(files, widths, parameters):
         return widths
     sides = {side for shape in files.shapes.values() for side in shape}
-    # some projectors join 4 or more tokens, so a side is a multiple of their width
-    choices = sorted({side // joined for side in sides for joined in (1, 4, 9, 16) if side % joined == 0} | {*widths})
-    pairs = [(a, b) for a in choices for b in choices if counts(files, (a, b), parameters)]
+    # some projectors join 4 or more tokens, so a side is a multiple of the tower's width
+    inputs = sorted({side // joined for side in sides for joined in (1, 4, 9, 16) if side % joined == 0})
+    pairs = [(a, b) for a in inputs for b in sorted(sides) if counts(files, (a, b), parameters)]
     return max(pairs, key=lambda pair: (pair[0] == widths[0]) + (pair[1] == widths[1]), default=None)
 
 
