@@ -33,6 +33,7 @@ SECTIONS = [
     "ImagesConfig",
     "PromptConfig",
     "GenerationConfig",
+    "DataSetConfig",
     "TrainingConfig",
 ]
 

@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, PositiveInt, Tag
 from pydantic_core import PydanticKnownError
 
 from vita_core.config.configfiles import overridden, read_config
+from vita_core.config.data import DataSetConfig
 from vita_core.config.fused import check_keys
 from vita_core.config.images import AnyresConfig, ImagesConfig, TilesConfig
 from vita_core.config.prompts import GenerationConfig, PromptConfig
@@ -22,6 +23,7 @@ from vita_core.config.yamlfile import Document, Mark
 __all__ = [
     "AnyresConfig",
     "Config",
+    "DataSetConfig",
     "GenerationConfig",
     "ImagesConfig",
     "LDPv2Options",
@@ -184,6 +186,7 @@ class Config(Section):
     images: ImagesConfig = ImagesConfig()
     prompt: PromptConfig = PromptConfig()
     generation: GenerationConfig = GenerationConfig()
+    data: dict[str, DataSetConfig] = Field(default_factory=dict)
     training: TrainingConfig = TrainingConfig()
     device: str = "auto"
 

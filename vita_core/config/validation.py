@@ -104,8 +104,10 @@ def _wrong_value(kind: str, message: str, value: Any) -> str:
 
 def _section(model: type[pydantic.BaseModel], loc: tuple[Any, ...]) -> type[pydantic.BaseModel] | None:
     """Return the model of the section at `loc`, or None if there is no section."""
+    named = False
     for part in loc:
-        if isinstance(part, int):  # a place in a list of sections
+        if isinstance(part, int) or named:  # a place in a list of sections, or the name of one in a mapping
+            named = False
             continue
         field = model.model_fields.get(part)
         if field is None:
@@ -116,5 +118,5 @@ def _section(model: type[pydantic.BaseModel], loc: tuple[Any, ...]) -> type[pyda
         nested = [c for c in plain if isinstance(c, type) and issubclass(c, pydantic.BaseModel)]
         if not nested:
             return None
-        model = nested[0]
+        model, named = nested[0], get_origin(field.annotation) is dict
     return model

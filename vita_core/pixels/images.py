@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +49,13 @@ class _HardLimit(int):
         return int(self)
 
 
-def open_picture(source: str | os.PathLike[str] | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_picture(
+    source: str | os.PathLike[str] | Image.Image | BinaryIO, *, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> Image.Image:
     """Return the picture as upright 8-bit RGB.
 
-    `source` is a path or a PIL picture. A PIL picture is not changed; if it is upright RGB already, it is returned itself.
+    `source` is a path, an open binary file, or a PIL picture. A PIL picture is not changed; if it is upright RGB already, it
+    is returned itself. `name` is how messages call it.
     EXIF orientation is applied, and transparent pixels are drawn over white. 16-bit values are scaled by their bit depth.
     The modes I and F have no bit depth: they are scaled from the smallest of the ranges [0, 1] (F only), [0, 255] and
     [0, 65535] that contains all values, or else from their minimum and maximum. An animated file gives its first frame,
@@ -61,8 +64,10 @@ def open_picture(source: str | os.PathLike[str] | Image.Image, *, max_pixels: in
     Raises `PictureError` if the file is missing, damaged, cut short or not a picture, and if the picture has more than
     `max_pixels` pixels, fewer than 2 pixels on a side, or a side over 200 times as long as the other.
     """
-    file = source if isinstance(source, Image.Image) else check_file(source)
-    name = str(getattr(file, "filename", "") or "the picture") if isinstance(file, Image.Image) else str(file)
+    opened = isinstance(source, Image.Image) or hasattr(source, "read")
+    file: Any = source if opened else check_file(source)  # type: ignore[arg-type]  # a path, or it says that it is none
+    own = str(file) if isinstance(file, Path) else str(getattr(file, "filename", "") or "the picture")
+    name = own if name is None else name
     try:
         with _strict_pil(max_pixels):
             if isinstance(file, Image.Image):

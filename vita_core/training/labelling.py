@@ -15,13 +15,12 @@ from vita_core.config.prompts import PromptConfig
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
 from vita_core.language.dialogues import Part, dialogue
 from vita_core.language.prompts import PICTURE_ID, known_token, leading_ids
-from vita_core.training.data.samples import Sample, SampleError
+from vita_core.training.data.samples import VIDEO, Sample, SampleError, check_marks
 
-__all__ = ["IGNORE", "VIDEO", "Labelled", "labelled"]
+__all__ = ["IGNORE", "Labelled", "labelled"]
 
 IGNORE = -100
 """The label of a token that is not trained on, as in torch's cross entropy."""
-VIDEO = "<video>"
 MARKS = re.compile(f"({IMAGE}|{VIDEO})")
 
 
@@ -86,13 +85,11 @@ def _contents(
     counts = {"image": [1] * len(sample.pictures), "video": [1] * len(sample.videos)}
     counts |= {kind: list(given) for kind, given in (("image", places), ("video", frames)) if given is not None}
     questions = [prompt.question if turn.question is None else turn.question for turn in sample.turns]
+    try:
+        check_marks(questions, [turn.answer for turn in sample.turns], len(counts["image"]), len(counts["video"]))
+    except SampleError as error:
+        raise error.at(sample.where) from None
     written = {kind: sum(q.count(mark) for q in questions) for kind, mark in (("image", IMAGE), ("video", VIDEO))}
-    for kind, mark in (("image", IMAGE), ("video", VIDEO)):
-        if written[kind] > len(counts[kind]):
-            reason = f"more {mark} than {'pictures' if kind == 'image' else 'videos'}"
-            raise SampleError(reason, f"{written[kind]} of {len(counts[kind])}", sample.where)
-        if any(mark in turn.answer for turn in sample.turns):
-            raise SampleError(f"{mark} in an answer", "", sample.where)
     unmarked = [(kind, index) for kind in counts for index in range(len(counts[kind]) - written[kind])]
     next_ones = {kind: iter(range(len(counts[kind]) - written[kind], len(counts[kind]))) for kind in counts}
     visuals = [place for kind, index in unmarked for place in [(kind, index)] * counts[kind][index]]

@@ -1,6 +1,19 @@
-"""Read data sets of pictures and conversations. Samples are read one by one; pictures are not decoded here."""
+"""Read data sets of pictures and conversations. A sample is read when it is asked for, and its pictures after that."""
 
-from vita_core.training.data.reading import SUFFIXES, read_samples
-from vita_core.training.data.samples import PictureRef, Sample, SampleError, Turn
+from vita_core.training.data.folders import SUFFIXES
+from vita_core.training.data.opening import open_source
+from vita_core.training.data.pictures import picture_of
+from vita_core.training.data.reading import read_samples
+from vita_core.training.data.samples import PictureRef, Sample, SampleError, Source, Turn
 
-__all__ = ["SUFFIXES", "PictureRef", "Sample", "SampleError", "Turn", "read_samples"]
+__all__ = [
+    "SUFFIXES",
+    "PictureRef",
+    "Sample",
+    "SampleError",
+    "Source",
+    "Turn",
+    "open_source",
+    "picture_of",
+    "read_samples",
+]

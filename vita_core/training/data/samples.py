@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from vita_core.errors import VitaError
+from vita_core.language.conversations import IMAGE
 
-__all__ = ["PictureRef", "Sample", "SampleError", "Turn"]
+__all__ = ["VIDEO", "PictureRef", "Sample", "SampleError", "Source", "Turn", "check_marks", "located"]
+
+VIDEO = "<video>"
+"""The mark of a video in a question."""
 
 
 class SampleError(VitaError):
@@ -93,3 +99,35 @@ class Sample:
     def caption(self) -> str:
         """The first answer."""
         return self.turns[0].answer
+
+
+class Source(Protocol):
+    """The samples of a data set, each of which is read when it is asked for.
+
+    `blocks` are the numbers of samples that are best read together, in order: those of one shard, or of one group of rows.
+    """
+
+    @property
+    def blocks(self) -> Sequence[int]:
+        """The number of samples of each block. Their sum is the length."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int) -> Sample:
+        """Return one sample. Raises SampleError, with its place, if it cannot be trained on."""
+
+
+def check_marks(questions: Sequence[str], answers: Sequence[str], pictures: int, videos: int) -> None:
+    """Raise SampleError if the questions have more marks than there are pictures or videos, or if an answer has a mark."""
+    for mark, what, count in ((IMAGE, "pictures", pictures), (VIDEO, "videos", videos)):
+        written = sum(question.count(mark) for question in questions)
+        if written > count:
+            raise SampleError(f"more {mark} than {what}", f"{written} of {count}")
+        if any(mark in answer for answer in answers):
+            raise SampleError(f"{mark} in an answer")
+
+
+def located(starts: Sequence[int], index: int) -> tuple[int, int]:
+    """Return the number of the block that holds a sample, and its place in it. `starts` are the blocks' first samples."""
+    number = bisect_right(starts, index) - 1
+    return number, index - starts[number]

@@ -1,0 +1,129 @@
+"""WebDataset shards: tar files, in which members of the same name but for the suffix are one sample.
+
+Members are read in place, and never written to disk: no member's name becomes a path.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from array import array
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from vita_core.errors import ConfigError
+from vita_core.training.data.conversations import sample_of
+from vita_core.training.data.folders import SUFFIXES
+from vita_core.training.data.samples import PictureRef, Sample, SampleError, located
+
+__all__ = ["TarSource"]
+
+VIDEO_SUFFIXES = {".mp4", ".webm", ".mkv", ".mov", ".avi"}
+TEXTS = {".txt": "caption", ".caption": "caption"}
+
+
+class TarSource:
+    """The samples of tar files, one file after the other.
+
+    The headers of all members are read once, to find the samples; 16 bytes are kept for each. A sample is then read alone,
+    and its pictures when they are needed. Raises ConfigError for a file that is not a tar, is cut short, or is compressed.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files, self.begins, self.ends = files, array("q"), array("q")
+        counts: list[int] = []
+        for file in files:
+            before = len(self.begins)
+            for begin, end in _samples(file):
+                self.begins.append(begin)
+                self.ends.append(end)
+            counts.append(len(self.begins) - before)
+        self.blocks = tuple(counts)
+        self.starts = list(accumulate(self.blocks, initial=0))[:-1]
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def sample(self, index: int) -> Sample:
+        """Return one sample. Raises SampleError."""
+        number, place = located(self.starts, index)
+        file, begin, end = self.files[number], self.begins[index], self.ends[index]
+        found: dict[str, list[PictureRef]] = {"images": [], "videos": []}
+        row: dict[str, Any] = {}
+        with file.open("rb") as opened:
+            opened.seek(begin)
+            where = f"{file}: sample {place}"
+            with tarfile.open(fileobj=opened, mode="r:") as tar:
+                for member in _regular(tar, end):
+                    key, suffix = _named(member.name)
+                    where, kind = f"{file}!{key}", f".{suffix.rpartition('.')[2]}"
+                    ref = PictureRef(f"{file}!{member.name}", file, member.offset_data, member.size)
+                    if kind in SUFFIXES:
+                        found["images"].append(ref)
+                    elif kind in VIDEO_SUFFIXES:
+                        found["videos"].append(ref)
+                    elif kind in TEXTS or kind == ".json":
+                        row |= _read(ref, kind, where)
+        # a JSON member may name its pictures, but these are the members beside it
+        return sample_of({**_without_pictures(row), **found}, where, lambda ref: ref)
+
+
+def _samples(file: Path) -> Iterator[tuple[int, int]]:
+    """Yield where each sample of a tar file begins and ends, in bytes."""
+    try:
+        with tarfile.open(file, mode="r:") as tar:
+            key, begin, end = "", -1, -1
+            for member in _regular(tar, None):
+                own = _named(member.name)[0]
+                if begin >= 0 and own != key:
+                    yield begin, end
+                    begin = -1
+                key, begin = own, member.offset if begin < 0 else begin
+                end = member.offset_data + member.size
+            if begin >= 0:
+                yield begin, end
+    except (tarfile.TarError, EOFError) as error:
+        raise ConfigError(
+            f"{file}: not a whole, uncompressed tar file: {error}. Try: download it again, or decompress it"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}. Try: check the path and its permissions") from error
+
+
+def _regular(tar: tarfile.TarFile, end: int | None) -> Iterator[tarfile.TarInfo]:
+    """Yield the members that hold data (no links, devices or sparse files), up to the byte `end`."""
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # not in the stubs; it would keep all of them
+        if end is not None and member.offset_data > end:
+            return
+        if member.isreg() and not member.issparse() and _named(member.name)[1]:
+            yield member
+
+
+def _named(name: str) -> tuple[str, str]:
+    """Return the key of a member, which its sample's members share, and its suffix in lower case (after the first dot)."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
+def _read(ref: PictureRef, kind: str, where: str) -> dict[str, Any]:
+    """Return what a text or JSON member adds to the row."""
+    with ref.opened() as file:
+        content = file.read()
+    try:
+        text = content.decode("utf-8")
+        row = {TEXTS[kind]: text} if kind in TEXTS else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SampleError(
+            "not valid JSON" if kind == ".json" else "a text that cannot be read", str(error), where
+        ) from None
+    if not isinstance(row, dict):
+        raise SampleError("not an object", ref.name, where)
+    return row
+
+
+def _without_pictures(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in ("image", "images", "video", "videos")}

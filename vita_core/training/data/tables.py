@@ -1,0 +1,107 @@
+"""Tables: Parquet files, and data sets that Hugging Face's `datasets` saved to disk. Pictures are paths or stored bytes."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from vita_core.errors import ConfigError, nearest
+from vita_core.training.data.conversations import Root, sample_of
+from vita_core.training.data.samples import Sample, located
+
+__all__ = ["DiskSource", "ParquetSource"]
+
+SPLIT = "train"
+
+
+def _missing(path: Path, package: str, error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"{path}: reading it needs {package}, which cannot be imported: {error}. Try: `pip install 'vita-core[data]'`"
+    )
+
+
+class DiskSource:
+    """A data set that ``save_to_disk`` wrote. Its rows stay on disk, in files that are mapped into memory.
+
+    `split` is the part of a ``DatasetDict``, by default ``train``. Raises ConfigError for any other directory.
+    """
+
+    def __init__(self, path: Path, root: Root, split: str | None = None) -> None:
+        try:
+            from datasets import Dataset, load_from_disk
+        except ImportError as error:
+            raise _missing(path, "datasets", error) from error
+        try:
+            found = load_from_disk(str(path))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: not a data set that `datasets` can open: {' '.join(str(error).split()).rstrip('.')}. "
+                "Try: save it again with save_to_disk"
+            ) from error
+        if not isinstance(found, Dataset):
+            chosen = SPLIT if split is None else split
+            if chosen not in found:
+                raise ConfigError(
+                    f"{path}: there is no split {chosen!r}.{nearest(chosen, found)} Try: `split: NAME` with one of "
+                    + ", ".join(found)
+                )
+            found, path = found[chosen], path / chosen
+        # as arrow tables: `datasets` would decode the pictures
+        self.path, self.root, self.rows = path, root, found.with_format("arrow")
+        self.blocks = (len(found),)
+
+    def __len__(self) -> int:
+        return self.blocks[0]
+
+    def sample(self, index: int) -> Sample:
+        """Return the sample of a row. Raises SampleError."""
+        (row,) = self.rows[index : index + 1].to_pylist()
+        return sample_of(row, f"{self.path}: row {index}", self.root)
+
+
+class ParquetSource:
+    """The rows of Parquet files, one after the other. A group of rows is read at once, and the last one is kept."""
+
+    def __init__(self, files: list[Path], root: Root) -> None:
+        try:
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            raise _missing(files[0], "pyarrow", error) from error
+        self.root, self.groups = root, list[tuple[Path, int, int]]()  # file, group, and the first row of the group
+        blocks: list[int] = []
+        for file in files:
+            try:
+                stored = pq.read_metadata(file)
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"{file}: not a Parquet file: {' '.join(str(error).split()).rstrip('.')}. Try: download it again"
+                ) from error
+            first = 0
+            for number in range(stored.num_row_groups):
+                self.groups.append((file, number, first))
+                blocks.append(stored.row_group(number).num_rows)
+                first += blocks[-1]
+        self.blocks = tuple(blocks)
+        self.starts = list(accumulate(blocks, initial=0))[:-1]
+        self.kept: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return sum(self.blocks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "kept": (-1, None)}
+
+    def sample(self, index: int) -> Sample:
+        """Return the sample of a row. Raises SampleError."""
+        number, place = located(self.starts, index)
+        file, group, first = self.groups[number]
+        kept, table = self.kept
+        if kept != number:
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(file) as opened:
+                table = opened.read_row_group(group)
+            self.kept = (number, table)
+        (row,) = table.slice(place, 1).to_pylist()
+        return sample_of(row, f"{file}: row {first + place}", self.root)
