@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ __all__ = [
     "to_rgb",
 ]
 
+PictureSource = str | os.PathLike[str] | Image.Image | BinaryIO
 Resize = Callable[[Image.Image, tuple[int, int]], Image.Image]
 """A function that resizes a picture to a size (width, height)."""
 
@@ -49,25 +50,20 @@ class _HardLimit(int):
         return int(self)
 
 
-def open_picture(
-    source: str | os.PathLike[str] | Image.Image | BinaryIO, *, max_pixels: int = MAX_PIXELS, name: str | None = None
-) -> Image.Image:
+def open_picture(source: PictureSource, *, max_pixels: int = MAX_PIXELS, name: str = "the picture") -> Image.Image:
     """Return the picture as upright 8-bit RGB.
 
-    `source` is a path, an open binary file, or a PIL picture. A PIL picture is not changed; if it is upright RGB already, it
-    is returned itself. `name` is how messages call it.
+    `source` is a path, an open binary file, which messages call `name`, or a PIL picture. A PIL picture is not changed; if it
+    is upright RGB already, it is returned itself.
     EXIF orientation is applied, and transparent pixels are drawn over white. 16-bit values are scaled by their bit depth.
     The modes I and F have no bit depth: they are scaled from the smallest of the ranges [0, 1] (F only), [0, 255] and
     [0, 65535] that contains all values, or else from their minimum and maximum. An animated file gives its first frame,
-    an animated PIL picture its current frame. Colour profiles are not applied; the towers were trained without them.
-
-    Raises `PictureError` if the file is missing, damaged, cut short or not a picture, and if the picture has more than
-    `max_pixels` pixels, fewer than 2 pixels on a side, or a side over 200 times as long as the other.
+    an animated PIL picture its current frame. Colour profiles are not applied; the towers were trained without them. Raises
+    `PictureError` if the file is missing, damaged, cut short or not a picture, and if the picture has more than `max_pixels`
+    pixels, fewer than 2 pixels on a side, or a side over 200 times as long as the other.
     """
-    opened = isinstance(source, Image.Image) or hasattr(source, "read")
-    file: Any = source if opened else check_file(source)  # type: ignore[arg-type]  # a path, or it says that it is none
-    own = str(file) if isinstance(file, Path) else str(getattr(file, "filename", "") or "the picture")
-    name = own if name is None else name
+    file: Any = source if hasattr(source, "read") or isinstance(source, Image.Image) else check_file(cast(Any, source))
+    name = str(file if isinstance(file, Path) else getattr(file, "filename", "") or name)
     try:
         with _strict_pil(max_pixels):
             if isinstance(file, Image.Image):
