@@ -104,7 +104,11 @@ def default(field: dataclasses.Field[object]) -> str:
 
 
 def checks() -> list[str]:
-    lines = ["## Contracts", "", "`vita check` and pytest (`--vita-tower`, `--vita-projector`) check these contracts."]
+    lines = [
+        "## Contracts",
+        "",
+        "`vita check` and pytest (`--vita-tower`, `--vita-reduction`, `--vita-projector`) check these contracts.",
+    ]
     for kind, (found, _) in KIT.items():
         lines += ["", f"### Of a {kind}", "", "| check | contract | how to meet it |", "| --- | --- | --- |"]
         lines += [f"| `{check.name}` | {check.contract} | {check.remedy} |" for check in found]

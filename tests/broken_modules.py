@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita_core import ProjectorSpec
+from vita_core import ProjectorSpec, ReductionSpec, VitaError
+
+Sizes = tuple[int, ...]
 
 
 class Plain(nn.Linear):
@@ -96,3 +99,54 @@ def parameters(name: str, in_features: int, out_features: int, options: Mapping[
 def projector(name: str, **more: Any) -> ProjectorSpec:
     """The spec of a projector above."""
     return ProjectorSpec(name, "broken", f"broken_modules:{name}", parameters, **more)
+
+
+class Halves(nn.Module):
+    """Not broken: a linear layer for windows of 2 x 2 tokens."""
+
+    def __init__(self, sizes: Sizes, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.merge = nn.Linear(4 * sizes[-1], sizes[-1], bias=False)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        rows, cols = grid
+        windows = tokens.unflatten(1, (rows // 2, 2, cols // 2, 2)).transpose(2, 3)
+        return self.merge(windows.flatten(3).flatten(1, 2))
+
+
+class SquareRoot(Halves):
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        side = math.isqrt(tokens.shape[1])
+        return super().forward(tokens, (side, side))
+
+
+class PlannedGrid(Halves):
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return super().forward(tokens, self.sizes[:2])
+
+
+class ScoresIgnored(Halves):
+    def forward(self, tokens: Tensor, grid: tuple[int, int], scores: Tensor | None = None) -> Tensor:
+        return super().forward(tokens, grid)
+
+
+def halved(sizes: Sizes, options: Mapping[str, Any]) -> Sizes:
+    rows, cols, width = sizes
+    if rows % 2 or cols % 2:
+        raise VitaError(f"an odd grid: {rows} x {cols}. Try: an even one")
+    return rows // 2, cols // 2, width
+
+
+def merge_parameters(sizes: Sizes, options: Mapping[str, Any]) -> int:
+    return 4 * sizes[-1] ** 2
+
+
+def merge_macs(sizes: Sizes, options: Mapping[str, Any]) -> int:
+    return sizes[0] * sizes[1] * sizes[2] ** 2
+
+
+def reduction(name: str, **more: Any) -> ReductionSpec:
+    """The spec of a reduction above."""
+    stated: dict[str, Any] = {"parameters": merge_parameters, "macs": merge_macs, "block": lambda _: 2, **more}
+    return ReductionSpec(name, "broken", f"broken_modules:{name}", halved, "", **stated)

@@ -1,4 +1,4 @@
-"""The pytest options ``--vita-tower NAME_OR_CONFIG`` and ``--vita-projector NAME``, which run the conformance kit as tests.
+"""The pytest options ``--vita-tower``, ``--vita-reduction`` and ``--vita-projector``, which run the conformance kit as tests.
 
 Every pytest run imports this module, so it must not import anything heavy.
 """
@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from vita_core.testing import Check
 
-OPTIONS = {"tower": "--vita-tower", "projector": "--vita-projector"}
+OPTIONS = {"tower": "--vita-tower", "reduction": "--vita-reduction", "projector": "--vita-projector"}
 """What the conformance kit tests, and the option for it."""
 
 
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 class SubjectNode(pytest.Collector):
-    """One tower or projector. Its items are the checks, which share one subject."""
+    """One tower, reduction or projector. Its items are the checks, which share one subject."""
 
     def __init__(self, *, kind: str, subject_name: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import vita
 
-from vita_core import ProjectorSpec, VitaError, register
+from vita_core import ProjectorSpec, ReductionSpec, VitaError, register
 from vita_core.cli import parts
-from vita_core.cli.new_part import new_projector
+from vita_core.cli.new_part import new_projector, new_reduction
 from vita_core.plugins.registry import registry, use_plugins
 
 
@@ -32,6 +32,21 @@ def test_projectors_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "classes=1000, words=128" in line
 
 
+def test_reductions_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    parts.reductions(json=True)
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows.keys() == {r.spec.name for r in registry().all(ReductionSpec)}
+    pool, interpolate = rows["pool"], rows["interpolate"]
+    assert (pool["trainable"], pool["spatial"], pool["inside"]) == (False, True, False)
+    assert pool["options"] == {"grid": None, "window": None, "kind": "average"}
+    assert interpolate["options"]["grid"] == "required"
+    parts.reductions()
+    _, columns, *lines = capsys.readouterr().out.splitlines()
+    assert columns.split() == ["name", "what", "it", "is", "trainable", "spatial", "inside", "options", "paper", "from"]
+    (line,) = [line for line in lines if line.startswith("interpolate ")]
+    assert "grid, mode=bilinear" in line
+
+
 def test_options_that_cannot_be_imported_are_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     use_plugins()
     register(ProjectorSpec("lost", "s", "nowhere:build", lambda *_: 0, options="nowhere:Options"))
@@ -43,6 +58,8 @@ def test_options_that_cannot_be_imported_are_a_warning(capsys: pytest.CaptureFix
 
 
 NAMES = [
+    (new_reduction, "My-Pool", "not a valid reduction name: 'My-Pool'. Did you mean 'my_pool'?"),
+    (new_reduction, "pool", "reduction already registered: 'pool', by vita-core"),
     (new_projector, "My-MLP", "not a valid projector name: 'My-MLP'. Did you mean 'my_mlp'?"),
     (new_projector, "linear", "projector already registered: 'linear', by vita-core"),
     (new_projector, "mlp9x_gelu", "projector already registered: 'mlp9x_gelu', by vita-core"),
@@ -63,12 +80,15 @@ def test_what_is_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert written == f"wrote {tmp_path / 'made'}"
     assert following.endswith(f"&& vita projectors && pytest {tmp_path / 'made'}")
     assert last.endswith("vita_projector_clip/projector.py")
+    new_reduction("clip", at=tmp_path / "reduction")
+    assert "vita reductions && " in capsys.readouterr().out
     new_projector("clip", at=tmp_path / "other", json=True)
     assert json.loads(capsys.readouterr().out)["distribution"] == "vita-projector-clip"
 
 
 @pytest.mark.slow
-def test_the_commands() -> None:
-    done = vita("projectors", "--json")
+@pytest.mark.parametrize(("kind", "some"), [("projectors", {"linear", "mlpNx_gelu"}), ("reductions", {"pool"})])
+def test_the_commands(kind: str, some: set[str]) -> None:
+    done = vita(kind, "--json")
     assert done.returncode == 0, done.stderr
-    assert {"linear", "mlpNx_gelu"} <= {row["name"] for row in json.loads(done.stdout)}
+    assert some <= {row["name"] for row in json.loads(done.stdout)}

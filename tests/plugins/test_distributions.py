@@ -123,7 +123,7 @@ def test_a_new_tower_is_installed_and_passes_its_own_tests(
     environment.pip("uninstall", "--yes", "vita-tower-my-vit")
 
 
-@pytest.mark.parametrize("kind", ["projector"])
+@pytest.mark.parametrize("kind", ["projector", "reduction"])
 def test_a_new_part_is_installed_and_passes_its_own_tests(environment: Environment, tmp_path: Path, kind: str) -> None:
     package = tmp_path / "made" / f"vita-{kind}-halves"
     done = environment.vita(f"new-{kind}", "halves", "--at", package)

@@ -31,7 +31,7 @@ def check(
         ),
     ] = None,
     kind: Annotated[
-        Literal["tower", "projector"] | None,
+        Literal["tower", "reduction", "projector"] | None,
         typer.Option(help="What NAME is, if it is the name of several kinds."),
     ] = None,
     tower: TowerOption = None,

@@ -21,6 +21,7 @@ __all__ = ["COMMANDS_GROUP", "CommandGroup"]
 COMMANDS_GROUP = "vita.commands"
 BUILTIN = {
     "towers": ("towers:towers", "List the vision towers and the packages they come from."),
+    "reductions": ("parts:reductions", "List the reductions and the packages they come from."),
     "projectors": ("parts:projectors", "List the projectors and the packages they come from."),
     "plugins": ("plugins:plugins", "List the plugins, with the error of each that failed."),
     "plan": ("plan:plan", "Show shapes, tokens, parameters and cost. Reads no weights."),
@@ -31,8 +32,9 @@ BUILTIN = {
     "export": ("export:export", "Write a model in the layout of its VITA checkpoint."),
     "train": ("train:train", "Train the projector on pictures with captions."),
     "eval": ("evaluate:evaluate", "Count how many pictures the model names correctly."),
-    "check": ("check:check", "Run the conformance tests on a tower or a projector."),
+    "check": ("check:check", "Run the conformance tests on a tower or another part."),
     "new-tower": ("new_tower:new_tower", "Write a plugin package with a small working tower."),
+    "new-reduction": ("new_part:new_reduction", "Write a plugin package with a small working reduction."),
     "new-projector": ("new_part:new_projector", "Write a plugin package with a small working projector."),
     "assets": ("assets:assets", "Download and convert the weights of the quickstart."),
 }

@@ -10,7 +10,21 @@ import typer
 from vita_core.cli.common import JsonOption, print_json
 from vita_core.cli.scaffolding import check_name, names, write_package
 
-__all__ = ["new_projector"]
+__all__ = ["new_projector", "new_reduction"]
+
+
+def new_reduction(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The name of the reduction (`type:` in a config), such as my_pool.")
+    ],
+    at: Annotated[
+        Path | None,
+        typer.Option(help="The directory, new or empty. Default: ./vita-reduction-NAME.", show_default=False),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a plugin package with a small working reduction, which you replace by your own."""
+    _write(name, "reduction", at, json=json)
 
 
 def new_projector(

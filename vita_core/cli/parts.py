@@ -22,6 +22,20 @@ def projectors(json: JsonOption = False) -> None:
     )
 
 
+def reductions(json: JsonOption = False) -> None:
+    """List all registered reductions: name, summary, paper, options, and the distribution that each one comes from.
+
+    A trainable one has weights, a spatial one needs the grid of the tokens, and one that runs inside takes `blocks: [...]`.
+    """
+    from vita_core.plugins.reductions import ReductionSpec
+    from vita_core.plugins.registry import registry
+
+    def facts(spec: ReductionSpec) -> dict[str, bool]:
+        return {"trainable": spec.trainable, "spatial": spec.spatial, "inside": spec.inside is not None}
+
+    _list("Reductions", registry().all(ReductionSpec), facts, json=json)
+
+
 def _list(title: str, found: list[Registered[Any]], more: Any, *, json: bool) -> None:
     """Print what is registered of a kind. `more` returns what only specs of this kind state: name -> true or false."""
     rows = [

@@ -9,12 +9,13 @@ from typing import Any
 from vita_core.config.configfiles import config_file, shipped_configs
 from vita_core.errors import PluginError, nearest
 from vita_core.planning.described import named_tower
+from vita_core.plugins.reductions import ReductionSpec
 from vita_core.plugins.registry import registry
 from vita_core.plugins.specs import ProjectorSpec, TowerSpec
 
 __all__ = ["KINDS", "check_named", "kind_of"]
 
-KINDS: Mapping[str, type[Any]] = {"tower": TowerSpec, "projector": ProjectorSpec}
+KINDS: Mapping[str, type[Any]] = {"tower": TowerSpec, "reduction": ReductionSpec, "projector": ProjectorSpec}
 """What the conformance kit tests, and its specs."""
 
 

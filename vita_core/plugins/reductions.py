@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vita_core.plugins.specs import check_fields
@@ -39,6 +39,7 @@ class ReductionSpec:
     that ran, averaged over the heads.
     options: ``"module:Options"``, a pydantic model that validates its other keys.
     requires: the requirement to ``pip install`` if importing the factory fails.
+    example: options of a small reduction, which ``vita check NAME`` builds with random weights.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ReductionSpec:
     scores: bool = False
     options: str | None = None
     requires: str | None = None
+    example: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(
@@ -64,7 +66,7 @@ class ReductionSpec:
             dict.fromkeys(("name", "summary", "factory", "paper"), str)
             | {"sizes": Callable, "parameters": Callable | None, "macs": Callable | None, "block": Callable | None}
             | {"tensors": Callable | None, "renames": tuple | list, "skips": tuple | list}
-            | {"spatial": bool, "scores": bool, "inside": str | None},
+            | {"spatial": bool, "scores": bool, "inside": str | None, "example": Mapping},
         )
 
     @property

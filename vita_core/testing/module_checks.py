@@ -13,6 +13,12 @@ from vita_core.testing.modules import Case, TokenModule
 from vita_core.testing.outcomes import SkippedCheckError, expect
 
 
+def expect_planned(case: Case, output: Tensor, where: str = "") -> None:
+    """Expect that the output of two pictures has the sizes that the rule says."""
+    found, wanted = tuple(output.shape), (2, case.after_tokens, case.after_width)
+    expect(found == wanted, f"{where}two pictures with {case} gave {found}, the rule says {wanted}")
+
+
 @holds('Import these libraries only in the module that the spec\'s factory names as "module:name".')
 def planning_is_light(subject: TokenModule) -> None:
     """Importing the plugin module and the options does not import torch, transformers, timm, open_clip or torchvision."""
@@ -23,22 +29,17 @@ def planning_is_light(subject: TokenModule) -> None:
 def output_is_as_planned(subject: TokenModule) -> None:
     """Built for a grid, square or not, the module gives (B, N', C') as the rule of the spec says; so `vita plan` is right."""
     for case in subject.accepted():
-        _as_planned(subject, case, subject.run(subject.build(case), case, subject.tokens(case)))
-
-
-def _as_planned(subject: TokenModule, case: Case, output: Tensor, where: str = "") -> None:
-    found, wanted = tuple(output.shape), (2, case.expected_tokens, subject.widths[1])
-    expect(found == wanted, f"{where}two pictures with {case} gave {found}, the rule says {wanted}")
+        expect_planned(case, subject.run(subject.build(case), case, subject.tokens(case)))
 
 
 @holds("Flatten maps (B, C, rows, cols) with .flatten(2).transpose(1, 2), and swap no axes of the grid.")
 def tokens_stand_row_by_row(subject: TokenModule) -> None:
     """If the output has a grid, token r * cols + c stands in row r, column c: it changes most with the tokens around there."""
-    kept = [case for case in subject.cases if case.expected and case.grid and case.grid[0] != case.grid[1]]
+    kept = [case for case in subject.cases if case.after_grid and case.grid and case.grid[0] != case.grid[1]]
     if not kept:
         raise SkippedCheckError("no output of a grid that is not square has a grid")
     for case in kept:
-        _stand_row_by_row(subject, case, *(case.grid or ()), *(case.expected or ()))
+        _stand_row_by_row(subject, case, *(case.grid or ()), *(case.after_grid or ()))
 
 
 def _stand_row_by_row(subject: TokenModule, case: Case, rows: int, cols: int, rows_after: int, cols_after: int) -> None:
@@ -118,7 +119,8 @@ def batch_equals_one_by_one(subject: TokenModule) -> None:
 
 
 @holds(
-    "Let forward compute with any number of pictures, also none: reshape with sizes, not with -1 for the batch and more."
+    "Reshape with the number of pictures, not with -1 beside it. If a library's module needs a picture, return an empty tensor "
+    "without calling it."
 )
 def empty_batch(subject: TokenModule) -> None:
     """An empty batch (0, N, C) gives (0, N', C')."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vita_core.config.configfiles import overridden
 from vita_core.config.yamlfile import Document, Mark
-from vita_core.errors import VitaError
+from vita_core.errors import PluginError, VitaError
 from vita_core.plugins.installed import Owner
 from vita_core.testing.outcomes import BrokenContractError, SkippedCheckError
 from vita_core.testing.subject import random_values
@@ -28,14 +28,16 @@ GRIDS = ((8, 8), (12, 4), (4, 12), (5, 7), (24, 24))
 class Case:
     """Tokens that a module is tested with, and what its rule says about its output.
 
-    `grid` is their (rows, cols), or None without one. `expected` is the grid of the output, or None, and `expected_tokens`
-    its number of tokens.
+    `grid` is their (rows, cols), or None without one, and `width` their number of channels. `after_grid`, `after_tokens` and
+    `after_width` are those of the output.
     """
 
     grid: tuple[int, int] | None
     tokens: int
-    expected: tuple[int, int] | None
-    expected_tokens: int
+    width: int
+    after_grid: tuple[int, int] | None
+    after_tokens: int
+    after_width: int
 
     def __str__(self) -> str:
         return f"{self.tokens} tokens without a grid" if self.grid is None else "a grid of {} x {}".format(*self.grid)
@@ -54,11 +56,6 @@ class TokenModule(ABC):
     @abstractmethod
     def modules(self) -> Sequence[str]:
         """The ``"module:name"`` strings that `vita plan` imports."""
-
-    @property
-    @abstractmethod
-    def widths(self) -> tuple[int, int]:
-        """The widths of the input and of the output in all `cases`."""
 
     @abstractmethod
     def find_cases(self) -> tuple[list[Case], str]:
@@ -103,7 +100,7 @@ class TokenModule(ABC):
     def tokens(self, case: Case | None = None, count: int = 2) -> Tensor:
         """Return random tokens (count, N, C) of a case, by default the first; the same in every call."""
         case = case or self.cases[0]
-        return torch.randn(count, case.tokens, self.widths[0], generator=torch.Generator().manual_seed(0))
+        return torch.randn(count, case.tokens, case.width, generator=torch.Generator().manual_seed(0))
 
     @cached_property
     def module(self) -> nn.Module:
@@ -128,8 +125,10 @@ def options_of(example: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def refused(rule: Any, *arguments: Any) -> tuple[Any, str]:
-    """Return what a rule of a spec returns, or None and its message if it raises VitaError."""
+    """Return what a rule of a spec returns, or None and its reason if it refuses the arguments."""
     try:
         return rule(*arguments), ""
+    except PluginError:  # the rule itself is wrong
+        raise
     except VitaError as error:
         return None, str(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,34 +55,31 @@ class Projector(TokenModule):
         return self.resolved.in_features, self.resolved.out_features
 
     def find_cases(self) -> tuple[list[Case], str]:
-        """Ask `tokens` of the spec about each grid. A projector without it also takes tokens without a grid."""
-        found, reasons = [], [""]
-        for grid in GRIDS:
-            after, reason = refused(self._rule, grid)
+        """Ask the projector about each grid, and about tokens without one."""
+        found, reason, width, out_width = [], "", self.resolved.in_features, self.out_features
+        for grid in (*GRIDS, None):
+            tokens = 7 if grid is None else math.prod(grid)
+            after, refusal = refused(self.resolved.behind, grid, tokens)
             if after is None:
-                reasons.append(reason)
-            elif isinstance(after, int):
-                found.append(Case(grid, math.prod(grid), None, after))
+                reason = refusal if grid else reason
             else:
-                found.append(Case(grid, math.prod(grid), after, math.prod(after)))
-        if self.spec.tokens is None:
-            found.append(Case(None, 7, None, 7))
-        return found, reasons[-1]
+                after_grid, after_tokens = after
+                found.append(Case(grid, tokens, width, after_grid, after_tokens, out_width))
+        return found, reason
 
-    def _rule(self, grid: tuple[int, int]) -> tuple[int, int] | int:
-        rule = self.spec.tokens
-        if rule is None:
-            return grid
-        options = {"options": self.options} if "options" in inspect.signature(rule).parameters else {}
-        return rule(*grid, **options)
+    @property
+    def out_features(self) -> int:
+        """The width of the language model."""
+        assert self.resolved.out_features is not None
+        return self.resolved.out_features
 
     def planned_parameters(self, case: Case) -> int:
         """What `parameters` of the spec says."""
-        return self.resolved.parameters(self.widths[1])
+        return self.resolved.parameters(self.out_features)
 
     def make(self, case: Case) -> nn.Module:
         """Build it as a model does. It is the same for every grid."""
-        return build_projector(self.resolved, self.widths[1], dtype=torch.float32, device=torch.device("cpu"))
+        return build_projector(self.resolved, self.out_features, dtype=torch.float32, device=torch.device("cpu"))
 
     def run(self, module: nn.Module, case: Case, tokens: Tensor) -> Tensor:
         """Call it as a model does: with the grid if its forward declares it."""

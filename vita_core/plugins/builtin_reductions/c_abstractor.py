@@ -97,4 +97,5 @@ C_ABSTRACTOR = ReductionSpec(
     renames=RENAMES,
     skips=SKIPS,
     options="vita_core.config.learned_reductions:CAbstractorOptions",
+    example={"queries": [3, 4], "hidden_size": 16, "depth": 1},
 )

@@ -75,4 +75,5 @@ QFORMER = ReductionSpec(
     skips=SKIPS,
     spatial=False,
     options="vita_core.config.learned_reductions:QFormerOptions",
+    example={"queries": 6, "hidden_size": 32, "depth": 2, "heads": 2, "mlp_width": 48, "width": 40},
 )

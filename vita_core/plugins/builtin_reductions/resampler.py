@@ -129,4 +129,5 @@ RESAMPLER = ReductionSpec(
     skips=SKIPS,
     spatial=False,  # layout idefics2 needs no grid; layout qwen refuses tokens without one itself
     options="vita_core.config.learned_reductions:ResamplerOptions",
+    example={"queries": [2, 3], "heads": 2},
 )

@@ -89,6 +89,7 @@ POOL = ReductionSpec(
     paper="DeCo: Decoupling Token Compression from Semantic Abstraction, arXiv 2405.20985",
     block=_window,
     options=f"{OPTIONS}:PoolOptions",
+    example={"window": 2},
 )
 INTERPOLATE = ReductionSpec(
     name="interpolate",
@@ -97,4 +98,5 @@ INTERPOLATE = ReductionSpec(
     sizes=_interpolated,
     paper="LLaVA-OneVision: Easy Visual Task Transfer, arXiv 2408.03326",
     options=f"{OPTIONS}:InterpolateOptions",
+    example={"grid": [3, 6]},
 )

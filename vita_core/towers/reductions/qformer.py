@@ -40,5 +40,7 @@ class QFormer(nn.Module):
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Return tokens (B, queries, width) of tokens (B, N, C)."""
         queries = self.query_tokens.repeat(len(tokens), 1, 1)
-        reduced: Tensor = self.qformer(query_embeds=queries, encoder_hidden_states=tokens).last_hidden_state
+        reduced: Tensor = queries  # of an empty batch, which transformers' attention cannot reshape
+        if len(tokens):
+            reduced = self.qformer(query_embeds=queries, encoder_hidden_states=tokens).last_hidden_state
         return reduced if self.language_projection is None else self.language_projection(reduced)

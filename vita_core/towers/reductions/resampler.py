@@ -94,7 +94,7 @@ class PerceiverResampler(nn.Module):
         if self.modality_projection is not None:
             tokens = self.modality_projection(tokens)
         latents: Tensor = self.latents.repeat(len(tokens), 1, 1)
-        for layer in self.layers:
+        for layer in self.layers if len(tokens) else ():  # transformers' attention cannot reshape an empty batch
             latents = layer(latents, tokens)
         normed: Tensor = self.norm(latents)
         return normed
