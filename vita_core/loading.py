@@ -16,9 +16,19 @@ from torch.overrides import TorchFunctionMode
 
 from vita_core.errors import CheckpointError
 from vita_core.layouts.parts import Part, unwrapped
-from vita_core.weights.tensorfiles import open_pickle, reading
+from vita_core.weights.tensorfiles import open_pickle, reading, tensor_shapes
 
-__all__ = ["KeyRules", "LoadReport", "Tensors", "fill", "load_into", "part_tensors", "read_tensors", "without_weights"]
+__all__ = [
+    "KeyRules",
+    "LoadReport",
+    "Tensors",
+    "fill",
+    "load_into",
+    "part_shapes",
+    "part_tensors",
+    "read_tensors",
+    "without_weights",
+]
 
 Pattern = str
 Tensors = Iterable[tuple[str, Callable[[], Tensor]]]
@@ -134,6 +144,13 @@ def part_tensors(part: Part) -> Iterator[tuple[str, Callable[[], Tensor]]]:
         own = part.own_key(key)
         if own is not None:
             yield own, read
+
+
+def part_shapes(part: Part) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of one stage, under the stage's own keys. Only headers are read."""
+    trained = [] if part.trained is None else [part.trained]
+    shapes = dict(tensor_shapes(part.files)) | {unwrapped(key): shape for key, shape in tensor_shapes(trained)}
+    return {own: shape for key, shape in shapes.items() if (own := part.own_key(key)) is not None}
 
 
 def _overlaid(part: Part) -> Iterator[tuple[str, Callable[[], Tensor]]]:

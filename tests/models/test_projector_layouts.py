@@ -17,6 +17,7 @@ from vita_core import build_model
 from vita_core.config.schema import ProjectorConfig
 from vita_core.errors import VitaError
 from vita_core.language.projectors import build_projector, project
+from vita_core.models import building
 from vita_core.planning.projectors import resolve_projector
 from vita_core.planning.resolution import resolve
 
@@ -150,6 +151,17 @@ def test_an_unknown_type_names_the_nearest(vita15: Path, stated: Any, near: str)
         resolve(vita15)
     assert resolve(vita15, tower_only=True).tower.spec.name == "internvit"  # the tower opens without it
     assert resolve(vita15, ["projector.type=mlp2x_gelu"]).projector.name == "mlp2x_gelu"
+
+
+def test_another_type_is_told_before_a_weight_is_read(vita15: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(building, "build_resolved", read)
+    edit_config(vita15, mm_projector_type="spp_v1")
+    message = r"projector 'spp_v1' from 128 to 32 channels: the checkpoint does not fit: 0 tensors match; 6 missing"
+    with pytest.raises(VitaError, match=message):
+        build_model(checkpoint=vita15, overrides=CPU)
 
 
 def test_a_config_without_a_type_has_that_of_its_project(vita15: Path, tiny_llm: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from vita_core import ProjectorSpec, VitaError, build_model, make_plan
+from vita_core.config.schema import ProjectorConfig
 from vita_core.language.projectors import project
 from vita_core.models.model import VisionLanguageModel
 from vita_core.planning.plan import Plan
+from vita_core.planning.projectors import resolve_projector
 from vita_core.plugins.registry import registry
 
 QUESTION = "what is this ?"
@@ -200,3 +203,36 @@ def test_the_command(tiny_llm: Path, tmp_path: Path) -> None:
     assert "grid 4 x 4 of 16 tokens, no grid of 4 behind the projector" in lines[1]
     assert "grid 5 x 5 of 25 tokens, grid 3 x 3 of 9 behind the projector" in lines[2]
     assert "has 1 to 25 tokens before the projector." in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (lambda rows, cols: rows * cols / 4, r"it returned 4\.0"),
+        (lambda rows, cols: (rows, cols, 3), r"it returned \(4, 4, 3\)"),
+        (lambda rows, cols: (rows, -1), r"it returned \(4, -1\)"),
+        (lambda rows, cols: 0, "it returned 0"),
+        (lambda rows, cols: rows // 0, "ZeroDivisionError: "),
+        (lambda rows: rows, "TypeError: "),
+    ],
+)
+def test_a_rule_that_fails_is_its_plugins_fault(rule: Any, reason: str) -> None:
+    resolved = resolve_projector(ProjectorConfig(type="ldp"), 32, 24)
+    resolved = replace(resolved, spec=replace(resolved.spec, tokens=rule))
+    message = r"^projector\.type: 'ldp' of vita-core.* does not say how many tokens it makes of 4 x 4: " + reason
+    with pytest.raises(VitaError, match=message + r".*\. Try: return \(rows, cols\) or a number"):
+        resolved.behind((4, 4), 16)
+
+
+def test_a_rule_gets_the_options_and_its_error_the_key() -> None:
+    resolved = resolve_projector(ProjectorConfig(type="ldpv2", options={"grid": [2, 5]}), 32, 24)
+    assert resolved.behind((3, 4, 4), 48) == ((3, 2, 5), 30)
+
+    def refuse(rows: int, cols: int) -> int:
+        raise VitaError(f"{rows} x {cols} is not square. Try: another tower")
+
+    with pytest.raises(VitaError, match=r"^projector\.type: 3 x 4 is not square\. Try: another tower$"):
+        replace(resolved, spec=replace(resolved.spec, tokens=refuse)).behind((3, 4), 12)
+    listed = replace(resolved.spec, tokens=lambda rows, cols: [rows, 1])
+    assert replace(resolved, spec=listed).behind((3, 4), 12) == ((3, 1), 3)
+    assert resolve_projector(ProjectorConfig(type="linear"), 32, 24).behind(None, 7) == (None, 7)

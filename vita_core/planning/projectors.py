@@ -78,10 +78,10 @@ class ResolvedProjector:
         except Exception as error:  # any error of the plugin's code
             raise self._wrong_rule(rows, cols, describe(error)) from error
         sides = (found,) if isinstance(found, int) else found
-        sized = isinstance(sides, tuple) and len(sides) == (1 if isinstance(found, int) else 2)
+        sized = isinstance(sides, tuple | list) and len(sides) == (1 if isinstance(found, int) else 2)
         if not sized or not all(isinstance(side, int) and side > 0 for side in sides):
             raise self._wrong_rule(rows, cols, f"it returned {found!r}")
-        return found  # type: ignore[no-any-return]  # checked above
+        return found if isinstance(found, int) else (found[0], found[1])
 
     def _wrong_rule(self, rows: int, cols: int, reason: str) -> PluginError:
         return PluginError(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vita_core.errors import PluginError
-from vita_core.loading import KeyRules, Tensors, fill, part_tensors, read_tensors
+from vita_core.loading import KeyRules, Tensors, fill, part_shapes, part_tensors, read_tensors
 from vita_core.planning.projectors import ResolvedProjector, resolve_projector
 from vita_core.plugins.registry import import_object
 from vita_core.protocol import WordProjector
@@ -21,15 +21,17 @@ WORD_PARTS = [part for part in (*WordProjector.__annotations__, *vars(WordProjec
 def check_buildable(resolved: ResolvedProjector) -> None:
     """Build the projector without memory, to report what its plugin refuses before any weight is read. Raises VitaError.
 
-    Of the files that its config names, only the headers are read: tensors that do not fit are reported too.
+    Of its weights, only the headers are read: tensors that do not fit are reported too.
     """
     if resolved.out_features is None:
         return
     with torch.device("meta"):
         module = _untrained(resolved, resolved.out_features)
-        if resolved.files is not None:
-            shapes = resolved.files.shapes.items()
-            tensors = ((key, partial(torch.empty, shape)) for key, shape in shapes)
+        shapes = None if resolved.files is None else resolved.files.shapes
+        if resolved.part is not None:
+            shapes = part_shapes(resolved.part)
+        if shapes is not None:
+            tensors = ((key, partial(torch.empty, shape)) for key, shape in shapes.items())
             _fill(module, tensors, _where(resolved), torch.float32, torch.device("meta"))
 
 
