@@ -23,6 +23,7 @@ HONEYBEE = {"queries": 4, "hidden_size": 16, "depth": 2, "width": 20}
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "qwen": (resampler, QWEN),
     "qwen-same-width": (resampler, {"queries": [2, 3], "heads": 3, "post": False}),
+    "qwen-adaptive": (resampler, QWEN | {"adaptive": True}),
     "idefics2": (resampler, IDEFICS2),
     "idefics2-projected": (resampler, IDEFICS2 | {"width": 20, "mlp_width": 7}),
     "qformer": (qformer, QFORMER),

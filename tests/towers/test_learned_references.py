@@ -48,12 +48,12 @@ def close(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
-def qwen_table(side: int, width: int) -> np.ndarray[Any, Any]:
+def qwen_table(sides: tuple[int, int], width: int) -> np.ndarray[Any, Any]:
     """Positions as Qwen-VL's paper and code place them: of each point first the column's sines and cosines, then the row's."""
     frequencies = 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float32) / (width / 4))
     rows = []
-    for row in range(side):
-        for col in range(side):
+    for row in range(sides[0]):
+        for col in range(sides[1]):
             rows.append(
                 np.concatenate(
                     [part for at in (col, row) for part in (np.sin(at * frequencies), np.cos(at * frequencies))]
@@ -62,8 +62,8 @@ def qwen_table(side: int, width: int) -> np.ndarray[Any, Any]:
     return np.stack(rows).astype(np.float32)
 
 
-def qwen_by_hand(weights: dict[str, Tensor], tokens: Tensor, grid: tuple[int, int], side: int, heads: int) -> Tensor:
-    """Qwen-VL's arithmetic, with torch's own attention, one picture after another."""
+def qwen_by_hand(weights: dict[str, Tensor], tokens: Tensor, places: Tensor, heads: int) -> Tensor:
+    """Qwen-VL's arithmetic, with torch's own attention, one picture after another. `places` are the positions of the tokens."""
     width = weights["query"].shape[1]
     attention = nn.MultiheadAttention(width, heads)
     attention.load_state_dict({key[5:]: value for key, value in weights.items() if key.startswith("attn.")})
@@ -71,13 +71,10 @@ def qwen_by_hand(weights: dict[str, Tensor], tokens: Tensor, grid: tuple[int, in
     def norm(name: str, x: Tensor) -> Tensor:
         return F.layer_norm(x, (width,), weights[f"{name}.weight"], weights[f"{name}.bias"], eps=1e-6)
 
-    table = weights["pos_embed"]
-    as_map = table.reshape(1, side, side, width).permute(0, 3, 1, 2)
-    places = F.interpolate(as_map, grid, mode="bicubic", align_corners=False)[0].flatten(1).T
     outputs = []
     for picture in tokens:
         values = norm("ln_kv", picture @ weights["kv_proj.weight"].T if "kv_proj.weight" in weights else picture)
-        queries = norm("ln_q", weights["query"]) + table
+        queries = norm("ln_q", weights["query"]) + weights["pos_embed"]
         attended = attention(queries[:, None], (values + places)[:, None], values[:, None])[0][:, 0]
         outputs.append(norm("ln_post", attended) @ weights["proj"])
     return torch.stack(outputs)
@@ -89,7 +86,7 @@ def test_qwen(tmp_path: Path, grid: tuple[int, int], width: int) -> None:
     given = {"queries": 9, "width": width, "heads": 2}
     shapes = resampler.tensors((*grid, 12), {"layout": "qwen", "post": True, **given})
     weights = {key: torch.randn(shape) * 0.3 for key, shape in shapes.items()}
-    weights["pos_embed"] = torch.from_numpy(qwen_table(3, width))
+    weights["pos_embed"] = torch.from_numpy(qwen_table((3, 3), width))
     outside = {"attn_pool." * (not key.startswith(("ln_post", "proj"))) + key: value for key, value in weights.items()}
     whole = {f"transformer.visual.{key}": value for key, value in outside.items()}
     whole |= {"transformer.visual.conv1.weight": torch.rand(2), "transformer.h.0.ln_1.weight": torch.rand(2)}
@@ -99,14 +96,21 @@ def test_qwen(tmp_path: Path, grid: tuple[int, int], width: int) -> None:
         "not of the resampler": ["transformer.h.0.ln_1.weight", "transformer.visual.conv1.weight"]
     }
     tokens = tokens_of((*grid, 12))
-    close(module(tokens, grid), qwen_by_hand(weights, tokens, grid, 3, 2))
+    as_map = weights["pos_embed"].reshape(1, 3, 3, width).permute(0, 3, 1, 2)
+    places = F.interpolate(as_map, grid, mode="bicubic", align_corners=False)[0].flatten(1).T
+    close(module(tokens, grid), qwen_by_hand(weights, tokens, places, 2))
+    rest = {"vpm.pos_embed": torch.rand(2), "llm.lm_head.weight": torch.rand(2)}  # MiniCPM-V 2 has other keys around it
+    save_file({f"resampler.{key}": value for key, value in weights.items()} | rest, tmp_path / "minicpm.safetensors")
+    module, report = opened(resampler, given | {"adaptive": True}, (4, 4, 12), tmp_path / "minicpm.safetensors")
+    assert report.skipped == {"not of the resampler": sorted(rest)}
+    close(module(tokens, grid), qwen_by_hand(weights, tokens, torch.from_numpy(qwen_table(grid, width)), 2))
 
 
 def test_the_fixed_positions_are_qwens() -> None:
     spec = spec_of(resampler)
     options = validate(named(spec.options), {"queries": 256}).model_dump()
     module = named(spec.factory)((4, 4, 32), options)
-    close(module.pos_embed, torch.from_numpy(qwen_table(16, 32)))
+    close(module.pos_embed, torch.from_numpy(qwen_table((16, 16), 32)))
     assert not module.pos_embed.requires_grad
 
 
@@ -159,31 +163,31 @@ def test_idefics2_with_the_rest_of_its_connector(tmp_path: Path) -> None:
 
 QFORMER = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24}
 GIVEN = {"queries": 5, "hidden_size": 16, "depth": 3, "heads": 4, "mlp_width": 24}
+BLIP2: dict[str, Any] = {
+    "vision_config": {
+        "hidden_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "image_size": 8,
+        "patch_size": 2,
+    },
+    "qformer_config": {**QFORMER, "encoder_hidden_size": 12},
+    "text_config": {
+        "model_type": "opt",
+        "hidden_size": 20,
+        "word_embed_proj_dim": 20,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "ffn_dim": 8,
+        "vocab_size": 30,
+    },
+    "num_query_tokens": 5,
+}
 
 
 def test_qformer_of_a_whole_blip2(tmp_path: Path) -> None:
-    config = Blip2Config(
-        vision_config={
-            "hidden_size": 12,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 8,
-            "image_size": 8,
-            "patch_size": 2,
-        },
-        qformer_config={**QFORMER, "encoder_hidden_size": 12},
-        text_config={
-            "model_type": "opt",
-            "hidden_size": 20,
-            "word_embed_proj_dim": 20,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "ffn_dim": 8,
-            "vocab_size": 30,
-        },
-        num_query_tokens=5,
-    )
-    original = randomised(Blip2ForConditionalGeneration(config))
+    original = randomised(Blip2ForConditionalGeneration(Blip2Config(**BLIP2)))
     original.save_pretrained(tmp_path)
     module, report = opened(qformer, GIVEN | {"width": 20}, (17, 12), tmp_path / "model.safetensors")
     assert set(report.skipped) == {"not of the Q-Former"}

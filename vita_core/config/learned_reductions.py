@@ -12,11 +12,11 @@ from vita_core.config.validation import Section
 __all__ = ["CAbstractorOptions", "QFormerOptions", "ResamplerOptions"]
 
 LAYOUTS = {
-    "qwen": {"queries": 256, "post": True},
+    "qwen": {"queries": 256, "post": True, "adaptive": False},
     "idefics2": {"queries": 64, "heads": 16, "depth": 3, "head_width": 96, "kv_heads": 4, "mlp_width": 14336},
 }
 """The options of `resampler` that have a default in a layout, with the values of Qwen-VL and of Idefics2."""
-OTHERS = {"qwen": ("depth", "head_width", "kv_heads", "mlp_width"), "idefics2": ("post",)}
+OTHERS = {"qwen": ("depth", "head_width", "kv_heads", "mlp_width"), "idefics2": ("post", "adaptive")}
 """The options of `resampler` that a layout does not have."""
 
 
@@ -25,7 +25,8 @@ class ResamplerOptions(Section):
 
     ``qwen`` is one attention with fixed sines and cosines of the places on the grid, as in Qwen-VL. `queries` (256) is a square
     or [rows, cols]. `width` defaults to the input's, `heads` to one for 128 channels. `post` (true) adds Qwen-VL's ``ln_post``
-    and ``proj`` behind it.
+    and ``proj`` behind it. The positions of the tokens are those of the queries' grid, interpolated; `adaptive: true` computes
+    them for the tokens' own grid instead, as MiniCPM-V 2 does.
 
     ``idefics2`` is transformers' ``Idefics2PerceiverResampler``: `depth` (3) layers of `heads` (16) of `head_width` (96)
     channels, with `kv_heads` (4) for the keys and values, on `queries` (64). It needs no grid. With a `width`, Idefics2's
@@ -37,6 +38,7 @@ class ResamplerOptions(Section):
     width: PositiveInt | None = None
     heads: PositiveInt | None = None
     post: bool | None = None
+    adaptive: bool | None = None
     depth: PositiveInt | None = None
     head_width: PositiveInt | None = None
     kv_heads: PositiveInt | None = None

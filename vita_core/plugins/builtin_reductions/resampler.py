@@ -108,11 +108,11 @@ RENAMES = (
     (r"^(visual|resampler|connector)\.", ""),
     (r"^(attn_pool|perceiver_resampler)\.", ""),
 )
-"""What the keys of whole checkpoints of Qwen-VL and Idefics2 have before those of the resampler."""
+"""What the keys of whole checkpoints of Qwen-VL, MiniCPM-V and Idefics2 have before those of the resampler."""
 
 SKIPS = (
     (r"^(conv1|positional_embedding|ln_pre|transformer|h|wte|ln_f|lm_head|rotary_emb)\b", "not of the resampler"),
-    (r"^(vision_model|text_model)\.", "not of the resampler"),
+    (r"^(vision_model|text_model|vpm|llm)\.", "not of the resampler"),
 )
 """The other tensors of such checkpoints."""
 
@@ -121,7 +121,7 @@ RESAMPLER = ReductionSpec(
     summary="learned queries that attend to the tokens",
     factory="vita_core.towers.reductions.resampler:resampler",
     sizes=_sizes,
-    paper="Qwen-VL, arXiv 2308.12966; Idefics2: What matters when building vision-language models?, arXiv 2405.02246",
+    paper="Qwen-VL, arXiv 2308.12966; Idefics2, arXiv 2405.02246",
     parameters=_parameters,
     macs=_macs,
     tensors=tensors,

@@ -28,7 +28,7 @@ class Resampler(nn.Module):
     """Qwen-VL's: one attention of learned queries to the tokens, with fixed positions on both sides.
 
     The keys are those of Qwen-VL's ``attn_pool``, and ``ln_post`` and ``proj`` beside it. The table ``pos_embed`` of the
-    queries' grid is not learned. It is interpolated to the grid of the tokens.
+    queries' grid is not learned. It is interpolated to the grid of the tokens, or computed for it as in MiniCPM-V 2.
     """
 
     pos_embed: Tensor
@@ -36,7 +36,7 @@ class Resampler(nn.Module):
     def __init__(self, sizes: Sizes, options: Mapping[str, Any]) -> None:
         super().__init__()
         channels, width = sizes[-1], options["width"] or sizes[-1]
-        self.query_grid = query_grid(options["queries"])
+        self.query_grid, self.adaptive = query_grid(options["queries"]), options["adaptive"]
         table = sincos(self.query_grid, width)
         self.register_buffer("pos_embed", table)
         self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(table.shape), std=0.02))
@@ -52,13 +52,18 @@ class Resampler(nn.Module):
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Return tokens (B, queries, width) of tokens (B, rows * cols, C)."""
         values = self.ln_kv(self.kv_proj(tokens))
-        keys = values + resized(self.pos_embed, self.query_grid, grid)
+        keys = values + self._positions(grid)
         queries = (self.ln_q(self.query) + self.pos_embed).expand(len(tokens), -1, -1)
         attended: Tensor = self.attn(queries, keys, values, need_weights=False)[0]
         if self.ln_post is None:
             return attended
         projected: Tensor = self.ln_post(attended) @ self.proj
         return projected
+
+    def _positions(self, grid: Grid) -> Tensor:
+        if self.adaptive:
+            return sincos((grid[0], grid[1]), self.pos_embed.shape[1]).to(self.pos_embed)
+        return resized(self.pos_embed, self.query_grid, grid)
 
 
 class PerceiverResampler(nn.Module):
