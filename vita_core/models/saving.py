@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -19,11 +17,12 @@ from vita_core.config.schema import Config
 from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.llm import LanguageModel
-from vita_core.loading import KeyRules
+from vita_core.models.saving_towers import dtype_name, tensors, write_tower
 from vita_core.pixels.anyres import NEWLINE
 from vita_core.planning.checkpoints import Checkpoint
+from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.resolution import Resolved
-from vita_core.plugins.registry import CORE, SESSION
+from vita_core.planning.towers import ResolvedTower
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256, write_whole
@@ -105,9 +104,9 @@ def _write(
 ) -> None:
     settings = resolved.config
     sections = settings.model_dump(mode="json", exclude_none=True)
-    sections["tower"] = _write_tower(made / "tower", tower)
+    sections["tower"] = write_tower(made / "tower", tower)
     sections["projector"].pop("weights", None)
-    if state := _state(projector):
+    if state := tensors(projector):
         widths = {"in_features": str(tower.hidden_size), "out_features": str(llm.hidden_size)}
         metadata = {**widths, "type": settings.projector.type}
         write_whole(made / "projector.safetensors", lambda path: save_file(state, path, metadata=metadata))
@@ -118,7 +117,7 @@ def _write(
         sections["images"]["anyres"]["newline"] = "./newline.safetensors"
     llm.model.save_pretrained(made / "llm")
     llm.tokenizer.save_pretrained(made / "llm")
-    sections["llm"] |= {"weights": "./llm", "dtype": _name(llm.dtype)}
+    sections["llm"] |= {"weights": "./llm", "dtype": dtype_name(llm.dtype)}
     sections["llm"].pop("revision", None)
     validate(Config, sections)  # report a dtype that the schema does not have before the directory appears
     (made / "config.yaml").write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
@@ -132,47 +131,12 @@ def _write(
     (made / "provenance.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _write_tower(made: Path, tower: BaseVisionTower) -> dict[str, Any]:
-    """Write the encoder with its own keys and the checkpoint's configs. Return the ``tower:`` section that opens it."""
-    if tower.encoder is None:
-        raise VitaError("the tower is not loaded, so it cannot be saved. Try: call model.tower.load_model() first")
-    state, source = _state(tower.encoder), tower.resolved.source
-    rules = KeyRules(tower.renames, tower.splits, tower.skips)
-    changed = [
-        key
-        for key in state
-        if rules.renamed(key) != key or any(re.search(pattern, key) for pattern, _ in [*rules.splits, *rules.skips])
-    ]
-    if changed:
-        raise CheckpointError(
-            f"tower {tower.resolved.spec.name!r} cannot be saved: its renames, splits or skips change {len(changed)} of its "
-            f"own keys, such as {changed[0]!r}. Try: let the plugin's patterns match checkpoint keys only"
-        )
-    write_whole(made / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
-    for name, content in (("config.json", source.config), ("preprocessor_config.json", source.preprocessor)):
-        if content:
-            (made / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-    not_saved: Any = {"revision": True, "options": {"pretrained"}}  # the weights are in the directory
-    section = tower.settings.model_dump(mode="json", exclude_none=True, exclude=not_saved)
-    spec, owner = tower.resolved.spec, tower.resolved.owner
-    own = owner.distribution in (CORE.distribution, SESSION.distribution)
-    kind = spec.name if own else f"{owner.distribution}/{spec.name}"
-    # name the file, because each plugin looks for other file names in a directory
-    return {**section, "type": kind, "weights": "./tower/model.safetensors", "dtype": _name(tower.dtype)}
-
-
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().to("cpu").contiguous() for key, value in module.state_dict().items()}
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _made_by(resolved: Resolved) -> dict[str, Any]:
     """Return the distribution and the version of vita-core and of the plugin of each part."""
     projector, llm = resolved.language("a saved model")
     owners = {"tower": resolved.tower.owner, "projector": projector.owner, "llm": llm.owner}
+    parts = resolved.tower.parts if isinstance(resolved.tower, ResolvedFused) else ()
+    owners |= {f"tower/{place}": part.owner for place, part in enumerate(parts)}
     plugins = {part: {"distribution": owner.distribution, "version": owner.version} for part, owner in owners.items()}
     return {"vita-core": version("vita-core"), **plugins}
 
@@ -183,11 +147,10 @@ def _sources(resolved: Resolved) -> dict[str, Any]:
     The files of a checkpoint of another project are listed once, under ``checkpoint``.
     """
     tower, (projector, llm) = resolved.tower, resolved.language("a saved model")
-    source, checkpoint, trained = tower.source, resolved.checkpoint, projector.settings.weights
+    checkpoint, trained = resolved.checkpoint, projector.settings.weights
     own = [] if projector.files is None else list(projector.files.files)
-    local = tower.part is None and source.path is not None and source.path.exists()
-    files = source.files(tower.spec.weight_files) if local else []
-    record = {"tower": _source(source.weights, source.revision, files)}
+    parts = [_of_tower(part) for part in tower.parts] if isinstance(tower, ResolvedFused) else []
+    record = {"tower": {"parts": parts} if parts else _of_tower(tower)}
     if checkpoint is None:
         weights, revision = llm.settings.weights, llm.settings.revision
         record["projector"] = _source(trained, None, own)
@@ -196,6 +159,12 @@ def _sources(resolved: Resolved) -> dict[str, Any]:
     record["projector"] = _source(trained or place, None, own)
     record["llm"] = _source(place if checkpoint.base is None else checkpoint.base.weights, None, [])
     return record | {"checkpoint": _checkpoint(checkpoint)}
+
+
+def _of_tower(tower: ResolvedTower) -> dict[str, Any]:
+    source = tower.source
+    local = tower.part is None and source.path is not None and source.path.exists()
+    return _source(source.weights, source.revision, source.files(tower.spec.weight_files) if local else [])
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

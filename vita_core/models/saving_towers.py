@@ -1,0 +1,77 @@
+"""Save a tower: its weights with its own keys, the configs of its checkpoint, and the section that opens it again."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vita_core.config.fused import WHOLE
+from vita_core.errors import CheckpointError, VitaError
+from vita_core.loading import KeyRules
+from vita_core.plugins.registry import CORE, SESSION
+from vita_core.towers.fused import FusedTower
+from vita_core.towers.tower import BaseVisionTower
+from vita_core.weights.files import write_whole
+
+__all__ = ["dtype_name", "tensors", "write_tower"]
+
+
+def write_tower(made: Path, tower: BaseVisionTower, place: str = "tower") -> dict[str, Any]:
+    """Write a tower to the directory `made`, and return the ``tower:`` section that opens it.
+
+    `place` is that directory, relative to the saved config. The parts of a fused tower are in directories in it: 0, 1, ....
+    Raises VitaError if the tower is not loaded, and CheckpointError if its key rules would change its own keys.
+    """
+    if tower.encoder is None:
+        raise VitaError("the tower is not loaded, so it cannot be saved. Try: call model.tower.load_model() first")
+    if isinstance(tower, FusedTower):
+        whole = tower.settings.model_dump(
+            mode="json", include={*WHOLE} - {"towers"}, exclude_none=True, exclude_defaults=True
+        )
+        parts = enumerate(tower.parts)
+        return {**whole, "towers": [write_tower(made / str(n), part, f"{place}/{n}") for n, part in parts]}
+    state, source = tensors(tower.encoder), tower.resolved.source
+    _check_keys(tower, state)
+    write_whole(made / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
+    for name, content in (("config.json", source.config), ("preprocessor_config.json", source.preprocessor)):
+        if content:
+            (made / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    # the weights are in the directory, and the keys of several encoders are not this tower's
+    not_saved: Any = {"revision": True, "combine": True, "grid": True, "options": {"pretrained"}}
+    section = tower.settings.model_dump(mode="json", exclude_none=True, exclude=not_saved)
+    spec, owner = tower.resolved.spec, tower.resolved.owner
+    own = owner.distribution in (CORE.distribution, SESSION.distribution)
+    kind = spec.name if own else f"{owner.distribution}/{spec.name}"
+    # name the file, because each plugin looks for other file names in a directory
+    return {**section, "type": kind, "weights": f"./{place}/model.safetensors", "dtype": dtype_name(tower.dtype)}
+
+
+def _check_keys(tower: BaseVisionTower, state: dict[str, Tensor]) -> None:
+    """Raise CheckpointError if the tower's key rules would change the keys of `state` when it is opened again."""
+    rules = KeyRules(tower.renames, tower.splits, tower.skips)
+    changed = [
+        key
+        for key in state
+        if rules.renamed(key) != key or any(re.search(pattern, key) for pattern, _ in [*rules.splits, *rules.skips])
+    ]
+    if changed:
+        raise CheckpointError(
+            f"tower {tower.resolved.spec.name!r} cannot be saved: its renames, splits or skips change {len(changed)} of its "
+            f"own keys, such as {changed[0]!r}. Try: let the plugin's patterns match checkpoint keys only"
+        )
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a module by their keys, on the CPU."""
+    return {key: value.detach().to("cpu").contiguous() for key, value in module.state_dict().items()}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype as a config has it."""
+    return str(dtype).removeprefix("torch.")
