@@ -58,7 +58,7 @@ def check(
     checks, opened = KIT[found]
     with opened(place, options) as subject:
         results = [check.run(subject) for check in checks]
-        used = subject.settings.weights if found == "tower" and not subject.random_weights else "random"
+        used = subject.origin.source.weights if found == "tower" and not subject.random_weights else "random"
     report({found: subject.name, "weights": used}, results, json=json)
 
 

@@ -134,6 +134,8 @@ class VisionLanguageModel(PictureTokens):
         """
         if layout != "vita":
             raise VitaError(f"layout cannot be written: {layout!r}. Try: layout='vita', the only one")
+        if self.settings.tower.towers is not None:
+            raise VitaError("several encoders (`tower.towers`) have no place in VITA's layout. Try: model.save(DIR)")
         origin = source_of(self.resolved, None if source is None else os.fspath(source))
         return export_model(Path(directory), self.resolved, self.tower, self.projector, self.llm, origin, audio=audio)
 

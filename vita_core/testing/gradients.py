@@ -37,6 +37,7 @@ def frozen_builds_no_graph(subject: Subject) -> None:
 @holds(NO_DECORATOR)
 def gradient_reaches_the_input(subject: Subject) -> None:
     """A frozen tower passes gradients to pixels that require them (for saliency maps and adversarial pictures)."""
+    subject.one_encoder()
     pixels = subject.pixels().requires_grad_()
     _backward(subject.tower(pixels))
     expect(pixels.grad is not None and bool(pixels.grad.abs().sum() > 0), "no gradient reached the pixels")

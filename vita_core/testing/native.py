@@ -37,6 +37,7 @@ def _pictures(subject: Subject) -> list[Tensor]:
 )
 def pictures_keep_their_aspect(subject: Subject) -> None:
     """A list of pictures of unequal sizes gives each its own N and grid, with the same features as one by one."""
+    subject.one_encoder()
     pictures, tower = _pictures(subject), subject.tower
     together = tower(pictures)
     for picture, tokens in zip(pictures, together, strict=True):
@@ -62,6 +63,7 @@ def _calls(tower: BaseVisionTower, batch: list[Tensor]) -> int:
 @holds("Let encode_pictures() run the encoder once: join the pictures to one sequence, or pad them to one batch.")
 def pictures_run_in_one_call(subject: Subject) -> None:
     """Each layer of the encoder is called as often for several pictures of unequal sizes as for one."""
+    subject.one_encoder()
     pictures, tower = _pictures(subject), subject.tower
     counts = [_calls(tower, batch) for batch in (pictures[:1], pictures)]
     told = f"layers were called {counts[1]} times for {len(pictures)} pictures, and {counts[0]} times for one"
@@ -74,6 +76,7 @@ def pictures_run_in_one_call(subject: Subject) -> None:
 )
 def sizes_are_as_planned(subject: Subject) -> None:
     """The processor resizes a picture to whole blocks within the budget, and the output has the planned tokens."""
+    subject.one_encoder()
     native, tower = _native(subject), subject.tower
     for width, height in ((640, 480), (90, 300), (64, 64)):
         (pixels,) = tower.image_processor.preprocess(Image.new("RGB", (width, height)))["pixel_values"]

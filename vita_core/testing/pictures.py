@@ -24,6 +24,7 @@ PROCESSOR_REMEDY = (
 @holds(PROCESSOR_REMEDY)
 def processor_gives_the_towers_pixels(subject: Subject) -> None:
     """image_processor.preprocess turns pictures of any mode and size into float32 pixels of the tower's size and form."""
+    subject.one_encoder()
     *leading, _, _ = subject.resolved().shape.pixels
     size, native = (*leading, *subject.resolved().geometry.input_size), subject.resolved().shape.native
     pictures = {f"{mode} {size[0]} x {size[1]}": Image.new(mode, size) for mode in MODES for size in SIZES}
@@ -56,6 +57,7 @@ def _prepared(subject: Subject, pictures: Sequence[Image.Image]) -> Tensor:
 @holds(PROCESSOR_REMEDY)
 def processor_normalises_as_stated(subject: Subject) -> None:
     """A picture of one colour becomes (value / 255 - image_mean) / image_std of the processor's config in each channel."""
+    subject.one_encoder()
     stated = subject.resolved().processor
     if not {"image_mean", "image_std"} <= stated.keys() or stated.get("do_normalize") is False:
         raise SkippedCheckError("the processor's config has no image_mean and image_std")

@@ -16,9 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vita_core.config.fused import FUSED, WHOLE
 from vita_core.config.schema import TowerConfig
 from vita_core.config.validation import validate
+from vita_core.pixels.fused import FusedPixels
 from vita_core.planning.described import named_tower
+from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.resolution import resolve
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.registry import import_object
@@ -51,14 +54,24 @@ class Subject:
         """Whether the tower is a registered name, which gets random weights."""
         return self.origin is None
 
+    def one_encoder(self) -> None:
+        """Skip a check that is about one encoder if the tower has several."""
+        if self.settings.towers is not None:
+            raise SkippedCheckError("it is a contract of one encoder; check each part of `towers` alone")
+
     def configured(self, **changes: Any) -> TowerConfig:
-        """Return the tower's config in float32 and frozen, with `changes`."""
-        return validate(TowerConfig, {**self.settings.model_dump(exclude_unset=True), **PLAIN, **changes})
+        """Return the tower's config in float32 and frozen, with `changes`. Of several encoders, each part is changed."""
+        own, changed = self.settings.model_dump(exclude_unset=True), {**PLAIN, **changes}
+        if own.get("towers") is None:
+            return validate(TowerConfig, {**own, **changed})
+        whole = {key: value for key, value in changed.items() if key in WHOLE}
+        each = {key: value for key, value in changed.items() if key not in WHOLE}
+        return validate(TowerConfig, {**own, **whole, "towers": [{**part, **each} for part in own["towers"]]})
 
     def resolved(self, **changes: Any) -> ResolvedTower:
         """Resolve the changed config. No weights are read."""
         changed = self.configured(**changes)
-        if self.origin is None or "weights" in changes:
+        if self.origin is None or "weights" in changes or changed.towers is not None:
             return resolve_tower(changed)
         return resolve_tower(changed, source=self.origin.source, part=self.origin.part)
 
@@ -68,14 +81,16 @@ class Subject:
             changes = {"weights": self.weights, **changes}
         return build_resolved(self.resolved(**changes), device)
 
-    def pixels(self, count: int = 2, **changes: Any) -> Tensor:
+    def pixels(self, count: int = 2, **changes: Any) -> Any:
         """Return random pixels (count, 3, H, W) of the size that the changed config takes, the same in every call.
 
-        For a tower of videos they are (count, frames, 3, H, W).
+        For a tower of videos they are (count, frames, 3, H, W). For several encoders, it is a `FusedPixels`.
         """
-        resolved = self.resolved(**changes)
-        size = (*resolved.shape.pixels[:-2], *resolved.geometry.input_size)
-        return torch.randn(count, *size, generator=torch.Generator().manual_seed(0))
+        resolved, generator = self.resolved(**changes), torch.Generator().manual_seed(0)
+        parts = resolved.parts if isinstance(resolved, ResolvedFused) else (resolved,)
+        sizes = [(*part.shape.pixels[:-2], *part.geometry.input_size) for part in parts]
+        made = [torch.randn(count, *size, generator=generator) for size in sizes]
+        return FusedPixels(made) if isinstance(resolved, ResolvedFused) else made[0]
 
     @cached_property
     def weights(self) -> str:
@@ -159,13 +174,14 @@ def open_subject(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -
         if found is None:
             resolved = resolve(name, overrides, tower_only=True)
             settings, origin = resolved.config.tower, resolved.tower
-            if origin.part is None and not origin.random:
-                origin.source.files(origin.spec.weight_files)
+            for part in origin.parts if isinstance(origin, ResolvedFused) else (origin,):
+                if part.part is None and not part.random:
+                    part.source.files(part.spec.weight_files)
         else:
             (scratch / "config.json").write_text(json.dumps(dict(found.spec.example or {})), encoding="utf-8")
             settings = resolve(
                 {"tower": {"type": name, "weights": str(scratch)}}, overrides, tower_only=True
             ).config.tower
             origin = None
-        shown = name if isinstance(name, str) else (settings.type or str(settings.weights))
+        shown = name if isinstance(name, str) else (settings.type or settings.weights or FUSED)
         yield Subject(shown, settings, scratch, origin)

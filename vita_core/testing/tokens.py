@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vita_core.planning.geometry import Grid
 from vita_core.planning.stages import tower_stages
 from vita_core.planning.towers import ResolvedTower
 from vita_core.testing.kit import holds
@@ -73,6 +74,7 @@ def tokens_are_as_planned(subject: Subject) -> None:
 @holds("Let the spec's shape function count the parameters of each step of the encoder in the `Stage` of that step.")
 def parameters_are_as_planned(subject: Subject) -> None:
     """The encoder has as many parameters as `vita plan` says, not counting a final norm that is not used."""
+    subject.one_encoder()
     planned, norm = tower_stages(subject.resolved(), 1)[0].parameters, subject.resolved().shape.norm_parameters or 0
     built = sum(parameter.numel() for parameter in subject.encoder.parameters())
     expect(built in (planned, planned - norm), f"the plan says {planned:,} parameters, the encoder has {built:,}")
@@ -84,6 +86,7 @@ def parameters_are_as_planned(subject: Subject) -> None:
 )
 def prefix_tokens_are_dropped(subject: Subject) -> None:
     """encode gives prefix_tokens + rows * cols + suffix_tokens tokens; `patch` keeps the patches, `cls` one token."""
+    subject.one_encoder()
     tower = subject.build(**UNREDUCED)
     planned, prefix, suffix = tower.resolved.geometry.patch_grid, tower.shape.prefix_tokens, tower.shape.suffix_tokens
     places = math.prod(planned)
@@ -112,6 +115,7 @@ def prefix_tokens_are_dropped(subject: Subject) -> None:
 @holds("Flatten maps (B, C, rows, cols) with .flatten(2).transpose(1, 2), and swap no axes of the pixels.")
 def tokens_stand_row_by_row(subject: Subject) -> None:
     """Token r * cols + c (of a step) is the patch in row r, column c: in the first layer it depends most on the pixels there."""
+    subject.one_encoder()
     changes = {**UNREDUCED, "select_layer": subject.resolved().shape.first_layer}
     *steps, rows, cols = subject.resolved(**changes).geometry.patch_grid
     if min(rows, cols) < 2:
@@ -143,6 +147,7 @@ def _quadrant(weight: Tensor) -> str:
 @holds("Let encode() return the grid of the pixels that it gets, which is all that S2 needs.")
 def s2_is_as_planned(subject: Subject) -> None:
     """S2 with two scales keeps the number of tokens and doubles their width."""
+    subject.one_encoder()
     if subject.resolved().shape.frames is not None:
         raise SkippedCheckError("S2 is for pictures, and the tower takes videos")
     _of_one_size(subject.resolved(), "S2")
@@ -150,10 +155,17 @@ def s2_is_as_planned(subject: Subject) -> None:
     _as_planned(subject, **{**UNREDUCED, "s2": {"scales": [side, 2 * side]}})
 
 
+def _patch_grid(subject: Subject) -> Grid:
+    grid = subject.resolved(**UNREDUCED).geometry.patch_grid
+    if len(grid) < 2:
+        raise SkippedCheckError("the joined tokens have no grid")
+    return grid
+
+
 @holds("Let encode() return the grid of the pixels that it gets, and the tokens row by row.")
 def pixel_shuffle_is_as_planned(subject: Subject) -> None:
     """Pixel shuffle by 0.5 gives a quarter of the tokens, each four times as wide."""
-    *_, rows, cols = subject.resolved(**UNREDUCED).geometry.patch_grid
+    *_, rows, cols = _patch_grid(subject)
     if subject.resolved().shape.native is None and (rows % 2 or cols % 2):
         raise SkippedCheckError(f"the grid of {rows} x {cols} cannot be halved")
     _as_planned(subject, **{**UNREDUCED, "pixel_shuffle": 0.5})
@@ -163,7 +175,7 @@ def pixel_shuffle_is_as_planned(subject: Subject) -> None:
 def pool_is_as_planned(subject: Subject) -> None:
     """Pooling to one column gives the mean of the patches of each row."""
     _of_one_size(subject.resolved(), "pooling")
-    *_, rows, cols = subject.resolved(**UNREDUCED).geometry.patch_grid
+    *_, rows, cols = _patch_grid(subject)
     pooled = _as_planned(subject, **{**UNREDUCED, "pool": [rows, 1]})
     patches = _as_planned(subject, **UNREDUCED).unflatten(1, (-1, cols))
     expect(torch.allclose(pooled, patches.mean(2), atol=1e-4), "the pooled tokens are not the means of the rows")
@@ -175,6 +187,7 @@ def pool_is_as_planned(subject: Subject) -> None:
 )
 def layers_are_as_planned(subject: Subject) -> None:
     """Each layer gives the planned tokens (also with `norm: true`), a list of layers their features concatenated on channels."""
+    subject.one_encoder()
     shape = subject.resolved().shape
     layers = range(shape.first_layer, shape.layers + 1)
     chosen = sorted({layers[0], layers[len(layers) // 2], layers[-1]})

@@ -20,6 +20,7 @@ from vita_core.config.schema import Config
 from vita_core.errors import ConfigError
 from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
+from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.resolution import Place, Resolved, resolve
 from vita_core.planning.videos import refuse_stills
 from vita_core.protocol import WordProjector
@@ -171,15 +172,19 @@ def _sources(
                 "licence": licence,
             }
         )
-    weights = {}
     projector, llm = resolved.language("vita train")
-    for part, name in (("tower", resolved.tower.source.weights), ("llm", llm.settings.weights)):
-        weights[part] = (
-            provenance(name.removeprefix(ASSET_PREFIX)) if name.startswith(ASSET_PREFIX) else {"weights": name}
-        )
+    weights = {"tower": _named(resolved.tower.source.weights), "llm": _named(llm.settings.weights)}
+    if isinstance(resolved.tower, ResolvedFused):
+        weights["tower"] = {"parts": [_named(part.source.weights) for part in resolved.tower.parts]}
     if projector.files is not None:
         weights["projector"] = _earlier(projector.files.files)
     return {"data": described, "weights": weights}
+
+
+def _named(weights: str) -> dict[str, Any]:
+    """Return where weights come from: their name, or the provenance of an asset."""
+    asset = weights.startswith(ASSET_PREFIX)
+    return provenance(weights.removeprefix(ASSET_PREFIX)) if asset else {"weights": weights}
 
 
 def _earlier(files: Sequence[Path]) -> dict[str, Any]:

@@ -1,0 +1,232 @@
+"""A whole model with several encoders: questions, encoding, training, saving, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import vita
+from natives import SIZES, picture, saved_timm
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from vita_core import VitaError, build_model, build_tower, load_config
+from vita_core.errors import CheckpointError
+from vita_core.models.model import VisionLanguageModel
+from vita_core.models.pictures import encoded, prepare
+from vita_core.pixels.fused import FusedPixels
+from vita_core.pixels.prefetching import prefetched
+from vita_core.towers.devices import copied
+from vita_core.towers.fused import FusedTower
+from vita_core.training.train import train
+
+Examples = dict[str, dict[str, Any]]
+REST = "generation: {max_new_tokens: 5}\ndevice: cpu\n"
+
+
+def write(folder: Path, llm: Path, *parts: dict[str, Any], images: str = "{}", **whole: Any) -> Path:
+    file = folder / "fused.yaml"
+    tower = yaml.safe_dump({"tower": {"towers": [*parts], **whole}})
+    file.write_text(f"{tower}llm: {{weights: {llm}}}\nimages: {images}\n{REST}")
+    return file
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_llm: Path, tower_examples: Examples) -> Path:
+    """A SigLIP, a CNN of another size, and a pooled DINOv2."""
+    names = ("siglip", "torchvision", "transformers")
+    siglip, cnn, dino = (tower_examples[name] for name in names)
+    return write(tmp_path, tiny_llm, siglip, cnn, dino | {"reduce": {"type": "pool", "window": 2}})
+
+
+@pytest.fixture(scope="module")
+def naflex(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("naflex")
+    saved_timm(folder)
+    return {"weights": str(folder)}
+
+
+def test_it_answers(config: Path, golden: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model(config)
+    paths = [golden / "pictures" / name for name in ("wide.png", "tall.png")]
+    alone = [model.ask(path, "what is this ?") for path in paths]
+    assert [answer.visual_tokens for answer in alone] == [16, 16]
+    assert alone[0].tower == "fused"
+    assert [answer.token_ids for answer in model.ask_each(paths, "what is this ?")] == [a.token_ids for a in alone]
+    both = model.ask(paths, "what is this ?")
+    assert both.visual_tokens == 32
+
+
+@torch.no_grad()
+def test_each_part_gets_the_pixels_that_it_gets_alone(
+    tower_examples: Examples, tmp_path: Path, tiny_llm: Path, golden: Path
+) -> None:
+    """The border of a padded picture has the mean colour of each part's own processor; tiles have the first part's size."""
+    clip, siglip = tower_examples["clip"], tower_examples["siglip"]
+    wide = golden / "pictures" / "wide.png"
+    for images in ("{aspect: pad}", "{tiles: {max: 6}}", "{anyres: {grids: [[1, 2], [2, 1]]}}", "{}"):
+        resolved = load_config(write(tmp_path, tiny_llm, clip, siglip, images=images))
+        tower = build_tower(resolved.tower)
+        prepared = prepare(tower, resolved.images, wide)
+        assert isinstance(prepared.pixels, FusedPixels)
+        for part, one in zip(prepared.pixels.parts, (clip, siglip), strict=True):
+            alone = prepare(build_tower(one), resolved.images, wide)
+            assert torch.equal(torch.as_tensor(part), alone.pixels)  # type: ignore[arg-type]  # tensors
+            assert alone.size == prepared.size
+
+
+def test_pixels_are_read_ahead_copied_and_batched(tower_examples: Examples, golden: Path, tmp_path: Path) -> None:
+    tower = build_tower({"towers": [tower_examples["clip"], tower_examples["siglip"]]})
+    images = load_config(write(tmp_path, tmp_path, tower_examples["clip"], tower_examples["siglip"])).images
+    paths = [golden / "pictures" / name for name in ("wide.png", "tall.png", "square.png")]
+
+    def read(path: Path) -> Any:
+        return prepare(tower, images, path).copied(tower.device).pixels
+
+    with prefetched(paths, read, batch=2) as batches, torch.no_grad():
+        found = [tokens for batch in batches for tokens in encoded(tower, batch)]
+        expected = [tower(prepare(tower, images, path).pixels) for path in paths]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    assert copied(prepare(tower, images, paths[0]).pixels, torch.device("cpu")).device.type == "cpu"
+
+
+@torch.no_grad()
+def test_native_resolution_first_and_second(naflex: dict[str, Any], tower_examples: Examples) -> None:
+    """Each picture's own grid counts; where the native part is second, it is resized to the first one's."""
+    clip, pictures = tower_examples["clip"], [picture(*size) for size in SIZES]
+    native, fixed = build_tower(naflex), build_tower(clip)
+    first, second = build_tower({"towers": [naflex, clip]}), build_tower({"towers": [clip, naflex]})
+    joined = build_tower({"towers": [naflex, clip], "combine": "sequence"})
+    shuffled = build_tower({"towers": [naflex, clip], "pixel_shuffle": 0.5})
+    pixels = first.image_processor.preprocess(pictures, return_tensors="pt")["pixel_values"]
+    assert isinstance(pixels.parts[0], list)
+    swapped = second.image_processor.preprocess(pictures, return_tensors="pt")["pixel_values"]
+    found, one_grid, tokens = first(pixels), second(swapped), joined(pixels)
+    assert isinstance(found, list)
+    assert one_grid.shape == (4, 16, 64)
+    whole = shuffled(shuffled.image_processor.preprocess(pictures, return_tensors="pt")["pixel_values"])
+    grids = set()
+    for place, one in enumerate(pixels):
+        own, other = native(one.parts[0][None]), fixed(one.parts[1][None])
+        rows, cols = native.resolved.grid_of(*one.parts[0].shape[-2:])
+        grids.add((rows, cols))
+        maps = other.unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+        resized = torch.nn.functional.interpolate(maps, (rows, cols), mode="bilinear").flatten(2).transpose(1, 2)
+        wanted = resized if (rows, cols) != (4, 4) else other
+        torch.testing.assert_close(found[place], torch.cat([own, wanted], dim=-1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tokens[place], torch.cat([own, other], dim=1), atol=1e-5, rtol=1e-5)
+        assert first.resolved.grid_of(*one.parts[0].shape[-2:]) == (rows, cols)
+        maps = own.unflatten(1, (rows, cols)).permute(0, 3, 1, 2)
+        small = torch.nn.functional.interpolate(maps, (4, 4), mode="bilinear").flatten(2).transpose(1, 2)
+        small = small if (rows, cols) != (4, 4) else own
+        torch.testing.assert_close(one_grid[place : place + 1], torch.cat([other, small], dim=-1), atol=1e-5, rtol=1e-5)
+        one_alone = shuffled.image_processor.preprocess(pictures[place], return_tensors="pt")["pixel_values"]
+        grid = shuffled.resolved.grid_of(*one_alone.shape[-2:])
+        assert grid is not None
+        assert whole[place].shape[1:] == (grid[0] * grid[1], 4 * 64)
+    assert len(grids) > 2
+
+
+@torch.no_grad()
+def test_videos(vivit: Path) -> None:
+    tower, alone = build_tower({"towers": [{"weights": str(vivit)}] * 2}), build_tower({"weights": str(vivit)})
+    pooled = build_tower({"towers": [{"weights": str(vivit)}] * 2, "pool": 2})
+    pixels = torch.randn(2, 4, 3, 56, 56)
+    assert torch.equal(tower(pixels), torch.cat([alone(pixels)] * 2, dim=-1))
+    assert (tower.grid, pooled.grid, pooled(pixels).shape) == ((2, 4, 4), (2, 2, 2), (2, 8, 64))
+    sequence = build_tower({"towers": [{"weights": str(vivit)}] * 2, "combine": "sequence"})
+    assert torch.equal(sequence(pixels), torch.cat([alone(pixels)] * 2, dim=1))
+
+
+def logits(model: VisionLanguageModel, path: Path) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.encode_images(model.prepare(path).pixels)
+
+
+def test_it_is_saved_and_opened_again(config: Path, golden: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model(config, overrides=["tower.towers.1.dtype=bfloat16", "tower.check_finite=true"])
+    model.save(tmp_path / "saved")
+    again, wide = build_model(tmp_path / "saved"), golden / "pictures" / "wide.png"
+    assert torch.equal(logits(again, wide), logits(model, wide))
+    assert again.tower.resolved.geometry == model.tower.resolved.geometry
+    saved = yaml.safe_load((tmp_path / "saved" / "config.yaml").read_text())["tower"]
+    assert {*saved} == {"towers", "check_finite"}
+    assert [part["weights"] for part in saved["towers"]] == [f"./tower/{n}/model.safetensors" for n in range(3)]
+    assert [part["dtype"] for part in saved["towers"]] == ["float32", "bfloat16", "float32"]
+    assert isinstance(model.tower, FusedTower)
+    for place, part in enumerate(model.tower.parts):
+        assert part.encoder is not None
+        stored = load_file(tmp_path / "saved" / "tower" / str(place) / "model.safetensors")
+        assert stored.keys() == part.encoder.state_dict().keys()
+    record = json.loads((tmp_path / "saved" / "provenance.json").read_text())
+    assert len(record["sources"]["tower"]["parts"]) == 3
+    assert all(part["files"] for part in record["sources"]["tower"]["parts"])
+    assert record["made_by"]["tower/1"]["distribution"] == "vita-core"
+    again.save(tmp_path / "twice")
+    assert torch.equal(logits(build_model(tmp_path / "twice"), wide), logits(model, wide))
+    with pytest.raises(VitaError, match=r"several encoders .* Try: model.save\(DIR\)"):
+        again.export(tmp_path / "vita", source=golden / "vita15")
+
+
+def test_a_single_tower_is_saved_without_the_keys_of_several(tiny_config: Path, tmp_path: Path) -> None:
+    build_model(tiny_config).save(tmp_path / "saved")
+    saved = yaml.safe_load((tmp_path / "saved" / "config.yaml").read_text())["tower"]
+    assert not {"combine", "grid", "towers"} & saved.keys()
+
+
+def test_a_saved_part_that_is_missing(config: Path, tmp_path: Path) -> None:
+    build_model(config).save(tmp_path / "saved")
+    (tmp_path / "saved" / "tower" / "1" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"^tower.towers.1: "):
+        build_model(tmp_path / "saved")
+
+
+@pytest.mark.slow
+def test_commands(config: Path, golden: Path, tmp_path: Path) -> None:
+    """``vita encode --picture-map`` and ``vita run``; the features are those of the tower."""
+    wide, tall = (str(golden / "pictures" / name) for name in ("wide.png", "tall.png"))
+    out, drawn = tmp_path / "f.safetensors", tmp_path / "map.png"
+    done = vita("encode", config, wide, tall, "--out", out, "--picture-map", drawn)
+    assert done.returncode == 0, done.stderr
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["grid"] == "4x4"
+        assert file.metadata()["tower"] == "fused"
+        assert file.metadata()["weights"].count(" + ") == 2
+    loaded = load_config(config)
+    tower = build_tower(loaded.tower)
+    features = load_file(out)
+    with torch.no_grad():
+        for name in (wide, tall):
+            torch.testing.assert_close(features[name], tower(prepare(tower, loaded.images, name).pixels))
+    with Image.open(drawn) as sheet:
+        assert sheet.size == (672, 672)
+    done = vita("run", config, "--image", wide, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tower"] == "fused"
+    done = vita("encode", config, wide, "--out", out, "--picture-map", drawn, "--set", "tower.combine=sequence")
+    assert done.returncode == 2
+    assert "tower.combine" in done.stderr
+
+
+@pytest.mark.slow
+def test_it_is_trained(config: Path, captioned: Path, tmp_path: Path, golden: Path) -> None:
+    """The projector learns on the features of all parts, and the model that is written answers."""
+    text = config.read_text() + (
+        "training: {steps: 3, batch_size: 2, warm_start_steps: 2, warm_start_batch: 2, variants: 1, eval_steps: 3}\n"
+    )
+    config.write_text(text)
+    out = tmp_path / "out"
+    scores = train(load_config(config), [captioned], out)
+    assert scores["samples"] == 11
+    model = build_model(out)
+    assert model.ask(golden / "pictures" / "wide.png", "what is this ?").visual_tokens == 16
+    record = json.loads((out / "provenance.json").read_text())
+    assert len(record["weights"]["tower"]["parts"]) == 3
