@@ -190,3 +190,12 @@ def test_a_plugin_that_opens_its_blocks_says_where_their_parts_are(monkeypatch: 
     monkeypatch.setattr(ClipTower, "encode", lambda self, pixels, layers: ({3: torch.zeros(2, 17, 32)}, (4, 4)))
     with pytest.raises(VitaError, match=r"ClipTower\.encode does not run its blocks by run_blocks"):
         tower(pixels_of(tower))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_pruning_behind_compiled_blocks(sections: dict[str, dict[str, Any]]) -> None:
+    section = {**sections["clip"], "reduce": {"type": "prune", "keep": 4}}
+    tower = build_tower({**section, "compile": True})
+    pixels = pixels_of(tower)
+    torch.testing.assert_close(tower(pixels), build_tower(section)(pixels), atol=1e-5, rtol=1e-5)

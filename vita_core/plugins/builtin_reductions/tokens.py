@@ -71,6 +71,7 @@ TOKEN_MERGING = ReductionSpec(
     spatial=False,
     inside="vita_core.towers.reductions.merging:MergeInside",
     options=f"{OPTIONS}:MergingOptions",
+    example={"ratio": 0.4},
 )
 PRUNE = ReductionSpec(
     name="prune",
@@ -82,4 +83,5 @@ PRUNE = ReductionSpec(
     inside="vita_core.towers.reductions.pruning:PruneInside",
     scores=True,
     options=f"{OPTIONS}:PruneOptions",
+    example={"ratio": 0.4},
 )
