@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +20,17 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from vita_core import VitaError, build_model, build_tower, load_config
+from vita_core import VitaError, build_model, build_tower, list_towers, load_config, register
 from vita_core.errors import CheckpointError
 from vita_core.models.model import VisionLanguageModel
 from vita_core.models.pictures import encoded, prepare
 from vita_core.pixels.fused import FusedPixels
 from vita_core.pixels.prefetching import prefetched
+from vita_core.plugins.registry import use_plugins
 from vita_core.towers.devices import copied
 from vita_core.towers.fused import FusedTower
 from vita_core.training.train import train
+from vita_plugins.clip.tower import ClipTower
 
 Examples = dict[str, dict[str, Any]]
 REST = "generation: {max_new_tokens: 5}\ndevice: cpu\n"
@@ -230,3 +237,71 @@ def test_it_is_trained(config: Path, captioned: Path, tmp_path: Path, golden: Pa
     assert model.ask(golden / "pictures" / "wide.png", "what is this ?").visual_tokens == 16
     record = json.loads((out / "provenance.json").read_text())
     assert len(record["weights"]["tower"]["parts"]) == 3
+
+
+@pytest.mark.slow
+def test_a_map_needs_a_grid(tower_examples: Examples, tmp_path: Path, tiny_llm: Path, golden: Path) -> None:
+    config = write(tmp_path, tiny_llm, tower_examples["clip"], tower_examples["siglip"], combine="sequence")
+    wide, out = golden / "pictures" / "wide.png", tmp_path / "f.safetensors"
+    done = vita("encode", config, wide, "--out", out, "--picture-map", tmp_path / "m.png")
+    assert done.returncode == 2
+    assert (
+        "because `tower.combine: sequence` leaves no grid. Try: leave it out, or `--set tower.combine=channel`"
+        in done.stderr
+    )
+    assert vita("encode", config, wide, "--out", out).returncode == 0
+    assert load_file(out)[str(wide)].shape == (1, 32, 32)
+
+
+def test_code_of_vita_and_llava_runs(config: Path, golden: Path) -> None:
+    """The names that forked code reads of a tower, and the trainers' call with pixels of several encoders."""
+    torch.manual_seed(0)
+    model = build_model(config)
+    tower = model.get_vision_tower()
+    assert (tower.hidden_size, tower.num_patches, tower.is_loaded) == (32 + 1280 + 32, 16, True)
+    assert tower.dummy_feature.shape == (1, 1344)
+    assert not any(parameter.requires_grad for parameter in tower.vision_tower.parameters())  # type: ignore[union-attr]  # loaded
+    prepared = [model.prepare(golden / "pictures" / name).pixels for name in ("wide.png", "tall.png")]
+    images = tower.image_processor.preprocess(
+        [Image.open(golden / "pictures" / name) for name in ("wide.png", "tall.png")], return_tensors="pt"
+    )["pixel_values"]
+    ids = torch.tensor([[5, -200, 6], [7, -200, 8]])
+    with torch.no_grad():
+        for given in (images, prepared, [*images]):
+            _, _, _, _, embeddings, _ = model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, given)
+            assert embeddings is not None
+            assert embeddings.shape == (2, 18, 24)
+            each = torch.stack([model.encode_images(pixels)[0] for pixels in prepared])
+            torch.testing.assert_close(embeddings[:, 1:17], each)
+
+
+@pytest.fixture
+def clean_registry() -> Iterator[None]:
+    use_plugins()
+    yield
+    use_plugins()
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_a_tower_of_a_plugin_is_a_part(tower_examples: Examples, tmp_path: Path, golden: Path) -> None:
+    class Doubled(ClipTower):
+        """CLIP, with features twice as large."""
+
+        def encode(self, pixels: torch.Tensor, layers: Sequence[int]) -> Any:
+            states, grid = super().encode(pixels, layers)
+            return {layer: 2 * state for layer, state in states.items()}, grid
+
+    module = types.ModuleType("doubled_plugin")
+    module.Doubled = Doubled  # type: ignore[attr-defined]
+    sys.modules["doubled_plugin"] = module
+    own = next(spec for spec in list_towers() if spec.name == "clip")
+    register(replace(own, name="doubled", factory="doubled_plugin:Doubled", model_types=("doubled",), hub_ids={}))
+    other = Path(shutil.copytree(golden / "clip", tmp_path / "doubled"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "model_type": "doubled"}))
+    parts = [tower_examples["clip"], {"weights": str(other)}]
+    tower, pixels = build_tower({"towers": parts}), torch.randn(1, 3, 56, 56)
+    with torch.no_grad():
+        once, twice = tower(pixels).chunk(2, dim=-1)
+    assert torch.equal(twice, 2 * once)
+    assert [part.resolved.spec.name for part in tower.parts] == ["clip", "doubled"]  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from vita_core.cli import app
 from vita_core.errors import ConfigError, VitaError
 from vita_core.planning.plan import Plan
 from vita_core.planning.resolution import resolve
+from vita_core.training.stages import resolve_stages
 
 Examples = dict[str, dict[str, Any]]
 
@@ -192,3 +193,49 @@ def test_a_checkpoint_with_a_tower_of_its_own(golden: Path, tower_examples: Exam
     config = {"tower": {"towers": parts}, "llm": {"weights": str(golden / "vita15")}}
     with pytest.raises(ConfigError, match=r"tower.towers: .*vita15 is a whole model of another project.* Try: "):
         resolve(config)
+
+
+def test_reductions_that_need_one_encoder_or_all(tower_examples: Examples) -> None:
+    """What reads the blocks or CLS of one encoder is for a part; what learns is for the joined tokens."""
+    clip, siglip = tower_examples["clip"], tower_examples["siglip"]
+    prune, merging = {"type": "prune", "keep": 4}, {"type": "token_merging", "per_block": 2, "blocks": [1]}
+    learned = {"type": "resampler", "queries": 4}
+    for steps, message in (
+        (
+            [prune],
+            r"tower.reduce\[0\]: 'prune' needs the attention of the CLS token of one encoder. Try: write it into a part",
+        ),
+        ([merging], r"tower.reduce\[0\]: 'token_merging' needs the blocks of one encoder. Try: write it into a part"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            planned(clip, siglip, reduce=steps)
+    with pytest.raises(
+        ConfigError, match=r"^tower.towers.1.reduce\[0\]: 'resampler' learns, .* Try: write it beside `towers`"
+    ):
+        planned(clip, siglip | {"reduce": learned})
+    pruned = planned(clip | {"reduce": prune}, clip | {"reduce": prune, "select_layer": 1})
+    assert (pruned.grid, pruned.tokens, pruned.stages[1].shape[2]) == (None, 5, 64)
+    merged = planned(clip, siglip, reduce={"type": "token_merging", "per_block": 2})
+    assert merged.tokens == 14
+    behind = planned(clip, siglip, reduce=learned)
+    assert (behind.tokens, behind.stages[2].stage, behind.stages[2].parameters > 0) == (4, "reduce", True)
+    assert behind.layers == ()
+
+
+def test_a_stage_of_training_names_a_layer_of_no_encoder(tower_examples: Examples, tiny_llm: Path) -> None:
+    train = {"tower": {"from_layer": 2}, "projector": "full"}
+    stages = [{"name": "a", "train": train, "learning_rate": 1e-3, "batch_size": 1, "steps": 1}]
+    parts = [tower_examples["clip"], tower_examples["siglip"]]
+    config = {"tower": {"towers": parts}, "llm": {"weights": str(tiny_llm)}, "training": {"stages": stages}}
+    with pytest.raises(
+        ConfigError, match=r"train.tower.from_layer: 2 is after the last layer that runs, 0, .* `tower: full`"
+    ):
+        resolve_stages(resolve(config), ["x"])
+
+
+def test_tokens_without_a_grid_are_refused_where_one_is_needed(tower_examples: Examples, tiny_llm: Path) -> None:
+    parts = [tower_examples["clip"], tower_examples["siglip"]]
+    tower, llm = {"towers": parts, "combine": "sequence"}, {"weights": str(tiny_llm)}
+    images = {"anyres": {"grids": [[1, 2]], "merge": "spatial"}}
+    with pytest.raises(ConfigError, match=r"a reduction \(or `tower.combine`\) leaves no grid of tokens"):
+        resolve({"tower": tower, "llm": llm, "images": images})

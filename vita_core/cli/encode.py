@@ -126,9 +126,13 @@ def _resolved(
     for still in filter(is_still, [*pictures, *(videos or ())]):
         refuse_stills(resolved.tower, f"{still}: it is a still picture")
     if draw and resolved.tower.geometry.grid is None:
+        combine = resolved.config.tower.combine
+        joined = combine in ("sequence", "interleave")
+        why = f"`tower.combine: {combine}`" if joined else "a reduction"
+        instead = "--set tower.combine=channel" if joined else "--set tower.reduce=null"
         raise ConfigError(
-            "--picture-map: the tokens have no places in the picture, because a reduction leaves no grid. "
-            "Try: leave it out, or `--set tower.reduce=null`"
+            f"--picture-map: the tokens have no places in the picture, because {why} leaves no grid. "
+            f"Try: leave it out, or `{instead}`"
         )
     return resolved
 

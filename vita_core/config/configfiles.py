@@ -17,6 +17,8 @@ __all__ = ["config_file", "overridden", "read_config", "shipped_configs"]
 
 PATH_KEYS: tuple[Key, ...] = (
     ("tower", "weights"),
+    ("tower", "reduce", "weights"),
+    ("tower", "reduce", "*", "weights"),
     ("tower", "towers", "*", "weights"),
     ("projector", "weights"),
     ("llm", "weights"),

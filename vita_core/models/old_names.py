@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vita_core.errors import VitaError
 from vita_core.language.llm import PICTURE_ID, LanguageModel
 from vita_core.language.merging import IGNORED_LABEL, Batch, merge_labelled
-from vita_core.pixels.fused import Pixels
+from vita_core.pixels.fused import FusedPixels, Pixels
 from vita_core.towers.tower import BaseVisionTower
 
 __all__ = ["OldNames"]
@@ -73,7 +73,7 @@ class OldNames(nn.Module, abc.ABC):
         attention_mask: Tensor | None,
         past_key_values: Any,
         labels: Tensor | None,
-        images: Tensor | Sequence[Tensor] | None,
+        images: Pixels | Sequence[Pixels] | None,
         audios: Any = None,
         sf_masks: Tensor | None = None,
         shared_v_pid_stride: int | None = None,
@@ -109,7 +109,7 @@ class OldNames(nn.Module, abc.ABC):
     def generate(
         self,
         inputs: Tensor,
-        images: Tensor | Sequence[Tensor] | None = None,
+        images: Pixels | Sequence[Pixels] | None = None,
         audios: Any = None,
         sf_masks: Tensor | None = None,
         shared_v_pid_stride: int | None = None,
@@ -126,10 +126,10 @@ class OldNames(nn.Module, abc.ABC):
         return self.llm.model.generate(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, **options)
 
     def _features(
-        self, images: Tensor | Sequence[Tensor], image_sizes: Sequence[tuple[int, int]] | None
+        self, images: Pixels | Sequence[Pixels], image_sizes: Sequence[tuple[int, int]] | None
     ) -> list[Tensor]:
         """Return the projected tokens (M, D) for each place."""
-        if isinstance(images, Tensor) and images.ndim == 4:
+        if isinstance(images, Tensor | FusedPixels) and images.ndim == 4:
             return list(self.encode_images(images))
         pictures = [picture if picture.ndim == 4 else picture[None] for picture in images]
         encoded = self.encode_each(pictures)

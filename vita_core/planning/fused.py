@@ -87,6 +87,8 @@ def resolve_fused(settings: TowerConfig, *, offline: bool, marks: Mapping[str, s
         with in_part(place):
             marked = {key.removeprefix(own): where for key, where in marks.items() if key.startswith(own)}
             parts.append(resolve_encoder(config, offline=offline, marks=marked))
+            _check_reductions(config, alone=True)
+    _check_reductions(settings, alone=False)
     found = registry().find(TowerSpec, FUSED)
     origins = key_origins(settings, {}, found.spec, marks)
     name = " + ".join(part.source.weights for part in parts)
@@ -101,12 +103,27 @@ def resolve_fused(settings: TowerConfig, *, offline: bool, marks: Mapping[str, s
         settings,
         source,
         empty,
-        Geometry((), 0, (1, 1), (1, 1), 1, 1, (1, 1), 1),
+        Geometry((0,), 0, (1, 1), (1, 1), 1, 1, (1, 1), 1),
         {},
         origins=origins,
         parts=tuple(parts),
     )
     return joined(whole, parts)
+
+
+def _check_reductions(settings: TowerConfig, *, alone: bool) -> None:
+    """Raise ConfigError for a reduction that needs one encoder beside `towers`, or that learns in a part (`alone`)."""
+    for step in stated_steps(settings):
+        if alone and step.spec.trainable:
+            raise ConfigError(
+                f"{step.key}: {step.spec.name!r} learns, and is trained and saved on the joined tokens only. "
+                "Try: write it beside `towers`"
+            )
+        if not alone and (step.spec.scores or step.settings.blocks):
+            what = "attention of the CLS token" if step.spec.scores else "blocks"
+            raise ConfigError(
+                f"{step.key}: {step.spec.name!r} needs the {what} of one encoder. Try: write it into a part of `towers`"
+            )
 
 
 def sized(tower: ResolvedTower, native: NativeSize) -> ResolvedTower:
@@ -137,9 +154,9 @@ def joined(whole: ResolvedFused, parts: Sequence[ResolvedTower]) -> ResolvedFuse
         reductions = resolve_reductions(settings, (tokens, width))
         *places, width = reductions[-1].after if reductions else (tokens, width)
         after = tuple(places) if len(places) > 1 else None
-        geometry = Geometry((), 0, (tokens,), after, math.prod(places), width, shape.image_size, 1, reductions)
+        geometry = Geometry((0,), 0, (tokens,), after, math.prod(places), width, shape.image_size, 1, reductions)
     crops = sum(part.geometry.crops for part in parts)
-    return replace(whole, shape=shape, geometry=replace(geometry, layers=(), blocks=0, crops=crops))
+    return replace(whole, shape=shape, geometry=replace(geometry, crops=crops))
 
 
 def _tokens(settings: TowerConfig, parts: Sequence[ResolvedTower]) -> tuple[Grid | None, int, int]:

@@ -50,9 +50,9 @@ def needed_grid(grid: Grid | None) -> Grid:
     """Return a grid. Raises ConfigError if there is none."""
     if grid is None:
         raise ConfigError(
-            "tower.reduce: a reduction leaves no grid of tokens, but `images.anyres.merge` and `prompt.row_tokens` need one. "
-            "Try: `images.anyres.merge: flat`, `prompt.row_tokens: null`, or a reduction that keeps a grid, such as "
-            "`tower.reduce: {type: pool, window: 2}`"
+            "tower.reduce: a reduction (or `tower.combine`) leaves no grid of tokens, but `images.anyres.merge` and "
+            "`prompt.row_tokens` need one. Try: `images.anyres.merge: flat`, `prompt.row_tokens: null`, or a reduction that "
+            "keeps a grid, such as `tower.reduce: {type: pool, window: 2}`"
         )
     return grid
 

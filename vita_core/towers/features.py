@@ -12,7 +12,7 @@ from vita_core.errors import VitaError
 from vita_core.planning.geometry import Grid, s2_sides
 from vita_core.plugins.builtin_reductions.spatial import shuffled_grid
 
-__all__ = ["by_step", "pixel_shuffle", "s2_features", "select_feature", "to_map", "to_tokens"]
+__all__ = ["by_step", "pixel_shuffle", "resized", "s2_features", "select_feature", "to_map", "to_tokens"]
 
 
 def to_map(tokens: Tensor, grid: Grid) -> Tensor:
@@ -71,6 +71,12 @@ def by_step(tokens: Tensor, grid: Grid, reduce: Callable[[Tensor, Grid], Tensor]
     steps, *one = grid
     reduced = reduce(tokens.reshape(len(tokens) * steps, -1, tokens.shape[-1]), tuple(one))
     return reduced.reshape(len(tokens), -1, reduced.shape[-1])
+
+
+def resized(tokens: Tensor, grid: Grid, size: Grid, mode: str = "bilinear") -> Tensor:
+    """Return tokens (B, rows * cols, C) resized to another grid in float32, by torch's `mode` with align_corners false."""
+    channels_first = to_map(tokens, grid).permute(0, 3, 1, 2).float()
+    return F.interpolate(channels_first, (size[0], size[1]), mode=mode).flatten(2).transpose(1, 2).to(tokens.dtype)
 
 
 def s2_features(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vita_core.errors import VitaError
@@ -144,7 +143,8 @@ class FusedTower(BaseVisionTower):
         grid = None
         if combine != "interleave" and grids[0] is not None:
             grid = grids[0] if asked == "first" else tuple(asked)
-            tokens = [_resized(each, own, grid) for each, own in zip(tokens, grids, strict=True)]
+            placed = zip(tokens, grids, strict=True)
+            tokens = [each if own in (None, grid) else features.resized(each, own, grid) for each, own in placed]
         counts = [each.shape[1] for each in tokens]
         if len({*counts}) > 1:
             raise VitaError(
@@ -161,15 +161,6 @@ class FusedTower(BaseVisionTower):
 def _one_by_one(output: Placed) -> list[Placed]:
     tokens, grid = output
     return [(one, grid) for one in tokens.split(1)]
-
-
-def _resized(tokens: Tensor, grid: Grid | None, wanted: Grid) -> Tensor:
-    """Return tokens (B, rows * cols, C) resized to another grid: bilinear in float32, with ``align_corners`` false."""
-    if grid is None or grid == wanted:
-        return tokens
-    channels_first = features.to_map(tokens, grid).permute(0, 3, 1, 2).float()
-    resized = F.interpolate(channels_first, (wanted[0], wanted[1]), mode="bilinear", align_corners=False)
-    return resized.flatten(2).transpose(1, 2).to(tokens.dtype)
 
 
 VALUES = ("image_mean", "image_std", "do_normalize", "rescale_factor")

@@ -61,6 +61,4 @@ class Interpolate(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Return tokens (B, rows * cols, C) of the output's grid."""
-        channels_first = features.to_map(tokens, grid).permute(0, 3, 1, 2).float()
-        resized = F.interpolate(channels_first, self.size, mode=self.mode)
-        return resized.flatten(2).transpose(1, 2).to(tokens.dtype)
+        return features.resized(tokens, grid, self.size, self.mode)
