@@ -215,6 +215,17 @@ def tiny_config(tmp_path: Path, tiny_llm: Path) -> Path:
 
 
 @pytest.fixture
+def queries_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reduction `queries`, which learns (tests/learning.py)."""
+    from learning import QUERIES
+
+    from vita_core.plugins.registry import registry
+
+    monkeypatch.setattr(registry(), "_specs", [*registry()._specs])
+    registry().add(QUERIES)
+
+
+@pytest.fixture
 def captioned(tmp_path: Path) -> Path:
     """A JSONL of the golden pictures, four rows each."""
     folder = tmp_path / "captioned"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from vita_core.errors import CheckpointError
 from vita_core.layouts.parts import Part, unwrapped
+from vita_core.weights.keyrules import KeyRules
 from vita_core.weights.tensorfiles import open_pickle, reading, tensor_shapes
 
 __all__ = [
@@ -30,40 +30,8 @@ __all__ = [
     "without_weights",
 ]
 
-Pattern = str
 Tensors = Iterable[tuple[str, Callable[[], Tensor]]]
 """Pairs (key, function that reads the tensor). A function must be called before the next pair is taken, or not at all."""
-
-
-@dataclass(frozen=True)
-class KeyRules:
-    """Rules that map a checkpoint's keys to a module's keys, as data.
-
-    renames: (regular expression, replacement) pairs, all applied in order.
-    splits: (regular expression on the renamed key, replacements): the tensor is split on dim 0 into equal parts.
-    skips: (regular expression on the renamed key, reason): tensors that the module does not use.
-    """
-
-    renames: Sequence[tuple[Pattern, str]] = ()
-    splits: Sequence[tuple[Pattern, tuple[str, ...]]] = ()
-    skips: Sequence[tuple[Pattern, str]] = ()
-
-    def renamed(self, key: str) -> str:
-        """Return the key after all renames."""
-        for pattern, replacement in self.renames:
-            key = re.sub(pattern, replacement, key)
-        return key
-
-    def skipped(self, name: str) -> str | None:
-        """Return why a tensor with this renamed key is skipped, or None if it is loaded."""
-        return next((reason for pattern, reason in self.skips if re.search(pattern, name)), None)
-
-    def targets(self, name: str) -> list[str]:
-        """Return the module's keys for a renamed key: one, or several in the order of the parts if the tensor is split."""
-        for pattern, parts in self.splits:
-            if re.search(pattern, name):
-                return [re.sub(pattern, part, name) for part in parts]
-        return [name]
 
 
 @dataclass

@@ -159,7 +159,7 @@ def _built(resolved: Resolved, pictures: list[Path], phases: Phases) -> BaseVisi
     phases.end("the encoder's library")
     tower.load_model()
     phases.end("weights")
-    return tower
+    return tower.eval()
 
 
 def _opened(resolved: Resolved, path: Path) -> Sequence[Image.Image]:

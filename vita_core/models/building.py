@@ -19,6 +19,7 @@ from vita_core.planning.language import ResolvedLLM
 from vita_core.planning.resolution import Place, Resolved, resolve
 from vita_core.plugins.registry import import_object
 from vita_core.towers.devices import pick_device
+from vita_core.towers.reducing import freeze_reductions
 from vita_core.towers.tower import build_resolved
 
 __all__ = ["build", "build_model"]
@@ -49,12 +50,17 @@ def build_model(
     return build(resolve(place, overrides, tower_weights=tower_weights, model_base=model_base))
 
 
-def build(resolved: Resolved) -> VisionLanguageModel:
-    """Build a resolved model. Each stage is read from its own files, or from its part of a checkpoint. Raises VitaError."""
+def build(resolved: Resolved, *, untrained: bool = False) -> VisionLanguageModel:
+    """Build a resolved model. Each stage is read from its own files, or from its part of a checkpoint. Raises VitaError.
+
+    The projector and the reductions are frozen. Raises ConfigError for a reduction that learns and has no weights, unless
+    `untrained` ones are wanted. Without weights, the projector is left as it was initialised.
+    """
     projector_plan, llm_plan = resolved.language("the model")
     check_buildable(projector_plan)
     device = pick_device(resolved.config.device)
-    tower = build_resolved(resolved.tower, device)
+    tower = build_resolved(resolved.tower, device, untrained=untrained)
+    freeze_reductions(tower)
     llm = _build_llm(llm_plan, device)
     projector = build_projector(projector_plan, llm.hidden_size, dtype=llm.dtype, device=device)
     newline = _newline(resolved, llm.dtype, device)

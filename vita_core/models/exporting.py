@@ -36,7 +36,7 @@ TEXT_FILES = (
     "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken", "chat_template*",
 )  # fmt: skip
 """The files that are copied besides the weights: those that transformers reads."""
-STATED = ("select_layer", "select_feature", "norm", "feature_scale", "s2", "pixel_shuffle", "pool", "options")
+STATED = ("select_layer", "select_feature", "norm", "feature_scale", "s2", "pixel_shuffle", "pool", "reduce", "options")
 """Tower keys that must be the same in the model and in the source, because the layout's config has no place for others."""
 
 
@@ -130,12 +130,12 @@ def source_of(resolved: Resolved, given: str | None) -> Resolved:
 
 def _check_settings(resolved: Resolved, tower: BaseVisionTower, source: Resolved) -> None:
     """Raise CheckpointError unless the source's config describes the model: the layout has no place for other settings."""
-    theirs, settings, stated = source.tower.settings, resolved.config.projector, source.config.projector
-    pairs = {f"tower.{key}": (getattr(tower.settings, key), getattr(theirs, key)) for key in STATED}
+    settings, stated = resolved.config.projector, source.config.projector
+    ours, theirs = (section.model_dump(exclude_none=True) for section in (tower.settings, source.tower.settings))
+    pairs = {f"tower.{key}": (ours.get(key), theirs.get(key)) for key in STATED}
     pairs["tower.type"] = (tower.resolved.spec.name, source.tower.spec.name)
-    pairs["projector.type"] = (settings.type, stated.type)
-    pairs["projector.options"] = (settings.options, stated.options)
-    wrong = [f"{key} is {ours!r} instead of {other!r}" for key, (ours, other) in pairs.items() if ours != other]
+    pairs |= {f"projector.{key}": (getattr(settings, key), getattr(stated, key)) for key in ("type", "options")}
+    wrong = [f"{key} is {own!r} instead of {other!r}" for key, (own, other) in pairs.items() if own != other]
     if wrong:
         raise CheckpointError(
             f"the layout of {source.name} cannot describe this model, whose settings differ from its config.json: "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,11 @@ from vita_core.config.schema import Config
 from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.llm import LanguageModel
-from vita_core.models.saving_towers import dtype_name, tensors, write_tower
+from vita_core.models.provenance import made_by, sources
+from vita_core.models.saving_towers import REDUCTIONS, dtype_name, tensors, write_reductions, write_tower
 from vita_core.pixels.anyres import NEWLINE
-from vita_core.planning.checkpoints import Checkpoint
-from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.resolution import Resolved
-from vita_core.planning.towers import ResolvedTower
 from vita_core.towers.tower import BaseVisionTower
-from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256, write_whole
 from vita_core.weights.jsonfiles import read_json
 
@@ -33,7 +30,6 @@ __all__ = ["is_saved", "save_model", "saved_from"]
 FORMAT = "vita-core model"
 """The value of ``format`` in the ``provenance.json`` of a saved model."""
 CONTENT = {"config.yaml", "provenance.json", "tower", "projector.safetensors", "newline.safetensors", "llm"}
-WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
 
 
 def save_model(
@@ -46,7 +42,8 @@ def save_model(
 ) -> None:
     """Write ``config.yaml``, ``provenance.json``, ``tower/``, ``projector.safetensors`` and ``llm/`` to `directory`.
 
-    A model with LLaVA-1.6's ``image_newline`` also gets ``newline.safetensors``. The provenance names the sources of the
+    Each reduction that learns gets a file ``reduce-0.safetensors``, by its place in ``tower.reduce``, and LLaVA-1.6's
+    ``image_newline`` gets ``newline.safetensors``. The provenance names the sources of the
     model, which `resolved` has. The directory appears only when it is complete. It replaces a model that was saved
     earlier, but nothing else.
 
@@ -85,9 +82,10 @@ def _check_target(directory: Path) -> None:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     names = {entry.name for entry in directory.iterdir()} if directory.is_dir() else {directory.name}
-    if names <= CONTENT and is_saved(directory):
+    unknown = names - CONTENT - {name for name in names if fnmatch.fnmatch(name, REDUCTIONS)}
+    if not unknown and is_saved(directory):
         return
-    other = ", ".join(sorted(names - CONTENT)[:3])
+    other = ", ".join(sorted(unknown)[:3])
     raise VitaError(
         f"{directory} is not a saved model that could be replaced{f': it contains {other}' if other else ''}. "
         "Try: another directory"
@@ -105,6 +103,7 @@ def _write(
     settings = resolved.config
     sections = settings.model_dump(mode="json", exclude_none=True)
     sections["tower"] = write_tower(made / "tower", tower)
+    write_reductions(made, sections["tower"], zip(tower.resolved.geometry.reductions, tower.reductions, strict=True))
     sections["projector"].pop("weights", None)
     if state := tensors(projector):
         widths = {"in_features": str(tower.hidden_size), "out_features": str(llm.hidden_size)}
@@ -123,57 +122,12 @@ def _write(
     (made / "config.yaml").write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
     record: dict[str, Any] = {
         "format": FORMAT,
-        "made_by": _made_by(resolved),
-        "sources": _sources(resolved),
+        "made_by": made_by(resolved),
+        "sources": sources(resolved),
     }
     written = sorted(made.rglob("*.safetensors"))
     record["files"] = {path.relative_to(made).as_posix(): sha256(path) for path in written}
     (made / "provenance.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def _made_by(resolved: Resolved) -> dict[str, Any]:
-    """Return the distribution and the version of vita-core and of the plugin of each part."""
-    projector, llm = resolved.language("a saved model")
-    owners = {"tower": resolved.tower.owner, "projector": projector.owner, "llm": llm.owner}
-    parts = resolved.tower.parts if isinstance(resolved.tower, ResolvedFused) else ()
-    owners |= {f"tower/{place}": part.owner for place, part in enumerate(parts)}
-    plugins = {part: {"distribution": owner.distribution, "version": owner.version} for part, owner in owners.items()}
-    return {"vita-core": version("vita-core"), **plugins}
-
-
-def _sources(resolved: Resolved) -> dict[str, Any]:
-    """Return the source of each part's weights: name, revision and SHA-256 of local files, or the record of an asset.
-
-    The files of a checkpoint of another project are listed once, under ``checkpoint``.
-    """
-    tower, (projector, llm) = resolved.tower, resolved.language("a saved model")
-    checkpoint, trained = resolved.checkpoint, projector.settings.weights
-    own = [] if projector.files is None else list(projector.files.files)
-    parts = [_of_tower(part) for part in tower.parts] if isinstance(tower, ResolvedFused) else []
-    record = {"tower": {"parts": parts} if parts else _of_tower(tower)}
-    if checkpoint is None:
-        weights, revision = llm.settings.weights, llm.settings.revision
-        record["projector"] = _source(trained, None, own)
-        return record | {"llm": _source(weights, revision, _weight_files(weights))}
-    place = checkpoint.source.weights
-    record["projector"] = _source(trained or place, None, own)
-    record["llm"] = _source(place if checkpoint.base is None else checkpoint.base.weights, None, [])
-    return record | {"checkpoint": _checkpoint(checkpoint)}
-
-
-def _of_tower(tower: ResolvedTower) -> dict[str, Any]:
-    source = tower.source
-    local = tower.part is None and source.path is not None and source.path.exists()
-    return _source(source.weights, source.revision, source.files(tower.spec.weight_files) if local else [])
-
-
-def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    own = [file for file in checkpoint.files if file.parent == checkpoint.source.path]
-    place = checkpoint.source.weights
-    record = {"layout": checkpoint.layout.name, **_source(place, None, own or _weight_files(place))}
-    if checkpoint.base is not None:
-        record["base"] = _source(checkpoint.base.weights, None, _weight_files(checkpoint.base.weights))
-    return record
 
 
 def saved_from(directory: Path, moved: Path | None = None) -> Path:
@@ -201,18 +155,3 @@ def saved_from(directory: Path, moved: Path | None = None) -> Path:
                 f"SHA-256 {digest}. Try: `--source DIR` with the checkpoint that it was saved from"
             )
     return place
-
-
-def _source(weights: str | None, revision: str | None, files: list[Path]) -> dict[str, Any]:
-    if weights is not None and weights.startswith(ASSET_PREFIX):
-        return {"weights": weights, "asset": provenance(weights.removeprefix(ASSET_PREFIX))}
-    return {"weights": weights, "revision": revision, "files": {path.name: sha256(path) for path in files}}
-
-
-def _weight_files(weights: str | None) -> list[Path]:
-    """Return the local weight files of `weights`, or an empty list for a hub id or an asset."""
-    path = Path(weights).expanduser() if weights is not None else None
-    if path is None or not path.exists():
-        return []
-    files = [path] if path.is_file() else path.iterdir()
-    return sorted(file for file in files if file.suffix in WEIGHT_SUFFIXES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,18 @@ from torch import Tensor, nn
 from vita_core.config.fused import WHOLE
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.loading import KeyRules
-from vita_core.plugins.registry import CORE, SESSION
+from vita_core.models.provenance import full_type
+from vita_core.planning.reduction_weights import place_in_reduce, stated_step
+from vita_core.planning.reductions import ResolvedReduction
 from vita_core.towers.fused import FusedTower
+from vita_core.towers.reducing import save_reduction
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.weights.files import write_whole
 
-__all__ = ["dtype_name", "tensors", "write_tower"]
+__all__ = ["REDUCTIONS", "dtype_name", "reduction_file", "tensors", "write_reductions", "write_tower"]
+
+REDUCTIONS = "reduce-*.safetensors"
+"""The files of `write_reductions`."""
 
 
 def write_tower(made: Path, tower: BaseVisionTower, place: str = "tower") -> dict[str, Any]:
@@ -34,8 +40,12 @@ def write_tower(made: Path, tower: BaseVisionTower, place: str = "tower") -> dic
         whole = tower.settings.model_dump(
             mode="json", include={*WHOLE} - {"towers"}, exclude_none=True, exclude_defaults=True
         )
-        parts = enumerate(tower.parts)
-        return {**whole, "towers": [write_tower(made / str(n), part, f"{place}/{n}") for n, part in parts]}
+        parts = []
+        for n, part in enumerate(tower.parts):
+            parts.append(write_tower(made / str(n), part, f"{place}/{n}"))
+            reductions = zip(part.resolved.geometry.reductions, part.reductions, strict=True)
+            write_reductions(made / str(n), parts[-1], reductions, f"{place}/{n}/")
+        return {**whole, "towers": parts}
     state, source = tensors(tower.encoder), tower.resolved.source
     _check_keys(tower, state)
     write_whole(made / "model.safetensors", lambda path: save_file(state, path, metadata={"format": "pt"}))
@@ -46,21 +56,38 @@ def write_tower(made: Path, tower: BaseVisionTower, place: str = "tower") -> dic
     not_saved: Any = {"revision": True, "combine": True, "grid": True, "options": {"pretrained"}}
     section = tower.settings.model_dump(mode="json", exclude_none=True, exclude=not_saved)
     spec, owner = tower.resolved.spec, tower.resolved.owner
-    own = owner.distribution in (CORE.distribution, SESSION.distribution)
-    kind = spec.name if own else f"{owner.distribution}/{spec.name}"
+    kind, weights = full_type(spec.name, owner), f"./{place}/model.safetensors"
     # name the file, because each plugin looks for other file names in a directory
-    return {**section, "type": kind, "weights": f"./{place}/model.safetensors", "dtype": dtype_name(tower.dtype)}
+    return {**section, "type": kind, "weights": weights, "dtype": dtype_name(tower.dtype)}
+
+
+def write_reductions(
+    made: Path, section: dict[str, Any], reductions: Iterable[tuple[ResolvedReduction, nn.Module]], place: str = ""
+) -> list[Path]:
+    """Write the weights of reductions that learn to `made`, and let a `section` ``tower:`` name them. Return the files.
+
+    `place` is that directory, relative to the saved config. Raises CheckpointError (see `save_reduction`).
+    """
+    files = []
+    for step, module in reductions:
+        if step.key.startswith("tower.reduce"):
+            stated_step(section, step.key)["type"] = full_type(step.spec.name, step.owner)
+        if step.spec.trainable:
+            files.append(made / reduction_file(step))
+            save_reduction(files[-1], step, module)
+            stated_step(section, step.key)["weights"] = f"./{place}{files[-1].name}"
+    return files
+
+
+def reduction_file(step: ResolvedReduction) -> str:
+    """Return the name of the file with the weights of a reduction in a saved model."""
+    return f"reduce-{place_in_reduce(step.key)}.safetensors"
 
 
 def _check_keys(tower: BaseVisionTower, state: dict[str, Tensor]) -> None:
     """Raise CheckpointError if the tower's key rules would change the keys of `state` when it is opened again."""
     rules = KeyRules(tower.renames, tower.splits, tower.skips)
-    changed = [
-        key
-        for key in state
-        if rules.renamed(key) != key or any(re.search(pattern, key) for pattern, _ in [*rules.splits, *rules.skips])
-    ]
-    if changed:
+    if changed := [key for key in state if rules.changes(key)]:
         raise CheckpointError(
             f"tower {tower.resolved.spec.name!r} cannot be saved: its renames, splits or skips change {len(changed)} of its "
             f"own keys, such as {changed[0]!r}. Try: let the plugin's patterns match checkpoint keys only"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from vita_core.errors import CheckpointError, nearest
 from vita_core.layouts.parts import NON_LORA
 from vita_core.plugins.specs import WEIGHT_FILES
 from vita_core.weights.shards import local_files
-from vita_core.weights.tensorfiles import reading, tensor_shapes
+from vita_core.weights.tensorfiles import stated, tensor_shapes
 
 __all__ = ["ProjectorFiles", "Widths", "counts", "projector_files", "trained_widths"]
 
@@ -58,18 +58,18 @@ def projector_files(weights: str) -> ProjectorFiles:
     try:
         files = _files(path, weights)
         found = dict(tensor_shapes(files))
-        stated = _stated(files)
+        widths = _stated(files)
     except CheckpointError as error:
         raise CheckpointError(f"projector.weights: {error}") from error
     prefixed = any(map(_is_projector, found))
-    stored = ProjectorFiles(str(path), tuple(files), prefixed, found, stated)
+    stored = ProjectorFiles(str(path), tuple(files), prefixed, found, widths)
     own = {own: shape for key, shape in found.items() if (own := stored.own_key(key)) is not None}
-    if not own and not stated:
+    if not own and not widths:
         raise CheckpointError(
             f"projector.weights: {path} holds no projector: no tensor is called mm_projector.*. "
             "Try: the projector.safetensors that vita train wrote, or the mm_projector.bin of a first training stage"
         )
-    return ProjectorFiles(str(path), tuple(files), prefixed, own, stated)
+    return ProjectorFiles(str(path), tuple(files), prefixed, own, widths)
 
 
 def _is_projector(key: str) -> bool:
@@ -88,16 +88,9 @@ def _files(path: Path, weights: str) -> list[Path]:
     return local_files(path.parent, (glob.escape(path.name),), weights, _is_projector)
 
 
-def _stated(files: Iterable[Path]) -> dict[str, int]:
-    from safetensors import safe_open
-
-    found: dict[str, int] = {}
-    for path in files:
-        if path.suffix == ".safetensors":
-            with reading(path), safe_open(path, framework="np") as handle:
-                saved = handle.metadata() or {}
-            found |= {key: int(saved[key]) for key in STATED if saved.get(key, "").isdecimal()}
-    return found
+def _stated(files: Sequence[Path]) -> dict[str, int]:
+    saved = stated(files)
+    return {key: int(saved[key]) for key in STATED if saved.get(key, "").isdecimal()}
 
 
 def trained_widths(files: ProjectorFiles, widths: Widths, parameters: Callable[[int, int], int]) -> Widths | None:

@@ -31,6 +31,7 @@ from vita_core.planning.language import ResolvedLLM, resolve_llm
 from vita_core.planning.native import with_budget
 from vita_core.planning.origins import override_marks, tower_marks
 from vita_core.planning.projectors import ResolvedProjector, resolve_projector
+from vita_core.planning.reduction_weights import check_weights
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.planning.videos import with_frames
 
@@ -124,12 +125,17 @@ def resolve(
             resolved = _of_checkpoint(name, checkpoint, checkpoint.find_tower(config.tower.weights), config, marks)
         else:
             resolved = Resolved(name, config, resolve_tower(config.tower, offline=offline, marks=marks))
-    resolved = replace(resolved, tower=with_budget(resolved.tower, resolved.config.images))
-    tower, images = with_frames(resolved.tower, resolved.config.images)
-    resolved = replace(resolved, tower=tower, config=resolved.config.model_copy(update={"images": images}))
+    resolved = _sized(resolved)
     if tower_only or resolved.config.llm is None:
         return resolved
     return _with_language(resolved, resolved.config.llm, offline=offline)
+
+
+def _sized(resolved: Resolved) -> Resolved:
+    """Return `resolved` with the sizes that its section ``images`` asks for, for which the weights of reductions must fit."""
+    tower, images = with_frames(with_budget(resolved.tower, resolved.config.images), resolved.config.images)
+    check_weights(tower)
+    return replace(resolved, tower=tower, config=resolved.config.model_copy(update={"images": images}))
 
 
 def _of_checkpoint(

@@ -22,11 +22,13 @@ from vita_core.config.validation import validate
 from vita_core.pixels.fused import FusedPixels
 from vita_core.planning.described import named_tower
 from vita_core.planning.fused import ResolvedFused
+from vita_core.planning.reduction_weights import stated_step
 from vita_core.planning.resolution import resolve
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.registry import import_object
 from vita_core.testing.outcomes import BrokenContractError, SkippedCheckError
 from vita_core.towers.deriving import build_encoder
+from vita_core.towers.reducing import build_reduction, freeze_reductions, save_reduction
 from vita_core.towers.tower import BaseVisionTower, build_resolved
 
 __all__ = ["Subject", "open_subject", "random_values"]
@@ -79,7 +81,10 @@ class Subject:
         """Build a new tower from the changed config."""
         if self.random_weights:
             changes = {"weights": self.weights, **changes}
-        return build_resolved(self.resolved(**changes), device)
+        tower = build_resolved(self.resolved(**changes), device)
+        if changes.get("freeze") is not False:  # the key is about the encoder only
+            freeze_reductions(tower)
+        return tower.train(tower.training)
 
     def pixels(self, count: int = 2, **changes: Any) -> Any:
         """Return random pixels (count, 3, H, W) of the size that the changed config takes, the same in every call.
@@ -183,5 +188,20 @@ def open_subject(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -
                 {"tower": {"type": name, "weights": str(scratch)}}, overrides, tower_only=True
             ).config.tower
             origin = None
+        if settings.reduce is not None or settings.towers is not None:
+            section = settings.model_dump(exclude_unset=True)
+            _give_weights(section, origin or resolve_tower(settings), scratch)
+            settings = validate(TowerConfig, section)
         shown = name if isinstance(name, str) else (settings.type or settings.weights or FUSED)
         yield Subject(shown, settings, scratch, origin)
+
+
+def _give_weights(section: dict[str, Any], resolved: ResolvedTower, scratch: Path) -> None:
+    """Let reductions that learn, but have no weights, name a file of random ones in a section ``tower:``."""
+    for place, part in enumerate(resolved.parts if isinstance(resolved, ResolvedFused) else ()):
+        _give_weights(section["towers"][place], part, scratch / str(place))
+    for place, step in enumerate(resolved.geometry.reductions):
+        if step.spec.trainable and step.settings.weights is None:
+            file = scratch / f"reduce-{place}.safetensors"
+            save_reduction(file, step, build_reduction(step))
+            stated_step(section, step.key)["weights"] = str(file)

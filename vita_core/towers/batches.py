@@ -180,7 +180,10 @@ class BatchRunner(WholeEncoder, OpenedBlocks, abc.ABC):
         return self.pruned(tokens if scale is None else tokens * scale, states)
 
     def _at_once(self, pixels: Tensor) -> int:
-        if torch.is_grad_enabled() and (pixels.requires_grad or any(p.requires_grad for p in self.parameters())):
+        assert self.encoder is not None
+        if torch.is_grad_enabled() and (
+            pixels.requires_grad or any(p.requires_grad for p in self.encoder.parameters())
+        ):
             return len(pixels)  # the graph keeps every activation, so parts would save no memory
         run = self.shape.stages[: max(self.resolved.geometry.layers) + 1]
         return self.settings.max_batch or pictures_at_once(pixels, self.shape, run)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vita_core.loading import LoadReport
 from vita_core.pixels.native import native_processor
 from vita_core.pixels.processors import image_processor
 from vita_core.planning.geometry import Grid
@@ -29,6 +30,7 @@ class TowerMetadata(nn.Module):
         self.checkpoint_config = resolved.source.config
         self.encoder: nn.Module | None = None
         self.reductions = nn.ModuleList()
+        self.reduction_reports: tuple[LoadReport | None, ...] = ()
         self._device = torch.device(device)
         self._processor: Any = None
 

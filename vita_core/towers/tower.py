@@ -11,6 +11,7 @@ from torch import nn
 
 from vita_core.config.schema import TowerConfig
 from vita_core.loading import KeyRules, LoadReport, Tensors, fill, part_tensors, read_tensors
+from vita_core.planning.reduction_weights import check_trained, check_weights
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.registry import import_object
 from vita_core.towers.batches import BatchRunner
@@ -82,6 +83,7 @@ class BaseVisionTower(BatchRunner):
         if self.is_loaded:
             return
         check_usable(self.attention, self.settings.compile, self._device)
+        self.load_reductions()
         with torch.device("cpu"):  # even if the caller builds on the meta device
             encoder = build_encoder(self)
             device = torch.device("cpu") if self._device.type == "meta" else self._device
@@ -94,7 +96,6 @@ class BaseVisionTower(BatchRunner):
         freeze(encoder, self.settings.freeze, self.shape, self.in_run_order)
         self._compiled_whole = self.settings.compile and not compile_blocks(encoder)
         self.encoder, self.load_report = encoder, report
-        self.load_reductions()
         self.open_blocks()
         self.train(self.training)
 
@@ -127,19 +128,27 @@ class BaseVisionTower(BatchRunner):
         super().train(mode)
         if self.encoder is not None and mode:
             train_unfrozen(self.encoder)
+            train_unfrozen(self.reductions)
         return self
 
 
 def build_tower(config: TowerConfig | Mapping[str, Any], *, device: torch.device | str = "cpu") -> BaseVisionTower:
     """Build a tower from its config (the ``tower:`` section as a dict), and load it unless ``delay_load: true`` is set.
 
-    Raises ConfigError, PluginError or CheckpointError, which are all VitaErrors.
+    Raises ConfigError, PluginError or CheckpointError, which are all VitaErrors. One of them is that a reduction learns but
+    has no weights.
     """
     return build_resolved(resolve_tower(config), device)
 
 
-def build_resolved(resolved: ResolvedTower, device: torch.device | str) -> BaseVisionTower:
-    """Build a tower from its resolved config, and load it unless ``delay_load: true`` is set."""
+def build_resolved(resolved: ResolvedTower, device: torch.device | str, *, untrained: bool = False) -> BaseVisionTower:
+    """Build a tower from its resolved config, and load it unless ``delay_load: true`` is set.
+
+    Raises ConfigError for a reduction that learns and has no weights, unless `untrained` ones are wanted.
+    """
+    check_weights(resolved)
+    if not untrained:
+        check_trained(resolved)
     tower = unloaded(resolved, device)
     if not resolved.settings.delay_load:
         tower.load_model()

@@ -11,7 +11,7 @@ from typing import Any
 
 from vita_core.errors import CheckpointError
 
-__all__ = ["open_pickle", "reading", "tensor_keys", "tensor_shapes"]
+__all__ = ["open_pickle", "reading", "stated", "tensor_keys", "tensor_shapes"]
 
 WRAPPERS = ("state_dict", "model", "module")
 """Keys under which training scripts save the weights, next to the state of the optimizer."""
@@ -72,6 +72,18 @@ def tensor_shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]
                         yield key, tuple(handle.get_slice(key).get_shape())
             else:
                 yield from ((key, tuple(tensor.shape)) for key, tensor in open_pickle(path).items())
+
+
+def stated(files: Sequence[Path]) -> dict[str, str]:
+    """Return what safetensors files state beside their tensors. Raises CheckpointError for an unreadable file."""
+    from safetensors import safe_open
+
+    found: dict[str, str] = {}
+    for path in files:
+        if path.suffix == ".safetensors":
+            with reading(path), safe_open(path, framework="np") as handle:
+                found |= handle.metadata() or {}
+    return found
 
 
 def open_pickle(path: Path) -> dict[str, Any]:
