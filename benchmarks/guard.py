@@ -23,10 +23,11 @@ from rich.table import Table
 
 SCRIPTS = (
     "startup", "preprocess", "loader", "generate", "encode", "encoders", "s2", "load", "load_memory", "activations",
-    "first_feature", "gpu",
+    "first_feature", "gpu", "fusion",
 )  # fmt: skip
 """All benchmarks. A script that does not exist is left out."""
-QUICK = tuple(script for script in SCRIPTS if script not in ("encoders", "load_memory", "activations", "first_feature"))
+SLOW = ("encoders", "load_memory", "activations", "first_feature", "fusion")
+QUICK = tuple(script for script in SCRIPTS if script not in SLOW)
 """The benchmarks that run by default. The others start processes of their own, which import for two minutes."""
 IMPORTED = ("torch", "torchvision", "timm", "accelerate", "transformers.modeling_utils", "transformers.generation")
 """The modules that most scripts import. One process imports them once, and the scripts' processes are forked from it."""

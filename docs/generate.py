@@ -1,4 +1,4 @@
-"""Write the pages that come from the code: reference.md, and the picture and table of packages in architecture.md.
+"""Write what comes from the code: reference.md, the picture and table of packages in architecture.md, the tables of combine.md.
 
 With ``--check``, write nothing; exit with an error if a page differs from the code.
 """
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import typer
+from combining import combine
 from docstrings import field_items
 from drawing import draw
 from rooms import Room, rooms, table, without_torch
@@ -155,6 +156,7 @@ def main() -> None:
         "reference.md": reference(),
         "rooms.svg": draw(found, without_torch()),
         "architecture.md": architecture(found),
+        "combine.md": combine(),
     }
     for name, text in texts.items():
         file = HERE / name
