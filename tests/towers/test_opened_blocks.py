@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -163,10 +164,9 @@ def test_pictures_of_another_size_are_reduced_by_the_same_rule(sections: dict[st
 def test_gradients_reach_the_first_block(sections: dict[str, dict[str, Any]], name: str, step: dict[str, Any]) -> None:
     tower = build_tower({**sections[name], "freeze": {"from_layer": 1}, "reduce": step}).train()
     tower(pixels_of(tower)).square().sum().backward()
-    grads = {key: parameter.grad for key, parameter in tower.encoder.named_parameters() if parameter.requires_grad}
-    needed = {key for key in grads if "norm" not in key or ".0." in key}
-    assert all(grads[key] is not None and grads[key].isfinite().all() for key in needed if ".0." in key)
-    assert any(grads[key].abs().max() > 0 for key in needed if ".0." in key)
+    first = [parameter.grad for key, parameter in tower.encoder.named_parameters() if ".0." in key]
+    assert all(grad is not None and grad.isfinite().all() for grad in first)
+    assert max(grad.abs().max() for grad in first) > 0
 
 
 def test_half_precision(sections: dict[str, dict[str, Any]]) -> None:
@@ -199,3 +199,20 @@ def test_pruning_behind_compiled_blocks(sections: dict[str, dict[str, Any]]) -> 
     tower = build_tower({**section, "compile": True})
     pixels = pixels_of(tower)
     torch.testing.assert_close(tower(pixels), build_tower(section)(pixels), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_another_thread_may_run_the_same_encoder(sections: dict[str, dict[str, Any]]) -> None:
+    tower = build_tower({**sections["clip"], "reduce": MERGED})
+    first, second = pixels_of(tower).split(1)
+    expected, others = tower(first), []
+
+    def interrupt(*_: object) -> None:  # between the keys and the end of the first block's attention
+        hook.remove()
+        thread = threading.Thread(target=lambda: others.append(tower(second)))
+        thread.start()
+        thread.join()
+
+    hook = tower.encoder.encoder.layers[0].self_attn.v_proj.register_forward_hook(interrupt)
+    assert torch.equal(tower(first), expected)
+    assert torch.equal(others[0], tower(second))

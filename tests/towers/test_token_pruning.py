@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, InternVLVisionConfig, InternVLVisionModel
 
 from vita_core.errors import VitaError
-from vita_core.towers.reductions.blocks import BlockRunner
+from vita_core.towers.reductions.blocks import Attention, BlockRunner
 from vita_core.towers.reductions.pruning import Prune, PruneInside
 from vita_plugins.clip.tower import ClipTower
 from vita_plugins.internvit.tower import InternVitTower
@@ -50,6 +51,26 @@ def test_nothing_to_prune() -> None:
         VitaError, match=r"^4 tokens are to be kept, but there are 4. Try: fewer, or leave the step out$"
     ):
         Prune((4, 2), {"keep": 4, "rest": "drop"})(torch.zeros(1, 4, 2), scores=torch.zeros(1, 4))
+
+
+def test_merged_tokens_weigh_as_many_patches_as_they_stand_for() -> None:
+    """The CLS token and three patches, of which the second stands for 4: by hand, with logits 0, 0, 0, log 2."""
+    queries, keys = (
+        torch.tensor([1.0, 0.0]),
+        torch.tensor([[0.0, 9.0], [0.0, 9.0], [0.0, 9.0], [math.sqrt(2) * math.log(2), 0]]),
+    )
+    sizes = torch.tensor([[1.0, 1.0, 4.0, 1.0]])
+    attention = Attention(queries.expand(1, 1, 4, 2), keys[None, None], keys[None, None], sizes, 1)
+    torch.testing.assert_close(attention.cls_scores(), torch.tensor([[1 / 8, 4 / 8, 2 / 8]]))
+    tokens = torch.tensor([[[5.0], [8.0], [1.0], [4.0]]])
+    kept = PruneInside((3, 1), {"keep": 1, "rest": "merge"})(tokens, attention)
+    assert kept.tokens.tolist() == [[[5], [1], [8 / 8 + 2 * 4 / 8]]]
+    assert (kept.places.tolist(), kept.sizes.tolist()) == (
+        [[0, 2, 3]],
+        [[1, 4, 2]],
+    )  # 3 is the most attended of the rest
+    dropped = PruneInside((3, 1), {"keep": 2, "rest": "drop"})(tokens, attention)
+    assert (dropped.places.tolist(), dropped.sizes.tolist()) == ([[0, 2, 3]], [[1, 4, 1]])
 
 
 @torch.no_grad()
