@@ -143,3 +143,9 @@ def test_several_encoders_reduce_in_their_parts(step: dict[str, Any], message: s
         make_plan({"tower": {"towers": [part, part], "reduce": step}})
     plan = make_plan({"tower": {"towers": [{**part, "reduce": step}] * 2, "combine": "sequence"}})
     assert plan.tokens == 2 * make_plan({"tower": {**part, "reduce": step}}).tokens
+
+
+def test_the_plan_prints_the_steps_as_they_are_stated() -> None:
+    plan = make_plan({"tower": {"weights": str(GOLDEN / "clip"), "reduce": MERGED}})
+    assert [setting.value for setting in plan.settings if setting.key == "reduce"] == [MERGED]
+    assert plan.stages[1].what == "clip with token_merging"

@@ -90,7 +90,8 @@ def size_origin(shape: Shape, source: Source, origins: Mapping[str, str]) -> str
 def used_settings(settings: TowerConfig, shape: Shape, origins: Mapping[str, str]) -> tuple[Setting, ...]:
     """Return the keys that a plan prints, with their values and origins. With native resolution, there is no one size."""
     size = shape.image_size
-    values = settings.model_dump() | {"image_size": size[0] if size[0] == size[1] else list(size)}
+    stated = settings.model_dump(include={"reduce"}, exclude_none=True)
+    values = settings.model_dump() | stated | {"image_size": size[0] if size[0] == size[1] else list(size)}
     always = PRINTED if settings.towers is None else OF_SEVERAL
     others = [key for key, origin in origins.items() if origin != GENERAL and key not in (*always, *NOT_PRINTED)]
     printed = [key for key in (*always, *others) if key != "image_size" or shape.native is None]
