@@ -81,6 +81,19 @@ def test_extends_and_paths_are_relative_to_their_own_file(tmp_path: Path) -> Non
     assert config.llm.weights == "owner/name"
 
 
+def test_extends_names_a_shipped_config_unless_there_is_such_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    for name in shipped_configs():
+        file.write_text(f"extends: {name}\ngeneration: {{max_new_tokens: 7}}\n")
+        assert load_config(file) == load_config(name, ["generation.max_new_tokens=7"])
+    (tmp_path / "quickstart").write_text(GOOD)
+    file.write_text("extends: quickstart\n")
+    assert load_config(file) == load_config(tmp_path / "quickstart")
+    file.write_text("extends: recipes/llava-1.6\n")
+    with pytest.raises(ConfigError, match=r"Did you mean 'recipes/llava-1.5'\? Try: .* or a shipped config: "):
+        load_config(file)
+
+
 def test_extends_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")

@@ -47,9 +47,9 @@ def test_our_own_wheel_holds_what_is_not_python(tmp_path: Path) -> None:
     with zipfile.ZipFile(build_wheel(REPOSITORY, tmp_path)) as wheel:
         packed = set(wheel.namelist())
     templates = (REPOSITORY / "vita_core" / "templates").rglob("*.template")
-    configs = (REPOSITORY / "configs").glob("*.yaml")
+    configs = (REPOSITORY / "configs").rglob("*.yaml")
     assert {str(path.relative_to(REPOSITORY)) for path in templates} <= packed
-    assert {f"vita_core/configs/{path.name}" for path in configs} <= packed
+    assert {f"vita_core/{path.relative_to(REPOSITORY)}" for path in configs} <= packed
 
 
 def test_the_example_is_built_installed_used_and_removed(

@@ -34,11 +34,16 @@ DATA_PATHS = ("path", "pictures")
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Return name and file of the configs that are shipped: inside the package in a wheel, next to it in a clone."""
+    """Return name and file of the configs that are shipped: inside the package in a wheel, next to it in a clone.
+
+    A recipe of a training has the name ``recipes/NAME``.
+    """
     package = Path(__file__).parent.parent
     inside, beside = package / "configs", package.parent / "configs"
     directory = inside if inside.is_dir() else beside
-    return {path.stem: path for path in sorted(directory.glob("*.yaml")) if path.stem != "base"}
+    files = [*sorted(directory.glob("*.yaml")), *sorted(directory.glob("recipes/*.yaml"))]
+    names = {path.relative_to(directory).with_suffix("").as_posix(): path for path in files}
+    return {name: path for name, path in names.items() if name != "base"}
 
 
 def config_file(name: str | os.PathLike[str]) -> Path:
@@ -126,15 +131,24 @@ def _read(file: Path, chain: tuple[Path, ...]) -> Document:
     data, marks = _with_paths(document.data, (), file.parent), dict(document.marks)
     if "extends" not in data:
         return Document(data, marks)
-    parent = data.pop("extends")
-    if not isinstance(parent, str) or not (file.parent / parent).is_file():
-        siblings = [path.name for path in file.parent.glob("*.yaml")]
-        raise ConfigError(
-            f"{marks[('extends',)]}: extends: no such file: {parent!r}.{nearest(str(parent), siblings)} Try: the path of a "
-            f"YAML file, relative to {file.parent}"
-        )
-    base = _read(file.parent / parent, (*chain, file))
+    parent = _parent(data.pop("extends"), file.parent, marks[("extends",)])
+    base = _read(parent, (*chain, file))
     return Document(_merge(base.data, data), {**base.marks, **marks})
+
+
+def _parent(stated: Any, base: Path, mark: Mark) -> Path:
+    """Return the file that ``extends`` states in a file in `base`, or else the shipped config of that name."""
+    shipped = shipped_configs()
+    if isinstance(stated, str):
+        if (base / stated).is_file():
+            return base / stated
+        if stated in shipped:
+            return shipped[stated]
+    known = [*(path.name for path in base.glob("*.yaml")), *shipped]
+    raise ConfigError(
+        f"{mark}: extends: no such file: {stated!r}.{nearest(str(stated), known)} Try: the path of a YAML file, relative to "
+        f"{base}, or a shipped config: {', '.join(shipped)}"
+    )
 
 
 def _with_paths(value: Any, key: Key, base: Path) -> Any:

@@ -82,7 +82,9 @@ def vita_llms() -> list[LLMSpec]:
             geometry=decoder_shape,
             hub_ids={
                 "HuggingFaceTB/SmolLM2-135M-Instruct": _decoder("llama", 576, 30, 9, 3, 1536, 49152, 8192, True),
+                "Qwen/Qwen2.5-0.5B-Instruct": _decoder("qwen2", 896, 24, 14, 2, 4864, 151936, 32768, True),
                 "Qwen/Qwen2.5-7B-Instruct": _decoder("qwen2", 3584, 28, 28, 4, 18944, 152064, 32768, False),
+                "TinyLlama/TinyLlama-1.1B-Chat-v1.0": _decoder("llama", 2048, 22, 32, 4, 5632, 32000, 2048, False),
                 "lmsys/vicuna-7b-v1.5": _decoder("llama", 4096, 32, 32, 32, 11008, 32000, 4096, False),
                 "mistralai/Mistral-7B-Instruct-v0.2": _decoder("mistral", 4096, 32, 32, 8, 14336, 32000, 32768, False),
             },
