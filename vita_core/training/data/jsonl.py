@@ -54,7 +54,7 @@ class JsonSource:
             text = file.read(self.ends[index] - self.begins[index])
         line, column = self.lines[index], self.columns[index]
         try:
-            return json.loads(text.decode("utf-8"))
+            return json.loads(text.decode("utf-8").rstrip())  # an error at the end is on this line
         except json.JSONDecodeError as error:
             raise SampleError("not valid JSON", error.msg, f"{self.path}:{line}:{column - 1 + error.colno}") from None
         except (UnicodeDecodeError, RecursionError) as error:
