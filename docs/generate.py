@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 from combining import combine
@@ -47,16 +48,31 @@ def commands() -> list[str]:
     for name, command in built_in.items():
         lines.append(f"| `vita {name}` | {command.short_help} |")
     for name, listed in built_in.items():
-        command = listed.opened()
-        lines += ["", f"### vita {name}", "", inspect.cleandoc(command.help), ""]
-        lines += ["| parameter | meaning |", "| --- | --- |"]
-        for parameter in command.params:
-            flags = (
-                ", ".join(parameter.opts)
-                if parameter.param_type_name == "option"
-                else (parameter.metavar or parameter.name)
-            )
-            lines.append(f"| `{flags}` | {getattr(parameter, 'help', '') or ''} |")
+        opened = listed.opened()
+        nested = {f"{name} {sub}": command for sub, command in getattr(opened, "commands", {}).items()}
+        if nested:
+            lines += ["", f"### vita {name}", "", inspect.cleandoc(opened.help)]
+        for full, command in (nested or {name: opened}).items():
+            lines += [
+                "",
+                f"###{'#' * bool(nested)} vita {full}",
+                "",
+                inspect.cleandoc(command.help),
+                "",
+                *parameters(command),
+            ]
+    return lines
+
+
+def parameters(command: Any) -> list[str]:
+    lines = ["| parameter | meaning |", "| --- | --- |"]
+    for parameter in command.params:
+        flags = (
+            ", ".join(parameter.opts)
+            if parameter.param_type_name == "option"
+            else (parameter.metavar or parameter.name)
+        )
+        lines.append(f"| `{flags}` | {getattr(parameter, 'help', '') or ''} |")
     return lines
 
 

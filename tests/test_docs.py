@@ -75,7 +75,11 @@ def parse_vita(words: list[str]) -> None:
             return
         found = root.get_command(outer, rest[0])
         assert found is not None, f"vita {command(words)}: no such command"
-        found.make_context(rest[0], rest[1:], parent=outer, resilient_parsing="--help" in rest)
+        inner = found.make_context(rest[0], rest[1:], parent=outer, resilient_parsing="--help" in rest)
+        nested = [*inner._protected_args, *inner.args] if hasattr(inner.command, "commands") else []
+        if nested:
+            assert nested[0] in inner.command.commands, f"vita {command(words)}: no such command"
+            inner.command.commands[nested[0]].make_context(nested[0], nested[1:], parent=inner)
 
 
 def check_make(words: list[str]) -> None:
@@ -124,7 +128,9 @@ def test_every_command_named_in_prose_has_its_options(document: Path) -> None:
         known = {*shared, "--help"}
         if name is not None and not (words[1] in shared and words[1] not in ("--strict-plugins", "--version")):
             assert name in BUILTIN, span
-            known |= {option for part in root.get_command(context, name).opened().params for option in part.opts}
+            opened = root.get_command(context, name).opened()
+            commands = [opened, *getattr(opened, "commands", {}).values()]
+            known |= {option for each in commands for part in each.params for option in part.opts}
         assert {word for word in words if word.startswith("-")} <= known, span
 
 

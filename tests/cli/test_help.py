@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from conftest import vita
 
 from vita_core.cli.commands import BUILTIN
@@ -40,10 +41,12 @@ def test_the_long_help_is_shown_by_the_command(name: str) -> None:
     import importlib
 
     module, _, function = BUILTIN[name][0].partition(":")
-    text = inspect.getdoc(getattr(importlib.import_module(f"vita_core.cli.{module}"), function)) or ""
-    shown = " ".join(vita(name, "--help").stdout.split())
-    assert text
-    assert " ".join(text.split()) in shown
+    found = getattr(importlib.import_module(f"vita_core.cli.{module}"), function)
+    nested = found.registered_commands if isinstance(found, typer.Typer) else []
+    texts = {(name, command.callback.__name__): inspect.getdoc(command.callback) for command in nested}
+    for words, text in (texts or {(name,): inspect.getdoc(found)}).items():
+        assert text
+        assert " ".join(text.split()) in " ".join(vita(*words, "--help").stdout.split())
 
 
 def test_help_imports_no_command() -> None:

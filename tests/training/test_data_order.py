@@ -38,7 +38,11 @@ def test_an_epoch_has_each_sample_once(tmp_path: Path) -> None:
 
 
 def test_weights(tmp_path: Path) -> None:
-    sets = [captions(tmp_path, "a", 20), captions(tmp_path, "b", 10, weight=3.0), captions(tmp_path, "c", 8, weight=0.25)]
+    sets = [
+        captions(tmp_path, "a", 20),
+        captions(tmp_path, "b", 10, weight=3.0),
+        captions(tmp_path, "c", 8, weight=0.25),
+    ]
     mixture = Mixture(sets, seed=0)
     assert mixture.epoch == 20 + 30 + 2
     counts = Counter(drawn(mixture, 4 * mixture.epoch, tmp_path / "r.jsonl"))
@@ -184,8 +188,10 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
 
 def test_strict(damaged: DataSet, tmp_path: Path) -> None:
     strict = Drawn(Mixture([damaged], seed=0), 9, seen, RejectedLog(tmp_path / "r.jsonl", strict=True))
-    with pytest.raises(ConfigError, match=r"data\.mine: .*d\.jsonl:\d:\d: .* Try: correct .*, or train without --strict-data"):
-        [*strict]
+    with pytest.raises(
+        ConfigError, match=r"data\.mine: .*d\.jsonl:\d:\d: .* Try: correct .*, or train without --strict-data"
+    ):
+        list(strict)
     assert not (tmp_path / "r.jsonl").exists()
 
 

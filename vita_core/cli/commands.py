@@ -32,6 +32,7 @@ BUILTIN = {
     "export": ("export:export", "Write a model in the layout of its VITA checkpoint."),
     "train": ("train:train", "Train the projector on pictures with captions."),
     "eval": ("evaluate:evaluate", "Count how many pictures the model names correctly."),
+    "data": ("data:app", "Check data sets, and show what a model is trained on."),
     "check": ("check:check", "Run the conformance tests on a tower or another part."),
     "new-tower": ("new_tower:new_tower", "Write a plugin package with a small working tower."),
     "new-reduction": ("new_part:new_reduction", "Write a plugin package with a small working reduction."),
@@ -74,8 +75,11 @@ def _builtin(name: str) -> _Unopened:
 
     def opened() -> Any:
         module, _, attribute = place.partition(":")
+        found = getattr(importlib.import_module(f"vita_core.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):  # a command with sub-commands
+            return typer.main.get_command(found)
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
-        app.command(name)(getattr(importlib.import_module(f"vita_core.cli.{module}"), attribute))
+        app.command(name)(found)
         return typer.main.get_command(app)
 
     return _Unopened(name, opened, summary)

@@ -17,7 +17,8 @@ def train(
     data: Annotated[
         list[Path],
         typer.Option(
-            help="A folder of pictures with .txt files, a JSONL of {image, caption}, or a LLaVA JSON. Repeat it for more data."
+            help="A folder of pictures with .txt files, a JSONL of {image, caption}, a LLaVA JSON, or another data set whose "
+            "samples are each one picture in a file. Repeat it for more data."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The directory to write. vita run opens it.")],

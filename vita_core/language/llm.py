@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,17 +10,14 @@ from torch import Tensor, nn
 
 from vita_core.adapters import merge_adapter
 from vita_core.config.schema import LLMConfig, PromptConfig
-from vita_core.errors import CheckpointError, ConfigError, VitaError
+from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.conversations import CONVERSATIONS
 from vita_core.language.prompts import PICTURE_ID, known_token, prompt_ids
+from vita_core.language.tokenizing import checked_source, hub_options, part_tokenizer, place
 from vita_core.loading import LoadReport, part_tensors
 from vita_core.planning.language import LanguagePart
-from vita_core.weights.jsonfiles import read_json
-from vita_core.weights.sources import Source, locate
 
 __all__ = ["PICTURE_ID", "LanguageModel"]
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 class LanguageModel(nn.Module):
@@ -127,42 +123,18 @@ def _pretrained(config: LLMConfig) -> tuple[Any, Any]:
     """Return the tokenizer and the model of a directory or hub id."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = locate(config.weights, config.revision)
-    if config.trust_remote_code and source.path is None and config.revision is None:
-        raise ConfigError(
-            "llm.trust_remote_code: true needs a fixed revision. "
-            "Try: `llm.revision: COMMIT` with the commit whose code you have read"
-        )
-    if "auto_map" in source.config and not config.trust_remote_code and source.config.get("model_type") not in _known():
-        raise CheckpointError(
-            f"llm.weights: {config.weights} needs code from its repository, which is not allowed to run. "
-            "Try: read that code, then set `llm.trust_remote_code: true` and `llm.revision: COMMIT`"
-        )
-    place = _place(source)
-    common: dict[str, Any] = {
-        "revision": config.revision,
-        "trust_remote_code": config.trust_remote_code,
-        "local_files_only": source.path is not None,
-    }
-    tokenizer = AutoTokenizer.from_pretrained(place, **common)
-    return tokenizer, AutoModelForCausalLM.from_pretrained(place, **_options(config), **common)
+    source = checked_source(config)
+    where, options = place(source), hub_options(config, source)
+    tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    return tokenizer, AutoModelForCausalLM.from_pretrained(where, **_options(config), **options)
 
 
 def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
     """Return a part's tokenizer and model, loaded strictly. Tensors of the configured dtype stay mapped to their files."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
 
-    if not any((part.directory / name).is_file() for name in TOKENIZER_FILES):
-        raise CheckpointError(
-            f"{part.directory}: no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Try: copy the tokenizer's files there"
-        )
-    settings = dict(part.config)
+    tokenizer, settings = part_tokenizer(part), dict(part.config)
     decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    tokenizer = AutoTokenizer.from_pretrained(part.directory, config=decoder, local_files_only=True)
-    if (
-        older := part.directory / "chat_template.json"
-    ).is_file():  # of the processor, which goes before the tokenizer's
-        tokenizer.chat_template = read_json(older).get("chat_template", tokenizer.chat_template)
     state = {key: read() for key, read in part_tensors(part.part)}
     model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
         None,
@@ -185,22 +157,3 @@ def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
 def _options(config: LLMConfig) -> dict[str, Any]:
     attention = "sdpa" if config.attention == "auto" else config.attention
     return {"dtype": getattr(torch, config.dtype), "attn_implementation": attention}
-
-
-def _known() -> Any:
-    """Return the model types that transformers has code for."""
-    from transformers import CONFIG_MAPPING
-
-    return CONFIG_MAPPING
-
-
-def _place(source: Source) -> Path | str:
-    """Return the directory or the hub id that transformers opens. Raises CheckpointError for a file."""
-    if source.path is None:
-        assert source.hub_id is not None
-        return source.hub_id
-    if source.path.is_file():
-        raise CheckpointError(
-            f"llm.weights: {source.path} is a file. Try: the directory that holds it and its tokenizer"
-        )
-    return source.path

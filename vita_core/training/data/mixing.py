@@ -73,7 +73,9 @@ class Mixture:
         kept, which = self.drawn
         if kept != number:
             shares = [one.share for one in self.sets]
-            which = np.repeat(np.arange(len(shares), dtype=np.int16), shares)[_shuffled(self.epoch, self.seed, ROUND, number)]
+            which = np.repeat(np.arange(len(shares), dtype=np.int16), shares)[
+                _shuffled(self.epoch, self.seed, ROUND, number)
+            ]
             self.drawn = (number, which)
         return which
 

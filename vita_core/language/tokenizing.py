@@ -1,0 +1,104 @@
+"""Open the tokenizer of a language model, without its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vita_core.config.schema import LLMConfig
+from vita_core.errors import CheckpointError, ConfigError, VitaError
+from vita_core.planning.language import LanguagePart, ResolvedLLM
+from vita_core.weights.jsonfiles import read_json
+from vita_core.weights.sources import Source, locate
+
+__all__ = ["checked_source", "hub_options", "open_tokenizer", "part_tokenizer", "place"]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def open_tokenizer(resolved: ResolvedLLM) -> tuple[Any, int]:
+    """Return the tokenizer, and the id of the token that ends an answer. Raises CheckpointError if there is no tokenizer."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    config, part = resolved.settings, resolved.part
+    try:
+        if part is None:
+            source = checked_source(config)
+            where, options = place(source), hub_options(config, source)
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        else:
+            where, options, tokenizer = part.directory, {"local_files_only": True}, part_tokenizer(part)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        if isinstance(error, VitaError):
+            raise
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise CheckpointError(
+            f"llm.weights: cannot open the tokenizer of {config.weights}: {first}. Try: copy the tokenizer's files there"
+        ) from error
+    try:
+        stop = GenerationConfig.from_pretrained(where, **options).eos_token_id
+    except OSError:  # a checkpoint may have none: transformers then takes the one in its config.json
+        stop = resolved.checkpoint_config.get("eos_token_id")
+    stop = tokenizer.eos_token_id if stop is None else stop
+    return tokenizer, int(stop[0] if isinstance(stop, list) else stop)
+
+
+def checked_source(config: LLMConfig) -> Source:
+    """Find a language model. Raises ConfigError or CheckpointError if it needs code that is not allowed to run."""
+    source = locate(config.weights, config.revision)
+    if config.trust_remote_code and source.path is None and config.revision is None:
+        raise ConfigError(
+            "llm.trust_remote_code: true needs a fixed revision. "
+            "Try: `llm.revision: COMMIT` with the commit whose code you have read"
+        )
+    if "auto_map" in source.config and not config.trust_remote_code and source.config.get("model_type") not in _known():
+        raise CheckpointError(
+            f"llm.weights: {config.weights} needs code from its repository, which is not allowed to run. "
+            "Try: read that code, then set `llm.trust_remote_code: true` and `llm.revision: COMMIT`"
+        )
+    return source
+
+
+def hub_options(config: LLMConfig, source: Source) -> dict[str, Any]:
+    """Return the options of ``from_pretrained`` that say where files may come from."""
+    return {
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "local_files_only": source.path is not None,
+    }
+
+
+def part_tokenizer(part: LanguagePart) -> Any:
+    """Return the tokenizer of a language model inside a larger checkpoint. Raises CheckpointError if there is none."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    if not any((part.directory / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{part.directory}: no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Try: copy the tokenizer's files there"
+        )
+    settings = dict(part.config)
+    decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    tokenizer = AutoTokenizer.from_pretrained(part.directory, config=decoder, local_files_only=True)
+    older = part.directory / "chat_template.json"  # of the processor, which goes before the tokenizer's
+    if older.is_file():
+        tokenizer.chat_template = read_json(older).get("chat_template", tokenizer.chat_template)
+    return tokenizer
+
+
+def _known() -> Any:
+    """Return the model types that transformers has code for."""
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING
+
+
+def place(source: Source) -> Path | str:
+    """Return the directory or the hub id that transformers opens. Raises CheckpointError for a file."""
+    if source.path is None:
+        assert source.hub_id is not None
+        return source.hub_id
+    if source.path.is_file():
+        raise CheckpointError(
+            f"llm.weights: {source.path} is a file. Try: the directory that holds it and its tokenizer"
+        )
+    return source.path
