@@ -305,3 +305,28 @@ def test_a_tower_of_a_plugin_is_a_part(tower_examples: Examples, tmp_path: Path,
         once, twice = tower(pixels).chunk(2, dim=-1)
     assert torch.equal(twice, 2 * once)
     assert [part.resolved.spec.name for part in tower.parts] == ["clip", "doubled"]  # type: ignore[attr-defined]
+
+
+def test_native_resolution_answers(
+    naflex: dict[str, Any], tower_examples: Examples, tmp_path: Path, tiny_llm: Path
+) -> None:
+    """Pictures of several sizes in one batch, each with its own number of tokens; where the native part is second, with one."""
+    torch.manual_seed(0)
+    paths = [tmp_path / f"{width}.png" for width, _ in SIZES]
+    for path, size in zip(paths, SIZES, strict=True):
+        picture(*size).save(path)
+    alone, clip = build_tower(naflex), tower_examples["clip"]
+    prepared = [alone.image_processor.preprocess(picture(*size))["pixel_values"] for size in SIZES]
+    own = [alone(pixels)[0].shape[1] for pixels in prepared]
+    for parts, images, wanted in (
+        ((naflex, clip), "{}", own),
+        ((clip, naflex), "{}", [16] * 4),
+        ((clip, naflex), "{tiles: {max: 2}}", None),
+    ):
+        model = build_model(write(tmp_path, tiny_llm, *parts, images=images))
+        answers = [model.ask(path, "what is this ?") for path in paths]
+        found = [answer.visual_tokens for answer in answers]
+        assert found == (wanted or [16 * sum(answer.tiles) for answer in answers])
+        each = model.ask_each(paths, "what is this ?")
+        assert [answer.visual_tokens for answer in each] == found
+        assert [answer.token_ids for answer in each] == [answer.token_ids for answer in answers]

@@ -72,7 +72,7 @@ def in_part(place: int) -> Iterator[None]:
         yield
     except VitaError as error:
         name = f"tower.towers.{place}"
-        told = re.sub(r"\btower\.(?=[a-z])", f"{name}.", str(error))
+        told = re.sub(r"(?<![\w.])tower\.(?=[a-z])", f"{name}.", str(error))
         raise type(error)(told if told.startswith(name) else f"{name}: {told}") from error
 
 
