@@ -22,13 +22,18 @@ from safetensors.torch import load_file
 
 from vita_core import VitaError, build_model, build_tower, list_towers, load_config, register
 from vita_core.errors import CheckpointError
+from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
 from vita_core.models.pictures import encoded, prepare
 from vita_core.pixels.fused import FusedPixels
 from vita_core.pixels.prefetching import prefetched
+from vita_core.planning.resolution import resolve
+from vita_core.planning.towers import resolve_tower
 from vita_core.plugins.registry import use_plugins
 from vita_core.towers.devices import copied
 from vita_core.towers.fused import FusedTower
+from vita_core.towers.reducing import save_reduction
+from vita_core.towers.tower import build_resolved
 from vita_core.training.train import train
 from vita_plugins.clip.tower import ClipTower
 
@@ -330,3 +335,35 @@ def test_native_resolution_answers(
         each = model.ask_each(paths, "what is this ?")
         assert [answer.visual_tokens for answer in each] == found
         assert [answer.token_ids for answer in each] == [answer.token_ids for answer in answers]
+
+
+def test_a_reduction_of_a_part_is_not_trained_with_the_others(
+    tower_examples: Examples, tmp_path: Path, tiny_llm: Path
+) -> None:
+    learned = tower_examples["siglip"] | {"reduce": {"type": "resampler", "queries": 4}}
+    config = load_config(write(tmp_path, tiny_llm, tower_examples["clip"], learned, combine="sequence"))
+    message = r"^tower.towers.1.reduce\[0\].weights: missing: 'resampler' learns, .* not trained with the others. Try: train it"
+    for untrained in (True, False):
+        with pytest.raises(VitaError, match=message):
+            build(resolve(config), untrained=untrained)
+
+
+@torch.no_grad()
+def test_reductions_that_learn_are_saved_with_their_part(
+    tower_examples: Examples, tmp_path: Path, tiny_llm: Path, golden: Path
+) -> None:
+    """One in a part and one of the whole: each is written beside what it belongs to, and opens again."""
+    torch.manual_seed(0)
+    own, whole = {"type": "resampler", "queries": 4}, {"type": "resampler", "queries": 9}
+    clip, siglip = tower_examples["clip"], tower_examples["siglip"]
+    for name, settings in (("own", siglip | {"reduce": own}), ("whole", {"towers": [clip, siglip], "reduce": whole})):
+        tower = build_resolved(resolve_tower(settings), "cpu", untrained=True)
+        save_reduction(tmp_path / f"{name}.safetensors", tower.resolved.geometry.reductions[0], tower.reductions[0])
+    part = siglip | {"reduce": own | {"weights": str(tmp_path / "own.safetensors")}}
+    whole |= {"weights": str(tmp_path / "whole.safetensors")}
+    for parts, more in (((clip, part), {"combine": "sequence"}), ((clip, siglip), {"reduce": whole})):
+        model = build_model(write(tmp_path, tiny_llm, *parts, **more))
+        model.save(tmp_path / "saved")
+        again, wide = build_model(tmp_path / "saved"), golden / "pictures" / "wide.png"
+        assert torch.equal(logits(again, wide), logits(model, wide))
+    assert (tmp_path / "saved" / "reduce-0.safetensors").is_file()

@@ -196,7 +196,7 @@ def test_a_checkpoint_with_a_tower_of_its_own(golden: Path, tower_examples: Exam
 
 
 def test_reductions_that_need_one_encoder_or_all(tower_examples: Examples) -> None:
-    """What reads the blocks or CLS of one encoder is for a part; what learns is for the joined tokens."""
+    """What reads the blocks or CLS of one encoder is for a part; what learns counts where it is."""
     clip, siglip = tower_examples["clip"], tower_examples["siglip"]
     prune, merging = {"type": "prune", "keep": 4}, {"type": "token_merging", "per_block": 2, "blocks": [1]}
     learned = {"type": "resampler", "queries": 4}
@@ -209,10 +209,9 @@ def test_reductions_that_need_one_encoder_or_all(tower_examples: Examples) -> No
     ):
         with pytest.raises(ConfigError, match=message):
             planned(clip, siglip, reduce=steps)
-    with pytest.raises(
-        ConfigError, match=r"^tower.towers.1.reduce\[0\]: 'resampler' learns, .* Try: write it beside `towers`"
-    ):
-        planned(clip, siglip | {"reduce": learned})
+    part = planned(clip, siglip | {"reduce": learned}, combine="sequence")
+    assert (part.tokens, part.stages[1].parameters) == (20, sum(s.parameters for one in part.parts for s in one.stages))
+    assert part.parts[1].stages[1].parameters > 0
     pruned = planned(clip | {"reduce": prune}, clip | {"reduce": prune, "select_layer": 1})
     assert (pruned.grid, pruned.tokens, pruned.stages[1].shape[2]) == (None, 5, 64)
     merged = planned(clip, siglip, reduce={"type": "token_merging", "per_block": 2})

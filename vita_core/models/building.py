@@ -16,6 +16,7 @@ from vita_core.loading import part_tensors
 from vita_core.models.model import VisionLanguageModel
 from vita_core.pixels.anyres import read_newline
 from vita_core.planning.language import ResolvedLLM
+from vita_core.planning.reduction_weights import check_parts
 from vita_core.planning.resolution import Place, Resolved, resolve
 from vita_core.plugins.registry import import_object
 from vita_core.towers.devices import pick_device
@@ -59,6 +60,7 @@ def build(resolved: Resolved, *, untrained: bool = False) -> VisionLanguageModel
     projector_plan, llm_plan = resolved.language("the model")
     check_buildable(projector_plan)
     device = pick_device(resolved.config.device)
+    check_parts(resolved.tower)
     tower = build_resolved(resolved.tower, device, untrained=untrained)
     freeze_reductions(tower)
     llm = _build_llm(llm_plan, device)

@@ -87,8 +87,7 @@ def resolve_fused(settings: TowerConfig, *, offline: bool, marks: Mapping[str, s
         with in_part(place):
             marked = {key.removeprefix(own): where for key, where in marks.items() if key.startswith(own)}
             parts.append(resolve_encoder(config, offline=offline, marks=marked))
-            _check_reductions(config, alone=True)
-    _check_reductions(settings, alone=False)
+    _check_reductions(settings)
     found = registry().find(TowerSpec, FUSED)
     origins = key_origins(settings, {}, found.spec, marks)
     name = " + ".join(part.source.weights for part in parts)
@@ -111,15 +110,10 @@ def resolve_fused(settings: TowerConfig, *, offline: bool, marks: Mapping[str, s
     return joined(whole, parts)
 
 
-def _check_reductions(settings: TowerConfig, *, alone: bool) -> None:
-    """Raise ConfigError for a reduction that needs one encoder beside `towers`, or that learns in a part (`alone`)."""
+def _check_reductions(settings: TowerConfig) -> None:
+    """Raise ConfigError for a reduction of the whole that needs the blocks or the CLS token of one encoder."""
     for step in stated_steps(settings):
-        if alone and step.spec.trainable:
-            raise ConfigError(
-                f"{step.key}: {step.spec.name!r} learns, and is trained and saved on the joined tokens only. "
-                "Try: write it beside `towers`"
-            )
-        if not alone and (step.spec.scores or step.settings.blocks):
+        if step.spec.scores or step.settings.blocks:
             what = "attention of the CLS token" if step.spec.scores else "blocks"
             raise ConfigError(
                 f"{step.key}: {step.spec.name!r} needs the {what} of one encoder. Try: write it into a part of `towers`"

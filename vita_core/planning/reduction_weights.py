@@ -24,6 +24,7 @@ from vita_core.weights.tensorfiles import stated, tensor_shapes
 
 __all__ = [
     "before_learning",
+    "check_parts",
     "check_trained",
     "check_weights",
     "key_rules",
@@ -78,6 +79,18 @@ def check_trained(tower: ResolvedTower) -> None:
                 f"{step.key}.weights: missing: {step.spec.name!r} learns, and untrained it gives tokens without a meaning. "
                 "Try: `vita train CONFIG --data DATA --out DIR`, or a file with its weights"
             )
+
+
+def check_parts(tower: ResolvedTower) -> None:
+    """Raise ConfigError if a reduction of a part of a fused tower has no weights: training knows those of the whole."""
+    for place, part in enumerate(tower.parts if isinstance(tower, ResolvedFused) else ()):
+        for step in part.geometry.reductions:
+            if step.spec.trainable and step.settings.weights is None:
+                key = f"tower.towers.{place}.{step.key.removeprefix('tower.')}"
+                raise ConfigError(
+                    f"{key}.weights: missing: {step.spec.name!r} learns, and that of a part is not trained with the others. "
+                    "Try: train it with this encoder alone, or write it beside `towers`"
+                )
 
 
 def check_weights(tower: ResolvedTower) -> None:
