@@ -17,7 +17,7 @@ from vita_core.loading import LoadReport, read_tensors
 from vita_core.weights.files import write_text, write_whole
 from vita_core.weights.shards import choose_file
 
-__all__ = ["adapter_state", "add_adapter", "load_adapter", "merge_adapter", "save_adapter"]
+__all__ = ["adapter_state", "add_adapter", "load_adapter", "merge_adapter", "plain_state", "save_adapter"]
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
@@ -69,6 +69,12 @@ def adapter_state(root: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters of the adapter in a module under the keys of peft's files. Empty without an adapter."""
     own = {name: parameter for name, parameter in root.named_parameters() if ".lora_" in name}
     return {f"{PREFIX}{name.replace('.default.', '.')}": parameter for name, parameter in own.items()}
+
+
+def plain_state(root: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a module without its adapter, under the keys that it has without one."""
+    state = root.state_dict()
+    return {key.replace(".base_layer.", "."): value for key, value in state.items() if ".lora_" not in key}
 
 
 def save_adapter(root: nn.Module, directory: Path) -> None:

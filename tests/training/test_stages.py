@@ -189,3 +189,35 @@ def test_a_part_without_linear_layers_gets_no_adapter(tiny_llm: Path) -> None:
     model = build(resolve(config(tiny_llm, FINETUNE)))
     with pytest.raises(VitaError, match=r"stage\.train\.llm\.lora: the llm has no linear layer of the names qq_proj"):
         prepare_parts(model, {"llm": PartSettings.model_validate({"lora": {"targets": ["qq_proj"]}})}, "stage")
+
+
+@pytest.mark.parametrize("part", ["tower", "projector", "llm"])
+def test_adapters_are_saved_and_opened_with_the_same_values(part: str, tiny_llm: Path, tmp_path: Path) -> None:
+    """A saved model keeps the adapter beside the weights, so that its answers do not change by a bit."""
+    model = build(resolve(config(tiny_llm, FINETUNE)))
+    plain = {name: value.clone() for name, value in roots(model)[part].state_dict().items()}
+    prepare_parts(model, {part: PartSettings.model_validate({"lora": {"rank": 2}})}, "stage")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in adapter_state(roots(model)[part]).values():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / 4
+    model.eval()
+    batch = collate(samples(model, 2))
+    model.save(tmp_path / "saved")
+    again = build_model(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(Joint(again)(batch), Joint(model)(batch))
+    kept = {name.replace(".base_layer.", "."): value for name, value in roots(again)[part].state_dict().items()}
+    assert all(torch.equal(kept[name], value) for name, value in plain.items())
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+    again.save(tmp_path / "twice")
+    with torch.no_grad():
+        assert torch.equal(Joint(build_model(tmp_path / "twice"))(batch), Joint(model)(batch))
+
+
+def test_an_adapter_that_is_not_there(tiny_llm: Path, tmp_path: Path) -> None:
+    for part in ("tower", "projector", "llm"):
+        written = config(tiny_llm)
+        written["training"] = {}
+        written[part] = {**written.get(part, {}), "adapter": str(tmp_path)}
+        with pytest.raises(VitaError, match=rf"{part}\.adapter: it holds no adapter_config\.json"):
+            resolve(written)

@@ -20,12 +20,14 @@ PATH_KEYS: tuple[Key, ...] = (
     ("tower", "reduce", "weights"),
     ("tower", "reduce", "*", "weights"),
     ("tower", "towers", "*", "weights"),
-    ("tower", "reduce", "weights"),
-    ("tower", "reduce", "*", "weights"),
     ("tower", "towers", "*", "reduce", "weights"),
     ("tower", "towers", "*", "reduce", "*", "weights"),
+    ("tower", "adapter"),
+    ("tower", "towers", "*", "adapter"),
     ("projector", "weights"),
+    ("projector", "adapter"),
     ("llm", "weights"),
+    ("llm", "adapter"),
     ("images", "anyres", "newline"),
 )
 """Keys whose value may be a path; ``*`` is any place of a list. A relative path is relative to the file that contains it."""

@@ -80,6 +80,8 @@ class TowerConfig(Section):
     `reduce` is a reduction of the tokens, or a list of them (see ``vita reductions``). `pixel_shuffle` and `pool` are short
     for two of them, which run first: ``{type: pixel_shuffle, scale_factor: 0.5}`` and ``{type: pool, grid: 12}``.
 
+    `adapter` is a directory with a LoRA adapter, as peft and ``vita train`` write them, which is used beside the weights.
+
     `image_size` is the size of the encoder's pictures in pixels, a side or [height, width], if it is to be another than the
     checkpoint's: the table of positions is then interpolated.
 
@@ -97,6 +99,7 @@ class TowerConfig(Section):
     grid: Literal["first"] | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = "first"
     weights: str | None = Field(default=None, validate_default=True)
     revision: str | None = None
+    adapter: str | None = None
     trust_remote_code: bool = False
     select_layer: int | Annotated[list[int], Field(min_length=1)] | None = None
     select_feature: Literal["patch", "cls_patch", "cls"] | None = None
@@ -133,10 +136,14 @@ class TowerConfig(Section):
 
 
 class ProjectorConfig(Section):
-    """The projector, built in (such as ``mlp2x_gelu``) or of a plugin. Without `weights` it is untrained."""
+    """The projector, built in (such as ``mlp2x_gelu``) or of a plugin. Without `weights` it is untrained.
+
+    `adapter` is a directory with a LoRA adapter, which is used beside the weights.
+    """
 
     type: str = "mlp2x_gelu"
     weights: str | None = None
+    adapter: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -167,11 +174,15 @@ class PatchMergerOptions(Section):
 
 
 class LLMConfig(Section):
-    """The language model: a directory, a fetched asset or a hub id that ``AutoModelForCausalLM`` can load."""
+    """The language model: a directory, a fetched asset or a hub id that ``AutoModelForCausalLM`` can load.
+
+    `adapter` is a directory with a LoRA adapter, which is used beside the weights.
+    """
 
     type: str = "auto"
     weights: str
     revision: str | None = None
+    adapter: str | None = None
     trust_remote_code: bool = False
     dtype: DType = "float32"
     attention: Attention = "auto"

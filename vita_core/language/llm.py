@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vita_core.adapters import merge_adapter
+from vita_core.adapters import load_adapter, merge_adapter
 from vita_core.config.schema import LLMConfig, PromptConfig
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.conversations import CONVERSATIONS
@@ -40,6 +41,8 @@ class LanguageModel(nn.Module):
                 f"llm.weights: cannot open {config.weights} as a causal language model: {first}. "
                 f"Try: {other if config.attention == 'auto' else '`llm.attention: auto`'}"
             ) from error
+        if config.adapter is not None:
+            load_adapter(model.to(device), Path(config.adapter))
         self.model = model.to(device).eval().requires_grad_(False)
         self.name = config.weights
 

@@ -8,28 +8,27 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vita_core.config.schema import Config
-from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.llm import LanguageModel
 from vita_core.models.provenance import made_by, sources
-from vita_core.models.saving_towers import REDUCTIONS, dtype_name, tensors, write_reductions, write_tower
-from vita_core.pixels.anyres import NEWLINE
+from vita_core.models.saving_towers import REDUCTIONS
+from vita_core.models.writing import write_model
 from vita_core.planning.resolution import Resolved
 from vita_core.towers.tower import BaseVisionTower
-from vita_core.weights.files import sha256, write_whole
+from vita_core.weights.files import sha256
 from vita_core.weights.jsonfiles import read_json
 
 __all__ = ["is_saved", "save_model", "saved_from"]
 
 FORMAT = "vita-core model"
 """The value of ``format`` in the ``provenance.json`` of a saved model."""
-CONTENT = {"config.yaml", "provenance.json", "tower", "projector.safetensors", "newline.safetensors", "llm"}
+CONTENT = {
+    "config.yaml", "provenance.json", "tower", "projector.safetensors", "projector-adapter", "newline.safetensors", "llm",
+    "llm-adapter",
+}  # fmt: skip
 
 
 def save_model(
@@ -100,26 +99,7 @@ def _write(
     llm: LanguageModel,
     newline: Tensor | None,
 ) -> None:
-    settings = resolved.config
-    sections = settings.model_dump(mode="json", exclude_none=True)
-    sections["tower"] = write_tower(made / "tower", tower)
-    write_reductions(made, sections["tower"], zip(tower.resolved.geometry.reductions, tower.reductions, strict=True))
-    sections["projector"].pop("weights", None)
-    if state := tensors(projector):
-        widths = {"in_features": str(tower.hidden_size), "out_features": str(llm.hidden_size)}
-        metadata = {**widths, "type": settings.projector.type}
-        write_whole(made / "projector.safetensors", lambda path: save_file(state, path, metadata=metadata))
-        sections["projector"]["weights"] = "./projector.safetensors"
-    if newline is not None and settings.images.anyres is not None:
-        ending = {NEWLINE: newline.cpu().contiguous()}
-        write_whole(made / "newline.safetensors", lambda path: save_file(ending, path))
-        sections["images"]["anyres"]["newline"] = "./newline.safetensors"
-    llm.model.save_pretrained(made / "llm")
-    llm.tokenizer.save_pretrained(made / "llm")
-    sections["llm"] |= {"weights": "./llm", "dtype": dtype_name(llm.dtype)}
-    sections["llm"].pop("revision", None)
-    validate(Config, sections)  # report a dtype that the schema does not have before the directory appears
-    (made / "config.yaml").write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
+    write_model(made, resolved, tower, projector, llm, newline)
     record: dict[str, Any] = {
         "format": FORMAT,
         "made_by": made_by(resolved),

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vita_core.adapters import adapter_state, plain_state, save_adapter
 from vita_core.config.fused import WHOLE
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.loading import KeyRules
@@ -58,7 +59,11 @@ def write_tower(made: Path, tower: BaseVisionTower, place: str = "tower") -> dic
     spec, owner = tower.resolved.spec, tower.resolved.owner
     kind, weights = full_type(spec.name, owner), f"./{place}/model.safetensors"
     # name the file, because each plugin looks for other file names in a directory
-    return {**section, "type": kind, "weights": weights, "dtype": dtype_name(tower.dtype)}
+    section |= {"type": kind, "weights": weights, "dtype": dtype_name(tower.dtype)}
+    if adapter_state(tower.encoder):
+        save_adapter(tower.encoder, made / "adapter")
+        section["adapter"] = f"./{place}/adapter"
+    return section
 
 
 def write_reductions(
@@ -95,8 +100,8 @@ def _check_keys(tower: BaseVisionTower, state: dict[str, Tensor]) -> None:
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a module by their keys, on the CPU."""
-    return {key: value.detach().to("cpu").contiguous() for key, value in module.state_dict().items()}
+    """Return the tensors of a module by their keys, on the CPU, without those of an adapter."""
+    return {key: value.detach().to("cpu").contiguous() for key, value in plain_state(module).items()}
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -13,6 +13,7 @@ from vita_core.config.schema import TowerConfig
 from vita_core.config.validation import validate
 from vita_core.errors import CheckpointError, ConfigError, PluginError, VitaError
 from vita_core.layouts.parts import Part
+from vita_core.planning.adapters import check_adapter
 from vita_core.planning.asking import asked, shape_of, takes
 from vita_core.planning.described import choose_tower, located, random_weights
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, own_merge, tower_geometry
@@ -137,6 +138,7 @@ def resolve_encoder(
     random = random_weights(settings)
     rule += ", with random weights (`tower.options.pretrained` is false)" if random else ""
     _check(settings, spec, source)
+    check_adapter("tower.adapter", settings.adapter)
     source = with_code(source, trusted=settings.trust_remote_code)
     defaults = _defaults(settings, spec, owner, source)
     origins = key_origins(settings, defaults, spec, marks or {})

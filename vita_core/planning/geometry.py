@@ -98,13 +98,24 @@ def tower_geometry(config: TowerConfig, shape: Shape) -> Geometry:
         grid, tokens = tuple(places) if len(places) > 1 + len(steps) else None, math.prod(places)
         _check_aspects(shape, reductions)
     blocks = max(layers) if config.layers == "needed" else shape.layers
-    if isinstance(config.freeze, FreezeConfig) and config.freeze.from_layer > max(layers):
-        choices = f"1..{max(layers)}, or " if max(layers) else ""
+    _check_freeze(config, max(layers))
+    return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops, reductions, inside, behind)
+
+
+def _check_freeze(config: TowerConfig, last: int) -> None:
+    """Raise ConfigError for ``from_layer`` after the last selected layer, and beside an adapter."""
+    if not isinstance(config.freeze, FreezeConfig):
+        return
+    if config.freeze.from_layer > last:
+        choices = f"1..{last}, or " if last else ""
         raise ConfigError(
-            f"tower.freeze.from_layer: {config.freeze.from_layer} is after the last selected layer, {max(layers)}, "
+            f"tower.freeze.from_layer: {config.freeze.from_layer} is after the last selected layer, {last}, "
             f"so nothing would be trained. Try: {choices}`tower.freeze: false`"
         )
-    return Geometry(layers, blocks, patch_grid, grid, tokens, channels, input_size, crops, reductions, inside, behind)
+    if config.adapter is not None:
+        raise ConfigError(
+            "tower.freeze: `from_layer` counts the encoder's own weights, which an adapter adds to. Try: `tower.freeze: true`"
+        )
 
 
 def _check_steps(config: TowerConfig, shape: Shape, feature: str) -> None:

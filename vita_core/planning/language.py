@@ -10,6 +10,7 @@ from typing import Any
 from vita_core.config.schema import LLMConfig
 from vita_core.errors import CheckpointError
 from vita_core.layouts.parts import Part
+from vita_core.planning.adapters import check_adapter
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import import_object, registry
 from vita_core.plugins.specs import LLMShape, LLMSpec
@@ -87,5 +88,6 @@ def resolve_llm(config: LLMConfig, *, offline: bool = False, part: LanguagePart 
     Raises PluginError or CheckpointError.
     """
     found = registry().find(LLMSpec, config.type)
+    check_adapter("llm.adapter", config.adapter)
     source = locate(config.weights, config.revision, found.spec.hub_ids if offline else None, offline=offline)
     return ResolvedLLM(found.spec, found.owner, config, source, part)

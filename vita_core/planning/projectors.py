@@ -13,6 +13,7 @@ from typing import Any
 from vita_core.config.schema import ProjectorConfig
 from vita_core.errors import CheckpointError, ConfigError, PluginError, VitaError
 from vita_core.layouts.parts import Part
+from vita_core.planning.adapters import check_adapter
 from vita_core.planning.geometry import Grid
 from vita_core.planning.options import validated_options
 from vita_core.planning.projector_files import ProjectorFiles, Widths, counts, projector_files, trained_widths
@@ -113,6 +114,7 @@ def resolve_projector(
     PluginError, ConfigError, or CheckpointError with both widths.
     """
     found = registry().find(ProjectorSpec, config.type)
+    check_adapter("projector.adapter", config.adapter)
     options = validated_options("projector.options", found.spec, found.owner, config.options)
     files = None if config.weights is None else projector_files(config.weights)
     name, own = config.type.rpartition("/")[2], part if files is None else None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from vita_core.adapters import load_adapter
 from vita_core.config.schema import TowerConfig
 from vita_core.loading import KeyRules, LoadReport, Tensors, fill, part_tensors, read_tensors
 from vita_core.planning.reduction_weights import check_trained, check_weights
@@ -93,6 +95,8 @@ class BaseVisionTower(BatchRunner):
             if self.nested and not self.resolved.random:
                 rules = nested_rules(rules, encoder.state_dict().keys(), self._stored_keys(), self.outer_renames)
             report = fill(encoder, self._tensors(rules), rules, dtype=self.dtype, device=device, where=where)
+        if self.settings.adapter is not None:
+            load_adapter(encoder, Path(self.settings.adapter))
         freeze(encoder, self.settings.freeze, self.shape, self.in_run_order)
         self._compiled_whole = self.settings.compile and not compile_blocks(encoder)
         self.encoder, self.load_report = encoder, report

@@ -15,7 +15,7 @@ from vita_core.errors import ConfigError, VitaError
 from vita_core.models.model import VisionLanguageModel
 from vita_core.towers.freezing import freeze
 
-__all__ = ["PartRow", "prepare_parts", "roots", "table"]
+__all__ = ["PartRow", "freeze_unused", "prepare_parts", "roots", "table"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,25 @@ def _add_lora(root: nn.Module, lora: LoraSettings, part: str, key: str) -> None:
         add_adapter(root, names, rank=lora.rank, alpha=lora.alpha or 2 * lora.rank, dropout=lora.dropout)
     for parameter in adapter_state(root).values():
         parameter.requires_grad_(True)
+
+
+def freeze_unused(joint: nn.Module, batch: Mapping[str, Any]) -> list[str]:
+    """Freeze the parameters that get no gradient from a batch, and return their names.
+
+    Such are a final norm that `norm: false` does not apply, and layers that a projector keeps but does not use. A distributed
+    training would wait for their gradients for ever.
+    """
+    joint.zero_grad()
+    mode = [module.training for module in joint.modules()]
+    joint.eval()
+    joint(batch).backward()
+    for module, training in zip(joint.modules(), mode, strict=True):
+        module.training = training
+    unused = [name for name, value in joint.named_parameters() if value.requires_grad and value.grad is None]
+    for name in unused:
+        joint.get_parameter(name).requires_grad_(False)
+    joint.zero_grad()
+    return unused
 
 
 def table(model: VisionLanguageModel, parts: Mapping[str, PartSettings]) -> list[PartRow]:

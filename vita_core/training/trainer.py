@@ -17,7 +17,7 @@ from vita_core.training.parts import roots
 from vita_core.training.stages import Stage
 from vita_core.weights.files import write_whole
 
-__all__ = ["StageTrainer", "trained_state"]
+__all__ = ["StageTrainer", "load_trained", "trained_state"]
 
 WEIGHTS = "trained.safetensors"
 """The file of a checkpoint with the weights that its stage trains."""
@@ -31,6 +31,15 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
             own = {name for name, _ in module.named_buffers(recurse=False)} - module._non_persistent_buffers_set
             state |= {f"{prefix}.{name}".lstrip("."): getattr(module, name) for name in own}
     return {name: value.detach() for name, value in state.items()}
+
+
+def load_trained(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what `trained_state` returned of the same model, whose parts are prepared in the same way."""
+    own = trained_state(model)
+    assert state.keys() == own.keys(), state.keys() ^ own.keys()
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(state[name])
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -125,8 +134,4 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         write_whole(folder / WEIGHTS, lambda path: save_file(state, path))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state, own = load_file(Path(resume_from_checkpoint) / WEIGHTS), trained_state(self.model)
-        assert state.keys() == own.keys()
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(state[name])
+        load_trained(self.model, load_file(Path(resume_from_checkpoint) / WEIGHTS))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from vita_core.adapters import load_adapter
 from vita_core.errors import PluginError
 from vita_core.loading import KeyRules, Tensors, fill, part_shapes, part_tensors, read_tensors
 from vita_core.planning.projectors import ResolvedProjector, resolve_projector
@@ -63,7 +65,10 @@ def build_projector(
     elif files is not None:
         found = ((files.own_key(key), read) for key, read in read_tensors(files.files))
         _fill(module, ((key, read) for key, read in found if key is not None), _where(resolved), dtype, device)
-    return module.to(device=device, dtype=dtype)
+    module = module.to(device=device, dtype=dtype)
+    if resolved.settings.adapter is not None:
+        load_adapter(module, Path(resolved.settings.adapter))
+    return module
 
 
 def _where(resolved: ResolvedProjector) -> str:
