@@ -9,6 +9,7 @@ from conftest import REPOSITORY
 from documents import Block, blocks_of
 
 from vita_core import make_plan
+from vita_core.cli.plan import plan
 
 PAGE = REPOSITORY / "docs" / "combine.md"
 TOKENS = {
@@ -40,7 +41,14 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dinov2": transformers.Dinov2Config(**vit, image_size=518, patch_size=14),
         "clip": transformers.CLIPVisionConfig(**vit, intermediate_size=4096, image_size=336, patch_size=14),
         "convnext": transformers.ConvNextConfig(depths=[3, 3, 27, 3], hidden_sizes=[192, 384, 768, 1536]),
-        "my-language-model": transformers.Qwen2Config(),
+        "my-language-model": transformers.Qwen2Config(
+            hidden_size=3584,
+            num_hidden_layers=28,
+            num_attention_heads=28,
+            num_key_value_heads=4,
+            intermediate_size=18944,
+            vocab_size=152064,
+        ),
     }
     folder = tmp_path_factory.mktemp("encoders")
     for name, config in configs.items():
@@ -52,7 +60,15 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_recipe_is_planned(block: Block, encoders: Path) -> None:
     assert block.title is not None
     (encoders / block.title).write_text(block.text)
-    plan = make_plan(encoders / block.title)
+    made = make_plan(encoders / block.title)
     tokens, width = TOKENS[block.title]
-    *tower, _, _ = plan.stages
+    *tower, _, _ = made.stages
     assert tower[-1].shape == (1, tokens, width)
+
+
+def test_the_plan_that_is_shown_is_printed(encoders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (config,) = [block for block in blocks_of(PAGE, "yaml") if block.title == "both.yaml"]
+    (shown,) = blocks_of(PAGE, "text")
+    (encoders / "both.yaml").write_text(config.text)
+    plan(str(encoders / "both.yaml"))
+    assert shown.text in capsys.readouterr().out
