@@ -128,7 +128,7 @@ def test_a_mixed_batch_has_the_loss_of_its_samples(config: Path, tmp_path: Path)
     together = align.compute_loss(model.projector, collate(samples))
     alone = [align.compute_loss(model.projector, collate([sample])) for sample in samples]
     torch.testing.assert_close(together, (3 * alone[0] + 2 * alone[1]) / 5)
-    warm = WarmStart(model, samples, None, captions=words, **arguments)
+    warm = WarmStart(model, model.projector, samples, None, captions=words, **arguments)
     mixed, first = (warm.compute_loss(model.projector, collate(batch)) for batch in (samples, samples[:1]))
     padded = dict(collate(samples)) | {"tokens": torch.tensor([25, 25])}  # as if the padding were tokens
     assert not torch.isclose(mixed, warm.compute_loss(model.projector, padded))

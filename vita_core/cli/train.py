@@ -29,7 +29,7 @@ def train(
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train the projector on pictures with captions. The tower and the language model stay frozen.
+    """Train the projector, and reductions that learn, on pictures with captions. Encoder and language model stay frozen.
 
     Run the same command again to resume an interrupted training.
     """
@@ -50,5 +50,6 @@ def train(
     if json:
         print_json({"out": str(out), **scores})
     else:
-        typer.echo(f"wrote {out}/projector.safetensors, config.yaml and provenance.json: {scores}")
+        reductions = "".join(f", {file.name}" for file in sorted(out.glob("reduce-*.safetensors")))
+        typer.echo(f"wrote {out}/projector.safetensors{reductions}, config.yaml and provenance.json: {scores}")
         typer.echo(f'next: vita run {out} --image PICTURE --question "{resolved.config.prompt.question}"')

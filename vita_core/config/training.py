@@ -113,7 +113,7 @@ class StageConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Training (``vita train``). Without `stages`, it trains the projector; tower and language model stay frozen.
+    """Training (``vita train``). Without `stages`, it trains the projector and reductions that learn; the rest stays frozen.
 
     With `stages`, they run one after the other. Of the keys here, only `parallel`, `keep` and `seed` then have a meaning.
     `parallel` is how several processes share the work. `keep` is the number of checkpoints that are kept.

@@ -1,4 +1,4 @@
-"""Alignment: train only the projector, on the loss of the frozen language model, with transformers' Trainer."""
+"""Alignment: train projector and reductions on the loss of the frozen language model, with transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -118,10 +118,15 @@ def projected(projector: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor
 
 
 class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """A Trainer whose model is only the projector. Nothing else is saved, moved or optimised."""
+    """A Trainer whose model is only what is trained (see `connect`). Nothing else is saved, moved or optimised."""
 
     def __init__(
-        self, vlm: VisionLanguageModel, train: CachedSamples, held_out: CachedSamples | None, **arguments: Any
+        self,
+        vlm: VisionLanguageModel,
+        trained: nn.Module,
+        train: CachedSamples,
+        held_out: CachedSamples | None,
+        **arguments: Any,
     ) -> None:
         self.vlm = vlm
         settings = vlm.settings.training
@@ -138,7 +143,7 @@ class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
             dataloader_pin_memory=vlm.llm.device.type != "cpu",
             **arguments,
         )
-        super().__init__(vlm.projector, args, collate, train, held_out)
+        super().__init__(trained, args, collate, train, held_out)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return transformers' choice without the parameters in the projector's `undecayed`."""
@@ -196,6 +201,7 @@ class Alignment(ProjectorTrainer):
 
 def run_alignment(
     vlm: VisionLanguageModel,
+    trained: nn.Module,
     train: CachedSamples,
     held_out: CachedSamples | None,
     folder: Path,
@@ -204,6 +210,7 @@ def run_alignment(
     """Train on the language model's loss, starting from the last checkpoint in `folder`. Return the losses."""
     trainer = Alignment(
         vlm,
+        trained,
         train,
         held_out,
         output_dir=str(folder),

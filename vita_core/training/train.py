@@ -7,39 +7,42 @@ import json
 import random
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
+from torch import nn
 from tqdm import tqdm
 
 from vita_core.config.schema import Config
 from vita_core.errors import ConfigError
 from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
-from vita_core.planning.fused import ResolvedFused
+from vita_core.models.saving_towers import reduction_file
+from vita_core.planning.reduction_weights import before_learning
 from vita_core.planning.resolution import Place, Resolved, resolve
 from vita_core.planning.videos import refuse_stills
 from vita_core.protocol import WordProjector
 from vita_core.training.align import CachedSamples, Rows, run_alignment
+from vita_core.training.connector import Connector, connect, described
 from vita_core.training.data import Sample, read_samples
 from vita_core.training.feature_cache import FeatureCache
+from vita_core.training.results import sources_of, write_results
 from vita_core.training.warm_start import CaptionWords, run_warm_start
-from vita_core.weights.assets import ASSET_PREFIX, provenance
-from vita_core.weights.files import sha256, write_text, write_whole
+from vita_core.weights.files import write_text, write_whole
 
 __all__ = ["train"]
 
 WRITTEN = ("projector.safetensors", "config.yaml", "provenance.json", "held_out.jsonl")
-"""The files of a finished run."""
+"""The files of a finished run, besides those of reductions."""
 
 
 def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: Sequence[str] = ()) -> dict[str, Any]:
-    """Train a projector on captioned pictures. Write projector.safetensors, config.yaml and provenance.json to `out`.
+    """Train a projector, and the reductions that learn, on captioned pictures, and write the directory `out`.
 
+    Its files are projector.safetensors, reduce-0.safetensors and so on, config.yaml and provenance.json.
     Call it again with the same arguments to continue an interrupted run: features and checkpoints are in ``out/work``.
     `licences` are texts for the provenance, one for each of `data`. Returns the scores. Raises VitaError.
     """
@@ -51,11 +54,14 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     groups = [number for number, group in enumerate(sets) for _ in group]
     settings = config.training
     work = out / "work"
-    if (finished := _finished(config, samples, work)) is not None:
+    front, steps = before_learning(resolved.tower)
+    names = [*WRITTEN, *(reduction_file(step) for step in steps if step.spec.trainable)]
+    if (finished := _finished(config, samples, work, names)) is not None:
         tqdm.write(f"{out}: this run is already finished, and its files stay as they are", file=sys.stderr)
         return finished
     torch.manual_seed(settings.seed)
-    vlm = build(resolved)
+    vlm = build(replace(resolved, tower=front))
+    trained = connect(steps, vlm)
     if vlm.tower.shape.native is not None and isinstance(vlm.projector, WordProjector):
         raise ConfigError(
             f"projector.type: {config.projector.type!r} is trained on the captions' words, with equally many tokens of each "
@@ -65,39 +71,52 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     answers = [_answer_ids(vlm, sample.caption) for sample in samples]
     captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
     captions.tell_projector()  # raises an error for unusable captions, before the pictures are encoded
-    cache = FeatureCache(work, config, vlm.tower, samples)
-    cache.fill()
+    cache = _cached(work, config, vlm, samples)
     rows = Rows(kept, [groups[i] for i in kept])
     held_out = CachedSamples(cache, Rows(held, [groups[i] for i in held]), answers) if held else None
-    vlm.projector.requires_grad_(True)
+    trained.requires_grad_(True)
     warming = CachedSamples(cache, rows, answers, settings.warm_start_steps * settings.warm_start_batch)
-    _warm_start(vlm, warming, captions, work)
+    _warm_start(vlm, trained, warming, captions, work)
     if isinstance(vlm.projector, WordProjector):
         vlm.projector.requires_grad_(False)
         for parameter in vlm.projector.alignment_parameters():
             parameter.requires_grad_(True)
+    tqdm.write(f"training: {described(trained)}", file=sys.stderr)
     training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
-    scores = run_alignment(vlm, training, held_out, work / "alignment", settings)
+    scores = run_alignment(vlm, trained, training, held_out, work / "alignment", settings)
     scores |= {"samples": len(kept), "held_out": len(held)}
-    _write(vlm, config, out, scores, _sources(resolved, data, sets, licences))
+    write_results(vlm, trained, out, scores, sources_of(resolved, data, sets, licences))
     write_text(out / "held_out.jsonl", "".join(_row(samples[i]) for i in held))
     write_text(work / "run.json", json.dumps({"key": _run_key(config, samples), "finished": scores}))
     return scores
 
 
-def _warm_start(vlm: VisionLanguageModel, training: CachedSamples, captions: CaptionWords, work: Path) -> None:
+def _cached(work: Path, config: Config, vlm: VisionLanguageModel, samples: Sequence[Sample]) -> FeatureCache:
+    """Return the features of all pictures. They do not depend on reductions that are trained."""
+    tower = config.tower.model_copy(update={"reduce": vlm.tower.settings.reduce})
+    cache = FeatureCache(work, config.model_copy(update={"tower": tower}), vlm.tower, samples)
+    cache.fill()
+    return cache
+
+
+def _warm_start(
+    vlm: VisionLanguageModel, trained: nn.Module, training: CachedSamples, captions: CaptionWords, work: Path
+) -> None:
     """Run the warm start, or load its result from an earlier, interrupted call."""
     settings, done = vlm.settings.training, work / "warm_start.safetensors"
     projector, _ = vlm.resolved.language("training")
-    trained = projector.settings.weights is not None or projector.part is not None
-    started = trained and not isinstance(vlm.projector, WordProjector)
+    opened = projector.settings.weights is not None or projector.part is not None
+    started = opened and not isinstance(vlm.projector, WordProjector)
     # a warm start would undo the training of a projector, unless it is a WordProjector
     if settings.warm_start_steps == 0 or started:
         return
     if not done.is_file():
-        run_warm_start(vlm, training, captions, work, settings)
-        write_whole(done, lambda path: save_file(vlm.projector.state_dict(), path))
-    vlm.projector.load_state_dict(load_file(done))
+        if isinstance(trained, Connector):
+            trained.train_untrained()
+        run_warm_start(vlm, trained, training, captions, work, settings)
+        trained.requires_grad_(True)
+        write_whole(done, lambda path: save_file(trained.state_dict(), path))
+    trained.load_state_dict(load_file(done))
 
 
 def _run_key(config: Config, samples: Sequence[Sample]) -> str:
@@ -106,8 +125,8 @@ def _run_key(config: Config, samples: Sequence[Sample]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _finished(config: Config, samples: Sequence[Sample], work: Path) -> dict[str, Any] | None:
-    """Return the scores of the run in `work` if it is finished, else record that it has begun.
+def _finished(config: Config, samples: Sequence[Sample], work: Path, names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the scores of the run in `work` if it is finished, with the files `names`, else record that it has begun.
 
     Raises ConfigError if it was started with another config or other data.
     """
@@ -118,7 +137,7 @@ def _finished(config: Config, samples: Sequence[Sample], work: Path) -> dict[str
             f"--out: {work.parent} contains a run with another config or other data. Try: another directory for --out, or "
             f"delete {work} to start again"
         )
-    if "finished" in run and all((work.parent / name).is_file() for name in WRITTEN):
+    if "finished" in run and all((work.parent / name).is_file() for name in names):
         scores: dict[str, Any] = run["finished"]
         return scores
     write_text(file, json.dumps({"key": key}))
@@ -155,74 +174,3 @@ def _answer_ids(vlm: VisionLanguageModel, caption: str) -> torch.Tensor:
 def _row(sample: Sample) -> str:
     row = {"image": str(sample.image.absolute()), "caption": sample.caption, "names": list(sample.names)}
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _sources(
-    resolved: Resolved, data: Sequence[Path], sets: Sequence[Sequence[Sample]], licences: Sequence[str]
-) -> dict[str, Any]:
-    described = []
-    for index, (path, samples) in enumerate(zip(data, sets, strict=True)):
-        digest = hashlib.sha256("".join(f"{s.image.name}\0{s.caption}\n" for s in samples).encode()).hexdigest()
-        licence = licences[index] if index < len(licences) else "not stated"
-        described.append(
-            {
-                "name": path.stem if path.is_dir() else path.parent.name,
-                "samples": len(samples),
-                "sha256_of_names_and_captions": digest,
-                "licence": licence,
-            }
-        )
-    projector, llm = resolved.language("vita train")
-    weights = {"tower": _named(resolved.tower.source.weights), "llm": _named(llm.settings.weights)}
-    if isinstance(resolved.tower, ResolvedFused):
-        weights["tower"] = {"parts": [_named(part.source.weights) for part in resolved.tower.parts]}
-    if projector.files is not None:
-        weights["projector"] = _earlier(projector.files.files)
-    return {"data": described, "weights": weights}
-
-
-def _named(weights: str) -> dict[str, Any]:
-    """Return where weights come from: their name, or the provenance of an asset."""
-    asset = weights.startswith(ASSET_PREFIX)
-    return provenance(weights.removeprefix(ASSET_PREFIX)) if asset else {"weights": weights}
-
-
-def _earlier(files: Sequence[Path]) -> dict[str, Any]:
-    """Return the hash of the projector that the training started from, and the provenance of its own run if it is there."""
-    record = files[0].with_name("provenance.json")
-    made = {"made_by_run": json.loads(record.read_text(encoding="utf-8"))} if record.is_file() else {}
-    if len(files) > 1:  # shards
-        return {"files": {file.name: sha256(file) for file in files}, **made}
-    return {"sha256": sha256(files[0]), **made}
-
-
-def _write(
-    vlm: VisionLanguageModel, config: Config, out: Path, scores: dict[str, Any], sources: dict[str, Any]
-) -> None:
-    """Write the three files, each atomically. The projector is saved in float16."""
-    state = {
-        key: value.detach().to("cpu", torch.float16).contiguous() for key, value in vlm.projector.state_dict().items()
-    }
-    widths = {
-        "in_features": str(vlm.tower.hidden_size),
-        "out_features": str(vlm.llm.hidden_size),
-        "type": config.projector.type,
-    }
-    projector = out / "projector.safetensors"
-    write_whole(projector, lambda path: save_file(state, path, metadata=widths))
-    sections = config.model_dump(mode="json", exclude_none=True)
-    sections["projector"]["weights"] = "./projector.safetensors"
-    write_text(out / "config.yaml", yaml.safe_dump(sections, sort_keys=False))
-    owner = vlm.tower.resolved.owner
-    record = {
-        "made_by": {
-            "vita-core": version("vita-core"),
-            "tower_plugin": owner.distribution,
-            "tower_plugin_version": owner.version,
-        },
-        "projector_sha256": sha256(projector),
-        "training": config.training.model_dump(),
-        "scores": scores,
-        **sources,
-    }
-    write_text(out / "provenance.json", json.dumps(record, indent=2, ensure_ascii=False))

@@ -84,11 +84,17 @@ class CaptionWords:
 
 
 def run_warm_start(
-    vlm: VisionLanguageModel, train: CachedSamples, captions: CaptionWords, folder: Path, settings: TrainingConfig
+    vlm: VisionLanguageModel,
+    trained: nn.Module,
+    train: CachedSamples,
+    captions: CaptionWords,
+    folder: Path,
+    settings: TrainingConfig,
 ) -> None:
-    """Train the projector to predict word embeddings; see `WarmStart`."""
+    """Train what `connect` returned to predict word embeddings; see `WarmStart`."""
     trainer = WarmStart(
         vlm,
+        trained,
         train,
         None,
         captions=captions,

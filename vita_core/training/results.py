@@ -1,0 +1,108 @@
+"""What a finished training leaves: the trained weights, the config that opens them, and the record of their sources."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import nn
+
+from vita_core.models.model import VisionLanguageModel
+from vita_core.models.provenance import learning, plugins_of
+from vita_core.models.saving_towers import write_reductions
+from vita_core.planning.fused import ResolvedFused
+from vita_core.planning.reduction_weights import reduction_files
+from vita_core.planning.resolution import Resolved
+from vita_core.training.connector import Connector
+from vita_core.training.data import Sample
+from vita_core.weights.assets import ASSET_PREFIX, provenance
+from vita_core.weights.files import sha256, write_text, write_whole
+
+__all__ = ["sources_of", "write_results"]
+
+
+def sources_of(
+    resolved: Resolved, data: Sequence[Path], sets: Sequence[Sequence[Sample]], licences: Sequence[str]
+) -> dict[str, Any]:
+    """Return the record of the data sets and of the weights that a training started from."""
+    described = []
+    for index, (path, samples) in enumerate(zip(data, sets, strict=True)):
+        digest = hashlib.sha256("".join(f"{s.image.name}\0{s.caption}\n" for s in samples).encode()).hexdigest()
+        licence = licences[index] if index < len(licences) else "not stated"
+        described.append(
+            {
+                "name": path.stem if path.is_dir() else path.parent.name,
+                "samples": len(samples),
+                "sha256_of_names_and_captions": digest,
+                "licence": licence,
+            }
+        )
+    projector, llm = resolved.language("vita train")
+    weights = {"tower": _named(resolved.tower.source.weights), "llm": _named(llm.settings.weights)}
+    if isinstance(resolved.tower, ResolvedFused):
+        weights["tower"] = {"parts": [_named(part.source.weights) for part in resolved.tower.parts]}
+    if projector.files is not None:
+        weights["projector"] = _earlier(projector.files.files)
+    learned = learning(resolved.tower).items()
+    if opened := {key: _earlier(reduction_files(step)) for key, step in learned if step.settings.weights is not None}:
+        weights["reduce"] = opened
+    return {"data": described, "weights": weights}
+
+
+def _named(weights: str) -> dict[str, Any]:
+    """Return where weights come from: their name, or the provenance of an asset."""
+    asset = weights.startswith(ASSET_PREFIX)
+    return provenance(weights.removeprefix(ASSET_PREFIX)) if asset else {"weights": weights}
+
+
+def _earlier(files: Sequence[Path]) -> dict[str, Any]:
+    """Return the hash of the projector that the training started from, and the provenance of its own run if it is there."""
+    record = files[0].with_name("provenance.json")
+    made = {"made_by_run": json.loads(record.read_text(encoding="utf-8"))} if record.is_file() else {}
+    if len(files) > 1:  # shards
+        return {"files": {file.name: sha256(file) for file in files}, **made}
+    return {"sha256": sha256(files[0]), **made}
+
+
+def write_results(
+    vlm: VisionLanguageModel, trained: nn.Module, out: Path, scores: dict[str, Any], sources: dict[str, Any]
+) -> None:
+    """Write the files, each atomically. The projector is saved in float16, reductions as they were trained, in float32."""
+    config, (plan, _) = vlm.settings, vlm.resolved.language("vita train")
+    module = trained.projector if isinstance(trained, Connector) else trained
+    state = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in module.state_dict().items()}
+    widths = {
+        "in_features": str(plan.in_features),
+        "out_features": str(vlm.llm.hidden_size),
+        "type": config.projector.type,
+    }
+    projector = out / "projector.safetensors"
+    write_whole(projector, lambda path: save_file(state, path, metadata=widths))
+    sections = config.model_dump(mode="json", exclude_none=True)
+    sections["projector"]["weights"] = "./projector.safetensors"
+    learned, files = {}, []
+    if isinstance(trained, Connector):
+        learned, files = trained.learned, write_reductions(out, sections["tower"], trained.reduced_by())
+    write_text(out / "config.yaml", yaml.safe_dump(sections, sort_keys=False))
+    owner = vlm.tower.resolved.owner
+    record = {
+        "made_by": {
+            "vita-core": version("vita-core"),
+            "tower_plugin": owner.distribution,
+            "tower_plugin_version": owner.version,
+            **({"reduce": plugins_of(learned)} if learned else {}),
+        },
+        "projector_sha256": sha256(projector),
+        **({"reduce_sha256": {file.name: sha256(file) for file in files}} if learned else {}),
+        "training": config.training.model_dump(),
+        "scores": scores,
+        **sources,
+    }
+    write_text(out / "provenance.json", json.dumps(record, indent=2, ensure_ascii=False))
