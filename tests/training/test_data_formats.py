@@ -172,6 +172,15 @@ def test_entries_of_a_list_have_their_place(pictures: Path, monkeypatch: pytest.
     assert every(opened(file))[1].where == f"{file}:1:{len(json.dumps(rows[:1])) + 2}"
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_a_byte_order_mark_and_lines_that_end_as_on_windows(pictures: Path, suffix: str) -> None:
+    file = write(pictures / f"d.{suffix}", {**ROW, "caption": "r\u00e9d"}, ROW)
+    text = file.read_text().replace("\n", "\r\n").replace("}, {", "},\r\n{")
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\\u00e9", "\u00e9").encode())
+    assert [sample.caption for sample in every(opened(file))] == ["r\u00e9d", "red"]
+    assert opened(file).sample(1).where == f"{file}:2:1"
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [

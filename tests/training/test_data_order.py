@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_sets import opened, write, write_pictures
+from data_sets import opened, turns, write, write_pictures
 
 from vita_core.errors import ConfigError
 from vita_core.training.data import Sample, SampleError, picture_of
-from vita_core.training.data.mixing import DataSet, Drawn, Mixture, parted
+from vita_core.training.data.mixing import DataSet, Drawn, Mixture, check_pictures, parted
 from vita_core.training.data.rejecting import RejectedLog
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITA_CACHE", str(tmp_path / "cache"))
 
 
 def captions(folder: Path, name: str, count: int, **more: Any) -> DataSet:
@@ -201,3 +206,23 @@ def test_data_without_a_good_sample(tmp_path: Path) -> None:
     told = r"data\.mine: no sample can be trained on: a picture is missing \(1\), no answer \(1\)\. Try: .*`vita data check`"
     with pytest.raises(ConfigError, match=told):
         none[0]
+
+
+def test_data_without_any_picture(tmp_path: Path) -> None:
+    text = DataSet("text", opened(write(tmp_path / "t.json", {"conversations": turns("a", "b")}, {"caption": "c"})))
+    one = DataSet("one", opened(write(tmp_path / "o.jsonl", {"caption": "c"}, {"image": "a.png", "caption": "c"})))
+    with pytest.raises(ConfigError, match=r"data: no sample has a picture: text\. Try: "):
+        check_pictures([text])
+    check_pictures([text, one])
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_data_loader_see_the_same_order(damaged: DataSet, tmp_path: Path) -> None:
+    from torch.utils.data import DataLoader
+
+    mixture = Mixture([damaged, DataSet("s", shards(tmp_path / "shards"))], seed=4)
+    alone = [*Drawn(mixture, 60, lambda sample: sample.caption, RejectedLog(tmp_path / "a.jsonl"))]
+    shared = Drawn(mixture, 60, lambda sample: sample.caption, RejectedLog(tmp_path / "b.jsonl"))
+    loaded = DataLoader(shared, batch_size=4, num_workers=2, collate_fn=list)  # type: ignore[arg-type]  # it has what is needed
+    assert [text for batch in loaded for text in batch] == alone
+    assert RejectedLog(tmp_path / "b.jsonl").counts() == RejectedLog(tmp_path / "a.jsonl").counts() != {}

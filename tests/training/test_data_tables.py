@@ -21,6 +21,11 @@ datasets = pytest.importorskip("datasets", reason="the extra `data` is not insta
 webdataset = pytest.importorskip("webdataset", reason="the extra `dev` is not installed")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITA_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     return write_pictures(tmp_path / "data")
@@ -169,6 +174,30 @@ def test_shards_that_webdataset_wrote(tmp_path: Path) -> None:
         opened(tmp_path / "s-{000..002}.tar")
 
 
+def test_the_headers_of_a_shard_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read again if the file has changed, or if nothing can be kept."""
+    file, calls, original = shard(tmp_path / "d.tar", ["red", "green"]), [], tarfile.open
+
+    def counted(name: Any = None, *arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        return original(name, *arguments, **options)
+
+    monkeypatch.setattr(tarfile, "open", counted)
+    first = [sample.caption for sample in every(opened(file))]
+    assert calls.count(file) == 1
+    assert [sample.caption for sample in every(opened(file))] == first
+    assert calls.count(file) == 1
+    monkeypatch.setattr(tarfile, "open", original)
+    shard(file, ["blue"] * 3)
+    monkeypatch.setattr(tarfile, "open", counted)
+    assert len(opened(file)) == 3
+    assert calls.count(file) == 2
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VITA_CACHE", str(tmp_path / "file"))
+    assert len(opened(file)) == 3
+    assert calls.count(file) == 3
+
+
 def test_several_pictures_and_turns_in_a_shard(tmp_path: Path) -> None:
     said = {"image": ["../../etc/passwd"], "conversations": turns("<image> or <image> ?", "both", "sure ?", "yes")}
     with webdataset.TarWriter(str(tmp_path / "d.tar")) as out:
@@ -204,7 +233,8 @@ def test_no_member_becomes_a_path(tmp_path: Path) -> None:
     source = opened(tmp_path / "d.tar")
     assert len(source) == 1
     assert colours([source.sample(0)]) == [[(255, 0, 0)]]
-    assert {*tmp_path.parent.rglob("*")} == before
+    written = {*tmp_path.parent.rglob("*")} - before
+    assert not [path for path in written if path != tmp_path / "cache" and tmp_path / "cache" not in path.parents]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gzip", "text"])

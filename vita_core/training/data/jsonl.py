@@ -16,6 +16,8 @@ __all__ = ["JsonSource"]
 
 BLOCK = 1 << 20
 """How many characters of a JSON list are read at once."""
+BOM = b"\xef\xbb\xbf"
+"""What some programs write before a text in UTF-8."""
 NEAR = 16
 """An error so near the end of what is read may only mean that the row goes on."""
 
@@ -68,8 +70,9 @@ class JsonSource:
 
 def _lines(path: Path) -> Iterator[tuple[int, int, int, int]]:
     """Yield begin and end in bytes, line and column of each line that is not blank."""
-    begin = 0
     with path.open("rb") as file:
+        begin = len(BOM) * (file.read(len(BOM)) == BOM)
+        file.seek(begin)
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield begin, begin + len(line), number, 1
@@ -78,8 +81,10 @@ def _lines(path: Path) -> Iterator[tuple[int, int, int, int]]:
 
 def _entries(path: Path) -> Iterator[tuple[int, int, int, int]]:
     """Yield begin and end in bytes, line and column of each entry of a list."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = _Reader(file, path)
+    with path.open("rb") as marked:
+        start = len(BOM) * (marked.read(len(BOM)) == BOM)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = _Reader(file, path, start)
         reader.skip_space()
         if reader.next() != "[":
             kind = type(reader.value()).__name__
@@ -101,10 +106,10 @@ def _entries(path: Path) -> Iterator[tuple[int, int, int, int]]:
 class _Reader:
     """Reads JSON values one after the other, and knows the byte, line and column where it is. It keeps one block in memory."""
 
-    def __init__(self, file: TextIO, path: Path) -> None:
+    def __init__(self, file: TextIO, path: Path, start: int) -> None:
         self.file, self.path = file, path
         self.text, self.place, self.ended = "", 0, False
-        self.byte, self.line, self.column = 0, 1, 1
+        self.byte, self.line, self.column = start, 1, 1
         self.decoder = json.JSONDecoder()
 
     def next(self) -> str:

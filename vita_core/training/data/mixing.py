@@ -6,6 +6,7 @@ A run that is resumed goes on at its position, and reads nothing of what came be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, TypeVar
@@ -17,7 +18,7 @@ from vita_core.errors import ConfigError, PictureError
 from vita_core.training.data.rejecting import RejectedLog
 from vita_core.training.data.samples import Sample, SampleError, Source, located
 
-__all__ = ["DataSet", "Drawn", "Mixture", "parted"]
+__all__ = ["DataSet", "Drawn", "Mixture", "check_pictures", "parted"]
 
 Made = TypeVar("Made")
 HELD_OUT, ROUND, BLOCKS = 1, 2, 3
@@ -38,6 +39,21 @@ class DataSet:
         return max(1, round(self.weight * len(self.source)))
 
 
+def check_pictures(sets: Sequence[DataSet]) -> None:
+    """Raise ConfigError if no sample of any data set has a picture or video. It reads up to the first one that has."""
+    for one in sets:
+        for index in range(len(one.source)):
+            with suppress(SampleError):
+                sample = one.source.sample(index)
+                if sample.pictures or sample.videos:
+                    return
+    names = ", ".join(one.name for one in sets)
+    raise ConfigError(
+        f"data: no sample has a picture: {names}. Try: `vita data show PATH`, which prints a sample as it is read, or train "
+        "a language model alone with its own tools"
+    )
+
+
 class Mixture:
     """Draws from data sets: in an epoch, `share` samples of each, in random order.
 
@@ -48,7 +64,11 @@ class Mixture:
     def __init__(self, sets: Sequence[DataSet], seed: int) -> None:
         self.sets, self.seed = list(sets), seed
         self.epoch = sum(one.share for one in sets)
-        self.drawn: tuple[int, NDArray[np.int16]] = (-1, np.zeros(0, np.int16))
+        self.drawn: tuple[int, NDArray[np.int16], NDArray[np.int32]] = (
+            -1,
+            np.zeros(0, np.int16),
+            np.zeros(0, np.int32),
+        )
         self.orders: dict[int, tuple[int, _Order]] = {}
 
     def place(self, position: int, later: int = 0) -> tuple[int, int]:
@@ -57,10 +77,10 @@ class Mixture:
         With `later`, it is the sample that this set gives so many draws later.
         """
         number, within = divmod(position, self.epoch)
-        which = self._round(number)
+        which, ranks = self._round(number)
         chosen = int(which[within])
         one = self.sets[chosen]
-        rank = number * one.share + int(np.count_nonzero(which[:within] == chosen)) + later
+        rank = number * one.share + int(ranks[within]) + later
         epoch, rest = divmod(rank, len(one.source))
         kept, order = self.orders.get(chosen, (-1, None))
         if kept != epoch or order is None:
@@ -68,16 +88,18 @@ class Mixture:
             self.orders[chosen] = (epoch, order)
         return chosen, order.index(rest)
 
-    def _round(self, number: int) -> NDArray[np.int16]:
-        """Return which data set is drawn from at each position of an epoch."""
-        kept, which = self.drawn
+    def _round(self, number: int) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+        """Return which data set is drawn from at each position of an epoch, and how often it was before in this epoch."""
+        kept, which, ranks = self.drawn
         if kept != number:
             shares = [one.share for one in self.sets]
-            which = np.repeat(np.arange(len(shares), dtype=np.int16), shares)[
-                _shuffled(self.epoch, self.seed, ROUND, number)
-            ]
-            self.drawn = (number, which)
-        return which
+            sorted_sets = np.repeat(np.arange(len(shares), dtype=np.int16), shares)
+            which = sorted_sets[_shuffled(self.epoch, self.seed, ROUND, number)]
+            ranks = np.empty(self.epoch, np.int32)
+            for chosen, share in enumerate(shares):
+                ranks[which == chosen] = np.arange(share, dtype=np.int32)
+            self.drawn = (number, which, ranks)
+        return which, ranks
 
 
 class _Order:

@@ -5,18 +5,22 @@ Members are read in place, and never written to disk: no member's name becomes a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from vita_core.errors import ConfigError
+from vita_core.errors import ConfigError, VitaError
 from vita_core.training.data.conversations import sample_of
 from vita_core.training.data.folders import SUFFIXES
 from vita_core.training.data.samples import PictureRef, Sample, SampleError, located
+from vita_core.weights.assets import cache_dir
+from vita_core.weights.files import write_whole
 
 __all__ = ["TarSource"]
 
@@ -27,19 +31,19 @@ TEXTS = {".txt": "caption", ".caption": "caption"}
 class TarSource:
     """The samples of tar files, one file after the other.
 
-    The headers of all members are read once, to find the samples; 16 bytes are kept for each. A sample is then read alone,
-    and its pictures when they are needed. Raises ConfigError for a file that is not a tar, is cut short, or is compressed.
+    The headers of all members are read once, to find the samples; 16 bytes are kept for each, in memory and in the cache
+    directory, so that the next run need not read them. A sample is then read alone, and its pictures when they are needed.
+    Raises ConfigError for a file that is not a tar, is cut short, or is compressed.
     """
 
     def __init__(self, files: list[Path]) -> None:
         self.files, self.begins, self.ends = files, array("q"), array("q")
         counts: list[int] = []
         for file in files:
-            before = len(self.begins)
-            for begin, end in _samples(file):
-                self.begins.append(begin)
-                self.ends.append(end)
-            counts.append(len(self.begins) - before)
+            places = _places(file)
+            self.begins.extend(places[::2])
+            self.ends.extend(places[1::2])
+            counts.append(len(places) // 2)
         self.blocks = tuple(counts)
         self.starts = list(accumulate(self.blocks, initial=0))[:-1]
 
@@ -68,6 +72,27 @@ class TarSource:
                         row |= _read(ref, kind, where)
         # a JSON member may name its pictures, but these are the members beside it
         return sample_of({**_without_pictures(row), **found}, where, lambda ref: ref)
+
+
+def _places(file: Path) -> array[int]:
+    """Return where each sample begins and ends, from the cache if the file has not changed since."""
+    found = array("q")
+    try:
+        state = file.stat()
+        key = f"{file.absolute()}\0{state.st_size}\0{state.st_mtime_ns}".encode(errors="surrogateescape")
+        kept = cache_dir() / "shards" / f"{hashlib.sha256(key).hexdigest()}.bin"
+        content = kept.read_bytes() if kept.is_file() else b""
+    except (OSError, RuntimeError):  # no such file, no home: told below, or of no matter
+        kept, content = None, b""
+    if content and len(content) % (2 * found.itemsize) == 0:
+        found.frombytes(content)
+        return found
+    for pair in _samples(file):
+        found.extend(pair)
+    if kept is not None:
+        with suppress(VitaError):  # it is only read again next time
+            write_whole(kept, lambda path: path.write_bytes(found.tobytes()))
+    return found
 
 
 def _samples(file: Path) -> Iterator[tuple[int, int]]:
