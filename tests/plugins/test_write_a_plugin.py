@@ -37,6 +37,7 @@ def test_the_page_does_what_it_says(environment: Environment, tmp_path: Path) ->
     assert len((package / "vita_tower_vit" / "tower.py").read_text().splitlines()) <= 40
     assert re.search(r"vit +the classic ViT", done.stdout)
     assert "196 visual tokens" in done.stdout
+    assert len(re.findall(r"\b4 visual tokens", done.stdout)) == 2  # of the reduction and of the projector
     ruff = environment.run("python", "-m", "ruff", "check", package, cwd=package)
     assert ruff.returncode == 0, ruff.stdout
 
