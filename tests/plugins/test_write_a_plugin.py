@@ -25,19 +25,27 @@ def steps(page: Sequence[Block]) -> Iterator[str]:
             yield f"python - <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK"
 
 
+def followed(environment: Environment, page: Sequence[Block], folder: Path) -> str:
+    """What the blocks print, run as one shell script in a folder."""
+    (environment.bin / "follow").write_text("\n".join(["#!/bin/bash", "set -ex", *steps(page), ""]))
+    (environment.bin / "follow").chmod(0o755)
+    done = environment.run("follow", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_the_page_does_what_it_says(environment: Environment, tmp_path: Path) -> None:
-    script = "\n".join(["set -ex", *steps(blocks_of(PAGE))])
-    (environment.bin / "follow").write_text(f"#!/bin/bash\n{script}\n")
-    (environment.bin / "follow").chmod(0o755)
-    done = environment.run("follow", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    page = blocks_of(PAGE)
+    parts = next(number for number, block in enumerate(page) if block.text.startswith("vita new-reduction "))
+    told = followed(environment, page[:parts], tmp_path)
     package = tmp_path / "vita-tower-vit"
     assert list((package / "dist").glob("vita_tower_vit-*.whl"))
     assert len((package / "vita_tower_vit" / "tower.py").read_text().splitlines()) <= 40
-    assert re.search(r"vit +the classic ViT", done.stdout)
-    assert "196 visual tokens" in done.stdout
-    assert len(re.findall(r"\b4 visual tokens", done.stdout)) == 2  # of the reduction and of the projector
+    assert re.search(r"vit +the classic ViT", told)
+    assert "196 visual tokens" in told
+    told = followed(environment, page[parts:], package)
+    assert len(re.findall(r"\b4 visual tokens", told)) == 2  # of the reduction and of the projector
     ruff = environment.run("python", "-m", "ruff", "check", package, cwd=package)
     assert ruff.returncode == 0, ruff.stdout
 
