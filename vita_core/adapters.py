@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -49,13 +50,13 @@ def load_adapter(root: nn.Module, directory: Path) -> None:
     wanted = adapter_state(root)
     _compare(wanted, state, f"LoRA adapter {directory}")
     for key, parameter in wanted.items():
-        parameter.data.copy_(state[key])
+        parameter.data = state[key].to(parameter.device, torch.float32)  # as `add_adapter` makes it
         parameter.requires_grad_(False)
     root.eval()
 
 
 def add_adapter(root: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dropout: float) -> None:
-    """Put a new LoRA adapter on the linear layers of these names in a module. Nothing but the adapter requires gradients."""
+    """Put a new LoRA adapter in float32 on the linear layers of these names in a module. Only it requires gradients."""
     peft = _peft("LoRA")
     targets = rf"({'|'.join(map(re.escape, names))})"  # a full match: a list of names would match the ends of others
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
@@ -63,6 +64,8 @@ def add_adapter(root: nn.Module, names: Sequence[str], *, rank: int, alpha: floa
     with warnings.catch_warnings():  # peft uses a deprecated name of a transformers property
         warnings.simplefilter("ignore", FutureWarning)
         peft.inject_adapter_in_model(config, root)
+    for parameter in adapter_state(root).values():
+        parameter.data = parameter.data.float()  # peft takes the dtype of the layer, in which small steps are lost
 
 
 def adapter_state(root: nn.Module) -> dict[str, nn.Parameter]:

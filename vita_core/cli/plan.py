@@ -23,7 +23,9 @@ from vita_core.cli.common import (
 if TYPE_CHECKING:
     from vita_core.planning.origins import Setting
     from vita_core.planning.plan import Plan
+    from vita_core.planning.resolution import Resolved
     from vita_core.planning.stages import PlannedStage
+    from vita_core.planning.training import StagePlan
 
 
 def plan(
@@ -36,26 +38,67 @@ def plan(
         str | None,
         typer.Option(metavar="WIDTHxHEIGHT", help="Plan for a picture of this size in pixels, such as 1024x768."),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(metavar="N", min=1, help="The number of GPUs, for the memory that a training takes on each.")
+    ] = 1,
     json: JsonOption = False,
 ) -> None:
     """Print shape, parameters, memory and FLOPs of each stage for one picture, and why the tower was chosen.
 
-    No weights are read.
+    Of a config with `training.stages`, print also what each of them trains, and what a step costs. No weights are read.
     """
     from vita_core.planning.plan import make_plan
     from vita_core.planning.resolution import resolve
 
     resolved = resolve(place_of(config, tower, weights), overridden(overrides, device), offline=True)
     made = make_plan(resolved, picture=None if picture is None else _size(picture))
+    trained = _stages(resolved, made, processes)
     towers = [part.settings for part in getattr(resolved.tower, "parts", (resolved.tower,))]
     found = [_refused(one.device or resolved.config.device, one.attention, one.compile) for one in towers]
     refused = next(filter(None, found), None)
     if json:
-        print_json({**made.to_dict(), "device": resolved.config.device, "refused_here": refused})
+        stages = {"training": [stage.to_dict() for stage in trained]} if trained else {}
+        print_json({**made.to_dict(), **stages, "device": resolved.config.device, "refused_here": refused})
         return
     _print(made)
+    for stage in trained:
+        _print_stage(stage)
     if refused:
         typer.echo(f"This machine cannot run it: {refused}")
+
+
+def _stages(resolved: Resolved, made: Plan, processes: int) -> list[StagePlan]:
+    """Return the plans of the stages of a training, after the checks that `vita train` makes before it reads a weight."""
+    if resolved.config.training.stages is None:
+        return []
+    from vita_core.planning.training import plan_stages
+    from vita_core.training.stages import resolve_stages
+
+    stages = resolve_stages(resolved, resolved.config.data, processes)
+    return plan_stages(resolved, made, [stage.settings for stage in stages], processes)
+
+
+def _print_stage(stage: StagePlan) -> None:
+    """Print what a stage trains, what a step costs, and the memory of one GPU."""
+    known = "" if stage.flops is None else f", {stage.flops / 1e12:,.1f} TFLOPs"
+    numbers = [(part.part, part.how, part.parameters, part.trained) for part in stage.parts]
+    print_table(
+        f"stage {stage.name}: {stage.samples:,} samples a step, up to {stage.tokens:,} tokens, {stage.visual:,} of them "
+        f"visual{known}",
+        ["part", "trained", "parameters", "of them trained"],
+        [(part, how, *("not known" if n is None else f"{n:,}" for n in counts)) for part, how, *counts in numbers],
+    )
+    if stage.unknown:
+        typer.echo(f"memory: not known, because the layers of these parts are not: {', '.join(stage.unknown)}")
+        return
+    print_table(
+        f"GB on each of {stage.processes} GPUs" if stage.processes > 1 else "GB on one GPU",
+        ["parallel", "weights", "gradients", "optimizer", "activations (estimate)", "together"],
+        [
+            (name, *(f"{size / 1e9:,.2f}" for size in (m.weights, m.gradients, m.optimizer, m.activations, m.total)))
+            for name, m in stage.memory.items()
+        ],
+    )
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from vita_core.plugins.reductions import ReductionSpec
 from vita_core.plugins.specs import LLMShape, LLMSpec, ProjectorSpec, TowerSpec
 
 vita_api = VITA_API
+LLAMA_LIKE = ("llama", "mistral", "qwen2")
+"""Model types whose blocks have exactly the linear layers that `decoder_shape` states."""
 
 
 def decoder_shape(config: Mapping[str, Any]) -> LLMShape:
@@ -28,12 +30,22 @@ def decoder_shape(config: Mapping[str, Any]) -> LLMShape:
         biases += width  # Llama's option adds a bias to the output projection too
     block = attention + biases + 3 * width * mlp + 2 * width
     tied = config.get("tie_word_embeddings", False)
+    projections = {"q": q_width, "k": kv_width, "v": kv_width}
+    linears = (
+        *((f"self_attn.{name}_proj", width, out) for name, out in projections.items()),
+        ("self_attn.o_proj", q_width, width),
+        *((f"mlp.{name}_proj", width, mlp) for name in ("gate", "up")),
+        ("mlp.down_proj", mlp, width),
+    )
+    known = config.get("model_type") in LLAMA_LIKE
     return LLMShape(
         hidden_size=width,
         parameters=layers * block + width + vocab * width * (1 if tied else 2),
         macs_per_token=layers * (attention + 3 * width * mlp) + vocab * width,
         cache_values_per_token=2 * layers * kv_width,
         context=config.get("max_position_embeddings"),
+        block_parameters=block if known else None,
+        linears=linears if known else (),
     )
 
 

@@ -34,7 +34,8 @@ class Shape:
     if the encoder has no final norm (``norm: true`` is then an error). `first_layer` is 1 if the embeddings cannot be selected.
     `native` is set if the encoder keeps the aspect of each picture; the other numbers are then those of a square picture of
     `native.square` pixels. `size_from` is what states `image_size`, if it is not the checkpoint's ``config.json``:
-    ``preprocessor: KEY``.
+    ``preprocessor: KEY``. `linears` are name, inputs and outputs of the linear layers of one block, and empty if the blocks
+    differ or if it is not known: ``vita plan`` then does not tell how many parameters an adapter has.
 
     An encoder of videos states `frames`, the number of frames of one video, and `steps`, the number of its positions in
     time. The grid of each stage is then that of one step, and its `macs` are those of a whole video.
@@ -50,6 +51,7 @@ class Shape:
     frames: int | None = None
     steps: int = 1
     size_from: str | None = None
+    linears: tuple[tuple[str, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         sizes = [size for stage in self.stages for size in (stage.channels, *stage.grid)]
@@ -95,11 +97,13 @@ class Shape:
         prefix_tokens: int = 0,
         norm_parameters: int | None = None,
         mlp_matrices: int = 2,
+        linears: Iterable[str] = (),
     ) -> Shape:
         """Return the shape of a plain vision transformer (arXiv 2010.11929).
 
         One block costs, for T tokens of width C, ``T * (4 C^2 + m C M) + 2 T^2 C`` multiply-accumulates with
-        m = `mlp_matrices` (2; 3 for a gated MLP) and M = `mlp_width`; the patch embedding ``N * 3 p^2 C``.
+        m = `mlp_matrices` (2; 3 for a gated MLP) and M = `mlp_width`; the patch embedding ``N * 3 p^2 C``. `linears` are the
+        names of the linear layers in a block: four of the attention, and two of the MLP, the one that makes it wide first.
         """
         height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
         grid = (height // patch_size, width_px // patch_size)
@@ -108,4 +112,6 @@ class Shape:
         block_macs = tokens * (4 * width * width + mlp_matrices * width * mlp_width) + 2 * tokens * tokens * width
         stem = Stage(width, grid, embedding_parameters, patches * 3 * patch_size * patch_size * width)
         block = Stage(width, grid, block_parameters, block_macs)
-        return cls((height, width_px), (stem, *[block] * layers), prefix_tokens, norm_parameters)
+        sizes = [(width, width)] * 4 + [(width, mlp_width), (mlp_width, width)]
+        named = tuple((name, *pair) for name, pair in zip(linears, sizes, strict=False))
+        return cls((height, width_px), (stem, *[block] * layers), prefix_tokens, norm_parameters, linears=named)

@@ -198,7 +198,9 @@ class LLMShape:
     """The sizes of a decoder, all integers.
 
     `macs_per_token` counts multiply-accumulates, `cache_values_per_token` the values that the key-value cache keeps for
-    one token. `context` is the largest number of tokens, or None if unknown.
+    one token. `context` is the largest number of tokens, or None if unknown. `block_parameters` is the number of parameters
+    of one block, and `linears` are name, inputs and outputs of its linear layers. They are None and empty if not known, and
+    ``vita plan`` then does not tell what an adapter or a part of the blocks costs.
     """
 
     hidden_size: int
@@ -206,6 +208,8 @@ class LLMShape:
     macs_per_token: int
     cache_values_per_token: int
     context: int | None = None
+    block_parameters: int | None = None
+    linears: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True)

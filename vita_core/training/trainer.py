@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             gradient_accumulation_steps=settings.accumulate,
             learning_rate=settings.learning_rate,
             lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
-            warmup_steps=round(settings.warmup * steps),
+            warmup_steps=math.ceil(settings.warmup * steps),
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.clip,
             bf16=settings.precision == "bfloat16",

@@ -8,6 +8,14 @@ from typing import Any
 from vita_core import Shape, TowerSpec, hookimpl
 
 vita_api = 1
+LINEARS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.out_proj",
+    "mlp.fc1",
+    "mlp.fc2",
+)
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -34,6 +42,7 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any], image_size: tup
         embedding_parameters=width * (1 + 3 * patch * patch + positions + 2),
         block_parameters=4 * (width * width + width) + 2 * width * mlp + mlp + width + 4 * width,
         norm_parameters=2 * width,
+        linears=LINEARS,
     )
 
 

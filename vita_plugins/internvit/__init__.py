@@ -8,6 +8,14 @@ from typing import Any
 from vita_core import Shape, TowerSpec, VitaError, hookimpl
 
 vita_api = 1
+LINEARS = (
+    "attention.q_proj",
+    "attention.k_proj",
+    "attention.v_proj",
+    "attention.projection_layer",
+    "mlp.fc1",
+    "mlp.fc2",
+)
 
 # the defaults of transformers' InternVLVisionConfig
 NATIVE = {
@@ -98,6 +106,7 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any], image_size: tup
         embedding_parameters=width * (3 * patch * patch + 1 + tokens + positions),
         block_parameters=attention + 2 * width * mlp + mlp + width + 2 * norm + 2 * width,
         norm_parameters=None if vision.get("use_mean_pooling", True) else 2 * width,
+        linears=LINEARS,
     )
 
 

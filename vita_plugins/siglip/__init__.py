@@ -8,6 +8,14 @@ from typing import Any
 from vita_core import Shape, TowerSpec, hookimpl
 
 vita_api = 1
+LINEARS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.out_proj",
+    "mlp.fc1",
+    "mlp.fc2",
+)
 
 
 def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -30,6 +38,7 @@ def shape(config: Mapping[str, Any], options: Mapping[str, Any], image_size: tup
         embedding_parameters=width * (3 * patch * patch + 1 + (size // patch) ** 2),
         block_parameters=4 * (width * width + width) + 2 * width * mlp + mlp + width + 4 * width,
         norm_parameters=2 * width,
+        linears=LINEARS,
     )
 
 
