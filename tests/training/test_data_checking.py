@@ -108,6 +108,7 @@ def test_a_stage_has_its_own_prompt_and_length(folder: Path, tiny_config: Path) 
     assert counter.max_length == 30
     assert counter.count(sample, [(8, 6)]).tokens.ids[0] == PICTURE_ID  # no question
     assert TokenCounter(resolved, stage="align", max_length=50).max_length == 50
+    assert TokenCounter(resolved, max_length=10_000).max_length == 256  # the model's context
     with pytest.raises(ConfigError, match=r"--stage: no stage of this name: 'aling'\. Try: align"):
         TokenCounter(resolved, stage="aling")
 

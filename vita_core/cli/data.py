@@ -42,7 +42,8 @@ FormatOption = Annotated[str, typer.Option("--format", help="The format, if it i
 PicturesOption = Annotated[str | None, typer.Option(help="The folder that the paths of pictures are relative to.")]
 SplitOption = Annotated[str | None, typer.Option(help="The split of a data set that `datasets` saved. Default: train.")]
 LengthOption = Annotated[
-    int | None, typer.Option(min=1, help="The most tokens of a sample. Default: the stage's, or the model's context.")
+    int | None,
+    typer.Option(min=1, help="The most tokens of a sample, within the model's context. Default: the stage's."),
 ]
 
 

@@ -43,7 +43,7 @@ class Counted:
 class TokenCounter:
     """Turns samples into tokens with a config's tokenizer and prompt, or the prompt and `max_length` of one of its stages.
 
-    `max_length` is by default that of the stage, or else the language model's context. Raises ConfigError for a config without
+    `max_length` is by default that of the stage, and never more than the language model's context. Raises ConfigError for a config without
     a language model and for an unknown stage, and CheckpointError if there is no tokenizer.
     """
 
@@ -60,8 +60,9 @@ class TokenCounter:
                 )
             template = stages[stage].prompt or self.prompt.template
             self.prompt = type(self.prompt).model_validate({**self.prompt.model_dump(), "template": template})
-            context = stages[stage].max_length or context
-        self.max_length: int | None = max_length or context
+            max_length = max_length or stages[stage].max_length
+        limits = [limit for limit in (max_length, context) if limit is not None]
+        self.max_length: int | None = min(limits) if limits else None
         self.of_size = lru_cache(maxsize=10_000)(self._of_size)
 
     def _of_size(self, size: Size) -> tuple[int, int]:
@@ -73,7 +74,8 @@ class TokenCounter:
         """Return the tokens of a sample whose pictures have these sizes. Raises SampleError if it is too long."""
         found = [self.of_size(size) for size in sizes]
         form = CONVERSATIONS.get(self.prompt.template)
-        places = [tiles for tiles, _ in found] if form is not None and form.per_tile else None
+        by_tile = form is not None and form.per_tile and self.resolved.config.images.anyres is None
+        places = [tiles for tiles, _ in found] if by_tile else None
         tokens = labelled(self.tokenizer, self.prompt, sample, stop_id=self.stop_id, places=places)
         counted = Counted(tokens, tuple(count for _, count in found))
         if self.max_length is not None and counted.length > self.max_length:
