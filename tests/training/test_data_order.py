@@ -183,6 +183,16 @@ def test_bad_samples_are_counted_and_replaced(damaged: DataSet, tmp_path: Path) 
     assert [pickle.loads(pickle.dumps(again))[place] for place in range(9)] == got[:9]
 
 
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "data")
+    rows = [{"image": name, "caption": "x"} for name in ("a" * 5000, "a\0b.png", ".", "http://host/a.png", "red.png")]
+    found = Drawn(
+        Mixture([DataSet("d", opened(write(folder / "d.jsonl", *rows)))], 0), 5, seen, RejectedLog(tmp_path / "r")
+    )
+    assert [*found] == ["x"] * 5
+    assert found.log.counts() == {"a picture is missing": 4}
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "rejected.jsonl"
     RejectedLog(file).add("a", SampleError("no answer", "", "d:1:1"))

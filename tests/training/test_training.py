@@ -40,7 +40,7 @@ def test_three_layouts(captioned: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"image": "x.png"}\n', r":1:1: no answer: 'caption' is missing or not a text: None"),
+        ('{"image": "x.png"}\n', r":1:1: no answer: neither a caption nor turns, but \['image'\]"),
         ('{"image": "x.png", "caption": "a"\n', r":1:\d+: not valid JSON"),
         ('{"image": "x.png", "caption": "a"}\n', r"1 of 1 pictures are missing"),
         ("\n", "there is no sample in "),

@@ -43,8 +43,8 @@ class Counted:
 class TokenCounter:
     """Turns samples into tokens with a config's tokenizer and prompt, or the prompt and `max_length` of one of its stages.
 
-    `max_length` is by default that of the stage, and never more than the language model's context. Raises ConfigError for a config without
-    a language model and for an unknown stage, and CheckpointError if there is no tokenizer.
+    `max_length` is by default that of the stage, and never more than the language model's context. Raises ConfigError for a
+    config without a language model and for an unknown stage, and CheckpointError if there is no tokenizer.
     """
 
     def __init__(self, resolved: Resolved, *, stage: str | None = None, max_length: int | None = None) -> None:

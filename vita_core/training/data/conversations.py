@@ -82,8 +82,10 @@ def _found(row: Mapping[str, Any], keys: Sequence[str], find: Find) -> tuple[Pic
 
 
 def _caption(row: Mapping[str, Any]) -> Turn:
-    key = next((key for key in CAPTIONS if row.get(key) is not None), CAPTIONS[0])
-    return Turn(None, _text(row.get(key), repr(key)))
+    key = next((key for key in CAPTIONS if row.get(key) is not None), None)
+    if key is None:
+        raise SampleError("no answer", f"neither a caption nor turns, but {reprlib.repr([*row])}")
+    return Turn(None, _text(row[key], repr(key)))
 
 
 def _turns(said: Any) -> tuple[str | None, tuple[Turn, ...]]:
@@ -136,4 +138,6 @@ def _text(value: Any, what: str) -> str:
         raise SampleError(reason, f"{what} is missing or not a text: {reprlib.repr(value)}")
     if not value.strip():
         raise SampleError("empty text", f"{what} is empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # JSON can state them; no tokenizer takes them
+        raise SampleError("a text that is not valid Unicode", reprlib.repr(value))
     return value.strip()

@@ -51,7 +51,10 @@ class PictureRef:
 
     def exists(self) -> bool:
         """Return whether the bytes or the file are there. The file is not read."""
-        return self.data is not None or (self.path is not None and self.path.is_file())
+        try:
+            return self.data is not None or (self.path is not None and self.path.is_file())
+        except OSError:  # a name that is too long, a folder that may not be read
+            return False
 
     def opened(self) -> BinaryIO:
         """Return the bytes as an open file. The caller closes it. Raises OSError."""
