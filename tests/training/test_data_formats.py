@@ -261,6 +261,8 @@ def test_read_samples_takes_absolute_paths(pictures: Path, tmp_path: Path) -> No
     """Those of the file that vita train writes for vita eval."""
     file = write(tmp_path / "held_out.jsonl", {**ROW, "image": str(pictures / "red.png")})
     assert read_samples(file)[0].image == pictures / "red.png"
+    with pytest.raises(ConfigError, match=r"no picture with a caption in .*data\. Try: a folder with a \.txt file"):
+        read_samples(pictures)
     two = write(tmp_path / "two.json", {"image": ["a", "b"], "conversations": turns("x", "y")})
     with pytest.raises(SampleError, match=r"two\.json:1:2: not one picture in a file of its own: 2 pictures"):
         read_samples(two)

@@ -16,6 +16,7 @@ from data_sets import bad, colours, every, opened, png, turns, write_pictures
 
 from vita_core.errors import ConfigError
 from vita_core.training.data import SampleError, picture_of
+from vita_core.training.data.shards import TarSource
 
 datasets = pytest.importorskip("datasets", reason="the extra `data` is not installed")
 webdataset = pytest.importorskip("webdataset", reason="the extra `dev` is not installed")
@@ -248,3 +249,8 @@ def test_damaged_shards(tmp_path: Path, damage: str) -> None:
         file.write_bytes(file.read_bytes()[:1600] if damage == "cut" else b"text" * 500)
     with pytest.raises(ConfigError, match=r"not a whole, uncompressed tar file: .* Try: download it again"):
         opened(file)
+
+
+def test_a_shard_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*no\.tar: No such file or directory\. Try: check the path"):
+        TarSource([tmp_path / "no.tar"])

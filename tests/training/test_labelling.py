@@ -247,10 +247,26 @@ def test_each_answer_follows_the_prompt_that_asks_for_it(template: str) -> None:
     )
 
 
-def test_a_template_that_changes_answers_is_told() -> None:
+def test_samples_that_a_chat_template_does_not_take() -> None:
+    """One sample does not stop a training: a template may change an answer that looks like its own marks."""
     tokenizer = multimodal.tokenizer()
-    tokenizer.chat_template = CHATML.replace("m['content']", "m['content'] | upper")
-    with pytest.raises(ConfigError, match=r"prompt\.template: .* answer 1 of 2 does not follow the prompt"):
+    tokenizer.chat_template = CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
+    labelled(tokenizer, PromptConfig(), sample(2))
+    thinking = Sample((), (Turn("what ?", "hm</think>a cat"),), where="d.jsonl:1:1")
+    with pytest.raises(
+        SampleError, match=r"d\.jsonl:1:1: the chat template does not take .*: in what .* answer 1 of 1"
+    ):
+        labelled(tokenizer, PromptConfig(), thinking)
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    )
+    labelled(tokenizer, PromptConfig(), sample(2))
+    with pytest.raises(
+        SampleError, match=r"the chat template does not take this sample: .* not accept the prompt: no system\."
+    ):
+        labelled(tokenizer, PromptConfig(), sample(2, system="Be short."))
+    tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match=r"prompt\.template: this tokenizer has no chat template"):
         labelled(tokenizer, PromptConfig(), sample(2))
 
 

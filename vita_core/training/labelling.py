@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita_core.config.prompts import PromptConfig
+from vita_core.errors import ConfigError
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
 from vita_core.language.dialogues import Part, dialogue
 from vita_core.language.prompts import PICTURE_ID, known_token, leading_ids
@@ -55,7 +56,8 @@ def labelled(
     `places` is how many places each picture takes, `frames` the same of each video (1 by default). `stop_id` is the token
     that ends an answer (by default the tokenizer's EOS): it is added where the format ends an answer with nothing. With
     ``template: plain`` the sample is written as in LLaVA's alignment: the pictures, the caption and a newline, without a
-    question. Raises SampleError for a sample that cannot be written, and ConfigError for a template that cannot be used.
+    question. Raises SampleError for a sample that the format or template cannot write, and ConfigError for a tokenizer without
+    the template.
     """
     stop_id = tokenizer.eos_token_id if stop_id is None else stop_id
     contents, listed, visuals = _contents(prompt, sample, places, frames)
@@ -64,7 +66,13 @@ def labelled(
     system = prompt.system if sample.system is None else sample.system
     answers = [turn.answer for turn in sample.turns]
     stop = tokenizer.convert_ids_to_tokens(stop_id)
-    parts, ended = dialogue(tokenizer, prompt, system, contents, answers, stop=stop, listed=listed)
+    try:
+        parts, ended = dialogue(tokenizer, prompt, system, contents, answers, stop=stop, listed=listed)
+    except ConfigError as error:
+        if prompt.template != "chat" or tokenizer.chat_template is None:
+            raise
+        reason = str(error).partition(" Try: ")[0].removeprefix("prompt.template: ").rstrip(".")
+        raise SampleError("the chat template does not take this sample", reason, sample.where) from error
     ids, labels = _encoded(tokenizer, prompt, parts)
     if not ended:
         ids, labels = [*ids, stop_id], [*labels, stop_id]
