@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from vita_core.adapters import adapter_state, add_adapter
@@ -15,7 +16,7 @@ from vita_core.errors import ConfigError, VitaError
 from vita_core.models.model import VisionLanguageModel
 from vita_core.towers.freezing import freeze
 
-__all__ = ["PartRow", "freeze_unused", "prepare_parts", "roots", "table"]
+__all__ = ["PartRow", "cast", "freeze_unused", "prepare_parts", "roots", "table"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,17 @@ def prepare_parts(model: VisionLanguageModel, parts: Mapping[str, PartSettings],
         else:
             root.requires_grad_(True)
         if how.lora is None:  # its frozen layers too: a layer takes values of its own dtype only
-            root.float()
+            cast(root, torch.float32)
+
+
+def cast(root: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the parameters and the saved buffers of a module. Tables that no checkpoint holds keep their dtype."""
+    for parameter in root.parameters():
+        parameter.data = parameter.data.to(dtype)
+    for module in root.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set and buffer.is_floating_point():
+                setattr(module, name, buffer.to(dtype))
 
 
 def _train_blocks(decoder: nn.Module, first: int, key: str) -> None:

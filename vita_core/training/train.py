@@ -150,7 +150,7 @@ def _check(resolved: Resolved) -> None:
     refuse_stills(resolved.tower, "vita train: it takes still pictures")
     if resolved.config.training.stages is not None:
         raise ConfigError(
-            "training.stages: `vita train` does not run stages yet. Try: the flat keys, such as `training.steps`"
+            "training.stages: train() trains without stages. Try: vita_core.training.running.run_stages(resolved, out)"
         )
     if resolved.config.prompt.row_tokens is not None:
         raise ConfigError(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainingArguments
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from vita_core.training.joint import Joint, collate
 from vita_core.training.parts import roots
@@ -44,20 +44,24 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """Trains the model of a `Joint` for one stage. `data` has the samples in the order in which they are seen."""
+    """Trains the model of a `Joint` for one stage.
+
+    `data` and `held_out` are datasets of what `collate` joins; `data` has the samples in the order in which they are seen.
+    """
 
     def __init__(
         self,
         joint: Joint,
         stage: Stage,
-        data: Dataset[dict[str, Any]],
-        held_out: Dataset[dict[str, Any]] | None,
+        data: Any,
+        held_out: Any,
         folder: Path,
         *,
         steps: int,
         seed: int,
         keep: int,
         processes: int = 1,
+        callbacks: Sequence[TrainerCallback] = (),
         **arguments: Any,
     ) -> None:
         settings, device = stage.settings, joint.model.llm.device
@@ -90,7 +94,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             disable_tqdm=True,
             **arguments,
         )
-        super().__init__(joint, args, collate, data, held_out)
+        super().__init__(joint, args, collate, data, held_out, callbacks=list(callbacks))
+        self.remove_callback(PrinterCallback)  # it prints a dictionary for each log
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """Return AdamW, with the learning rate of each part. Norms and biases do not decay."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +13,12 @@ from typing import Any
 
 from vita_core.errors import CheckpointError
 
-__all__ = ["open_pickle", "reading", "stated", "tensor_keys", "tensor_shapes"]
+__all__ = ["open_pickle", "reading", "stated", "tensor_keys", "tensor_shapes", "tensors_sha256"]
 
 WRAPPERS = ("state_dict", "model", "module")
 """Keys under which training scripts save the weights, next to the state of the optimizer."""
+CHUNK = 1 << 24
+"""How many bytes are read at once."""
 
 
 @contextmanager
@@ -109,3 +113,22 @@ def open_pickle(path: Path) -> dict[str, Any]:
             f"{path} is not a dictionary of tensors: a {type(state).__name__}. Try: save the module's state_dict"
         )
     return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def tensors_sha256(file: Path) -> str:
+    """Return the SHA-256 of the tensors of a safetensors file: keys, dtypes, shapes and bytes, in the order of the keys.
+
+    It does not depend on the order in which a library writes the tensors or the metadata.
+    """
+    with reading(file), file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header.pop("__metadata__", None)
+        digest = hashlib.sha256()
+        for key in sorted(header):
+            begin, end = header[key]["data_offsets"]
+            digest.update(json.dumps([key, header[key]["dtype"], header[key]["shape"]]).encode())
+            opened.seek(8 + size + begin)
+            for at in range(begin, end, CHUNK):
+                digest.update(opened.read(min(CHUNK, end - at)))
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""Show what a training does: the table of trained parts, one bar a stage, and ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from vita_core.training.parts import PartRow
+from vita_core.training.stages import Stage
+
+__all__ = ["StageProgress", "show_table"]
+
+
+def show_table(stage: Stage, rows: Sequence[PartRow], unused: Sequence[str] = ()) -> None:
+    """Print how many parameters of each part a stage trains, and which of them no picture reaches, to stderr."""
+    made = Table(title=f"stage {stage.name}", title_justify="left", title_style="")
+    for heading in ("part", "trained", "parameters", "of them trained"):
+        made.add_column(heading, justify="right" if "of" in heading or "meters" in heading else "left")
+    for row in rows:
+        made.add_row(row.part, row.how, f"{row.parameters:,}", f"{row.trained:,}")
+    console = Console(stderr=True)
+    console.print(made)
+    if unused:
+        console.print(f"frozen too, because no feature depends on them: {', '.join(unused)}")
+
+
+class StageProgress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """One bar for a stage, with its loss, held-out loss, learning rate and samples a second. Each log is also a row of a file.
+
+    A row is ``{"stage", "step", "time", ...}`` with what transformers logs: `loss`, `grad_norm`, `learning_rate`, `eval_loss`.
+    """
+
+    def __init__(self, stage: Stage, file: Path) -> None:
+        self.stage, self.file = stage, file
+        self.bar: Any = None
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the bar. A resumed stage begins where it stopped."""
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc=self.stage.name, unit="step", disable=None
+        )
+        self.started = time.monotonic(), state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar."""
+        begun, first = self.started
+        rate = (state.global_step - first) * self.stage.settings.batch_size / max(1e-9, time.monotonic() - begun)
+        self.shown["samples/s"] = f"{rate:.1f}"
+        self.bar.set_postfix(self.shown, refresh=False)
+        self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Write a row, and show its numbers."""
+        names = {"loss": "loss", "eval_loss": "held out", "learning_rate": "lr"}
+        numbers = {key: float(value) for key, value in (logs or {}).items() if _is_number(value)}
+        self.shown |= {names[key]: f"{value:.4g}" for key, value in numbers.items() if key in names}
+        if state.is_world_process_zero:
+            row = {"stage": self.stage.name, "step": state.global_step, "time": round(time.time(), 3), **numbers}
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as opened:
+                opened.write(json.dumps(row) + "\n")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

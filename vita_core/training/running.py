@@ -1,0 +1,130 @@
+"""Run the stages of a training one after the other, resumably."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from vita_core.errors import ConfigError
+from vita_core.models.building import build
+from vita_core.models.model import VisionLanguageModel
+from vita_core.planning.resolution import Resolved
+from vita_core.training.data.mixing import Drawn, Mixture
+from vita_core.training.data.rejecting import RejectedLog
+from vita_core.training.joint import Joint, collate
+from vita_core.training.making import SampleMaker
+from vita_core.training.parts import freeze_unused, prepare_parts, table
+from vita_core.training.reporting import StageProgress, show_table
+from vita_core.training.sets import Sets, described, open_sets
+from vita_core.training.stages import Stage, resolve_stages
+from vita_core.training.trainer import StageTrainer, load_trained, trained_state
+from vita_core.training.written import write_trained
+from vita_core.weights.files import write_text, write_whole
+
+__all__ = ["run_stages"]
+
+
+def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str | None = None) -> dict[str, Any]:
+    """Train the stages of a config, and write a model that ``vita run`` opens to `out`. Return the scores of each stage.
+
+    Call it again with the same arguments to continue an interrupted run: its checkpoints are in ``out/work``. `only` is the
+    name of the last stage to run; the stages before it run too, unless they are finished. With `strict`, the first sample
+    that cannot be trained on is an error. Raises VitaError before the first picture is encoded if the config or the data
+    cannot be trained on.
+    """
+    stages = _upto(resolve_stages(resolved, resolved.config.data), only)
+    sets = open_sets(resolved.config.data, resolved.config.training.seed)
+    run = Run(out, resolved, stages)
+    if (scores := run.finished()) is not None:
+        return scores
+    torch.manual_seed(resolved.config.training.seed)
+    model, scores = build(resolved, untrained=True), {}
+    log = RejectedLog(out / "rejected.jsonl", strict=strict)
+    for stage in stages:
+        scores[stage.name] = _run_stage(model, stage, sets, out / "work" / stage.name, log)
+    write_trained(out, model, stages, scores, described(resolved.config.data, sets))
+    run.finish(scores)
+    return scores
+
+
+def _upto(stages: list[Stage], only: str | None) -> list[Stage]:
+    names = [stage.name for stage in stages]
+    if only is None:
+        return stages
+    if only not in names:
+        raise ConfigError(f"--stage: no stage of this name: {only!r}. Try: one of {', '.join(names)}")
+    return stages[: names.index(only) + 1]
+
+
+def _run_stage(model: VisionLanguageModel, stage: Stage, sets: Sets, folder: Path, log: RejectedLog) -> dict[str, Any]:
+    """Train one stage, from its last checkpoint if there is one, or load its result. Return its scores."""
+    settings, seed, done = stage.settings, model.settings.training.seed, folder / "done.safetensors"
+    joint = Joint(model)
+    torch.manual_seed(_seed(seed, stage.name))  # of new adapters, whatever ran before
+    prepare_parts(model, stage.parts, stage.key)
+    prompt = model.settings.prompt
+    if settings.prompt is not None:
+        prompt = prompt.model_copy(update={"template": settings.prompt})
+    maker = SampleMaker(model, prompt, settings.max_length)
+    mixture = Mixture([sets[name][0] for name in stage.data], seed)
+    steps = settings.steps or math.ceil((settings.epochs or 1) * mixture.epoch / settings.batch_size)
+    data = Drawn(mixture, steps * settings.batch_size, maker, log)
+    unused = freeze_unused(joint, collate([data[0]]))
+    if done.is_file():
+        load_trained(model, load_file(done))
+        scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        return scores
+    show_table(stage, table(model, stage.parts), unused)
+    held = [one for _, one in (sets[name] for name in stage.data) if one is not None]
+    held_mixture = Mixture(held, seed) if held else None
+    held_out = None if held_mixture is None else Drawn(held_mixture, held_mixture.epoch, maker, log)
+    torch.manual_seed(_seed(seed, stage.name))
+    keep, progress = model.settings.training.keep, StageProgress(stage, folder.parent.parent / "metrics.jsonl")
+    trainer = StageTrainer(
+        joint, stage, data, held_out, folder, steps=steps, seed=seed, keep=keep, callbacks=[progress]
+    )
+    result = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
+    scores = {"train_loss": result.training_loss, "steps": result.global_step}
+    if held_out is not None:
+        scores["held_out_loss"] = trainer.evaluate()["eval_loss"]
+    write_text(folder / "scores.json", json.dumps(scores))
+    state = {name: value.to("cpu").contiguous() for name, value in trained_state(model).items()}
+    write_whole(done, lambda path: save_file(state, path))
+    return scores
+
+
+def _seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}-{name}".encode()).digest()[:4])
+
+
+class Run:
+    """The record of a run in ``out/work/run.json``: what it depends on, and its scores once it is finished."""
+
+    def __init__(self, out: Path, resolved: Resolved, stages: list[Stage]) -> None:
+        """Begin a run, or go on with it. Raises ConfigError if `out` contains a run with another config."""
+        config = resolved.config.model_dump_json(exclude={"training": {"keep"}}) + json.dumps([s.name for s in stages])
+        self.out, self.file = out, out / "work" / "run.json"
+        self.key = hashlib.sha256(config.encode()).hexdigest()
+        self.record = json.loads(self.file.read_text()) if self.file.is_file() else {"key": self.key}
+        if self.record["key"] != self.key:
+            raise ConfigError(
+                f"--out: {out} contains a run with another config or other data. Try: another directory for --out, or "
+                f"delete {out / 'work'} to start again"
+            )
+        write_text(self.file, json.dumps(self.record))
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the scores of a finished run whose model is there, else None."""
+        scores: Any = self.record.get("finished")
+        return scores if (self.out / "config.yaml").is_file() else None
+
+    def finish(self, scores: Mapping[str, Any]) -> None:
+        """Record that the run is finished."""
+        write_text(self.file, json.dumps({"key": self.key, "finished": scores}))

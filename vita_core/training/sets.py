@@ -1,0 +1,54 @@
+"""The data sets of a training in stages: opened, with the held-out share of each kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vita_core.config.data import DataSetConfig
+from vita_core.errors import ConfigError, nearest
+from vita_core.training.data.mixing import DataSet, parted
+from vita_core.training.data.opening import open_source
+
+__all__ = ["Sets", "described", "open_sets", "replaced_paths"]
+
+Sets = Mapping[str, tuple[DataSet, DataSet | None]]
+"""The data sets of a training by name: the samples to train on, and those that are held out for the score."""
+
+
+def replaced_paths(data: Mapping[str, DataSetConfig], given: Sequence[str]) -> list[str]:
+    """Return overrides of the config for the values of ``--data``: ``NAME=PATH``, or PATH if there is one data set.
+
+    Raises ConfigError for an unknown name.
+    """
+    overrides = []
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals and len(data) == 1:
+            name, path = next(iter(data)), text
+        if name not in data:
+            known = ", ".join(data) or "none, until the config has a section `data`"
+            raise ConfigError(
+                f"--data: no data set of this name: {name!r}.{nearest(name, list(data))} Try: NAME=PATH with one of {known}"
+            )
+        overrides.append(f"data.{name}.path={path}")
+    return overrides
+
+
+def open_sets(data: Mapping[str, DataSetConfig], seed: int) -> Sets:
+    """Open the data sets of a config, and keep the held-out share of each apart. Raises ConfigError."""
+    sets = {}
+    for name, settings in data.items():
+        kept, held = parted(open_source(settings, f"data.{name}"), settings.held_out, seed)
+        train = DataSet(name, kept, settings.weight)
+        sets[name] = (train, None if held is None else DataSet(name, held))
+    return sets
+
+
+def described(data: Mapping[str, DataSetConfig], sets: Sets) -> list[dict[str, Any]]:
+    """Return what the provenance says of the data sets."""
+    rows = []
+    for name, (kept, held) in sets.items():
+        counts = {"samples": len(kept.source), "held_out": 0 if held is None else len(held.source)}
+        rows.append({"name": name, **counts, "licence": data[name].licence or "not stated"})
+    return rows

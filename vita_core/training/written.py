@@ -1,0 +1,69 @@
+"""Write the result of a training in stages to its directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vita_core.config.training import PARTS
+from vita_core.models.model import VisionLanguageModel
+from vita_core.models.provenance import made_by, sources
+from vita_core.models.writing import write_model
+from vita_core.towers.devices import dtype_on
+from vita_core.training.parts import cast, roots, table
+from vita_core.training.stages import Stage
+from vita_core.weights.files import write_text
+from vita_core.weights.tensorfiles import tensors_sha256
+
+__all__ = ["write_trained"]
+
+
+def write_trained(
+    out: Path,
+    model: VisionLanguageModel,
+    stages: Sequence[Stage],
+    scores: Mapping[str, Any],
+    data: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write what the stages trained, ``provenance.json`` and ``config.yaml`` to `out`. The config appears last.
+
+    The weights of a part that no stage trained are not written: the config names where they come from. Weights that were
+    trained in float32 get the dtype of the config, on which `model` then runs too.
+    """
+    llm, settings = model.settings.llm, model.tower.settings
+    assert llm is not None
+    decoder = getattr(torch, llm.dtype)
+    dtypes = {"tower": dtype_on(settings.dtype, model.tower.device), "llm": decoder, "projector": decoder}
+    ways = {part: [stage.parts[part] for stage in stages if part in stage.parts] for part in PARTS}
+    written = [part for part, found in ways.items() if any(how.lora is None for how in found)]
+    for part, root in roots(model).items():
+        root.requires_grad_(False)
+        if part in written:
+            cast(root, dtypes.get(part, dtypes["tower"]))
+    model.eval()
+    made = out / "work" / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    write_model(made, model.resolved, model.tower, model.projector, model.llm, model.newline, written)
+    files = sorted(made.rglob("*.safetensors"))
+    record = {
+        "made_by": made_by(model.resolved),
+        "training": {"stages": [stage.settings.model_dump(mode="json", exclude_none=True) for stage in stages]},
+        "parts": [vars(row) for row in table(model, {})],
+        "scores": dict(scores),
+        "data": list(data),
+        "sources": sources(model.resolved),
+        "tensors_sha256": {file.relative_to(made).as_posix(): tensors_sha256(file) for file in files},
+    }
+    write_text(made / "provenance.json", json.dumps(record, indent=2, ensure_ascii=False))
+    for entry in sorted(made.iterdir(), key=lambda entry: entry.name == "config.yaml"):
+        target = out / entry.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        entry.replace(target)
+    made.rmdir()
