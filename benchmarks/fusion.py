@@ -8,7 +8,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from common import alternate, clock_option, once, ratio, report
 from families import FAMILIES
 from fewer_tokens import behind, inside, row
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from watched import held
 
 from vita_core import build_tower
 from vita_core.pixels.fused import FusedPixels
@@ -78,15 +77,6 @@ def memory(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]
         larger = max(held(build_tower(part), given)[0] for part, given in zip(parts, pixels.parts, strict=True))
         what = f"{first} + {second}, {combine}, {options.pictures} pictures"
         yield row("memory", what, "the larger part and the output", once(whole / (larger + output)), MEMORY)
-
-
-def held(tower: Any, pixels: Any) -> tuple[int, int]:
-    """Return the most bytes that torch holds at once for a forward, above those before it, and the bytes of its output."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        features = tower(pixels)
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(accumulate(sizes)), features.numel() * features.element_size()
 
 
 def main() -> None:

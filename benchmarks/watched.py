@@ -1,6 +1,7 @@
-"""Measure the anonymous memory of a child process from outside.
+"""Measure memory: the anonymous memory of a child process from outside, or what torch holds for one forward.
 
-It reads RssAnon, because RSS also counts the pages of mapped files until they are evicted.
+The first reads RssAnon, because RSS also counts the pages of mapped files until they are evicted. The second is the same in
+every run.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import select
 import subprocess
 import sys
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-__all__ = ["peak"]
+__all__ = ["held", "peak"]
 
 
 def anonymous(pid: int) -> int:
@@ -41,3 +44,14 @@ def peak(code: str, *arguments: str) -> tuple[int, int]:
     most = max(most, anonymous(child.pid))
     child.communicate("\n")
     return most - before, said
+
+
+def held(tower: Any, pixels: Any) -> tuple[int, int]:
+    """Return the most bytes that torch holds at once for a forward, above those before it, and the bytes of its output."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        features = tower(pixels)
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(sizes)), features.numel() * features.element_size()

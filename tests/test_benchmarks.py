@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY
@@ -115,3 +116,23 @@ def test_make_bench_end_to_end(tmp_path: Path) -> None:
     assert status == 1
     assert "failed: s2" in told
     assert not (tmp_path / "results").exists()
+
+
+def test_several_encoders_hold_no_more_than_the_larger_and_the_output(
+    tower_examples: dict[str, dict[str, Any]],
+) -> None:
+    """The tokens of the second are resized; what they were before is free again when both are joined."""
+    import torch
+    from watched import held
+
+    from vita_core import build_tower
+    from vita_core.pixels.fused import FusedPixels
+
+    second = {**tower_examples["transformers"], "reduce": {"type": "pool", "grid": [4, 3]}}
+    parts = [{**part, "max_batch": 1} for part in (tower_examples["siglip"], second)]
+    pixels = torch.rand(64, 3, 56, 56)
+    with torch.inference_mode():
+        whole, output = held(build_tower({"towers": parts}), FusedPixels([pixels, pixels]))
+        larger = max(held(build_tower(part), pixels)[0] for part in parts)
+    assert output == 64 * 16 * build_tower({"towers": parts}).hidden_size * 4
+    assert whole <= larger + output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -119,18 +118,18 @@ class FusedTower(BaseVisionTower):
 
     def _of_batch(self, pixels: FusedPixels) -> Placed | list[Placed]:
         outputs = [part.placed(given) for part, given in zip(self.parts, pixels.parts, strict=True)]
-        whole = [output for output in outputs if isinstance(output, tuple)]
-        if len(whole) == len(outputs):
-            return self._whole(whole, pixels)
+        if not any(isinstance(output, list) for output in outputs):
+            return self._whole(outputs, pixels)
         each = [output if isinstance(output, list) else _one_by_one(output) for output in outputs]
-        found = [self._whole(picture, pixels) for picture in zip(*each, strict=True)]
+        found = [self._whole([*picture], pixels) for picture in zip(*each, strict=True)]
         if self.shape.native is not None:
             return found
         return torch.cat([tokens for tokens, _ in found]), found[0][1]
 
-    def _whole(self, outputs: Sequence[Placed], pixels: FusedPixels) -> Placed:
-        """Return the joined outputs of the parts after the reductions of the whole."""
-        tokens, grid = self._joined([tokens.to(self.device) for tokens, _ in outputs], [grid for _, grid in outputs])
+    def _whole(self, outputs: list[Any], pixels: FusedPixels) -> Placed:
+        """Return the joined outputs of the parts, `Placed` each, after the reductions of the whole. Empties `outputs`."""
+        grids = [grid for _, grid in outputs]
+        tokens, grid = self._joined([outputs.pop(0)[0].to(self.device) for _ in grids], grids)
         if len(self.reductions):
             tokens = tokens.to(self.dtype)  # that of their weights
         return self._reduced(tokens, grid, pixels.first)
@@ -143,8 +142,9 @@ class FusedTower(BaseVisionTower):
         grid = None
         if combine != "interleave" and grids[0] is not None:
             grid = grids[0] if asked == "first" else tuple(asked)
-            placed = zip(tokens, grids, strict=True)
-            tokens = [each if own in (None, grid) else features.resized(each, own, grid) for each, own in placed]
+            for place, own in enumerate(grids):
+                if own not in (None, grid):  # one by one, so that memory is free again of what was resized
+                    tokens[place] = features.resized(tokens[place], own, grid)
         counts = [each.shape[1] for each in tokens]
         if len({*counts}) > 1:
             raise VitaError(
