@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from vita_core import VitaError
@@ -50,6 +52,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = 
         {},
         [{"train": {"projector": "full", "tower": {"from_layer": 2}}}, {"train": {"tower": {"lora": {}}}}],
     ),
+    "a CNN": (
+        {"weights": "mobilenet", "type": "torchvision", "options": {"architecture": "mobilenet_v2"}, "pool": 1},
+        {},
+        [{"train": {"projector": "full", "tower": {"from_layer": 3}}}],
+    ),
     "reduction": (
         {"weights": "siglip", "reduce": RESAMPLER},
         {},
@@ -87,8 +94,12 @@ def test_bytes_are_those_of_a_real_run(
 ) -> None:
     tower, llm, stages = case
     names = [{"name": f"s{at}", "learning_rate": 1e-3, "steps": 1, "batch_size": 1, **s} for at, s in enumerate(stages)]
+    place = GOLDEN / tower["weights"]
+    if tower.get("type") == "torchvision":
+        place = tmp_path / "mobilenet.safetensors"
+        save_file(torchvision.models.mobilenet_v2(weights=None).state_dict(), place)
     config = {
-        "tower": {**tower, "weights": str(GOLDEN / tower["weights"])},
+        "tower": {**tower, "weights": str(place)},
         "llm": {"weights": str(tiny_llm), **llm},
         "device": "cpu",
         "training": {"stages": names},
@@ -183,6 +194,7 @@ def test_layers_that_are_not_known_are_said(tiny_llm: Path, tmp_path: Path) -> N
             "training": {"stages": [stage]},
         }
         (plan,) = planned(config)
+        assert plan.limit == "context"
         assert (plan.unknown, plan.memory, plan.flops) == (("llm",), {}, None)
 
 

@@ -88,6 +88,8 @@ def _print_stage(stage: StagePlan) -> None:
         ["part", "trained", "parameters", "of them trained"],
         [(part, how, *("not known" if n is None else f"{n:,}" for n in counts)) for part, how, *counts in numbers],
     )
+    if stage.limit != "max_length":
+        typer.echo("max_length is not set: a sample counts with all tokens that the language model reads")
     if stage.unknown:
         typer.echo(f"memory: not known, because the layers of these parts are not: {', '.join(stage.unknown)}")
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vita_core.config.training import PartSettings
 from vita_core.planning.encoders import ResolvedTower
+from vita_core.planning.inside import block_macs
 from vita_core.planning.resolution import Resolved
 from vita_core.planning.stages import BYTES, PlannedStage, tower_stages
 from vita_core.weights.shards import choose_file
@@ -24,9 +25,9 @@ class Part:
     """A part of a model. Its multiply-accumulates (`macs`) and `tokens` are those of one sample.
 
     used: the parameters that a feature depends on. Only they get a gradient.
-    Of its `blocks`, `run` are run. Each has `block_parameters`, `block_macs`, and the linear layers `linears` (name, inputs,
-    outputs); these are None, 0 and empty if they are not known. `first_macs` are those before the first block, and
-    `norm` is the number of parameters behind the last one that are trained with it.
+    Of its `blocks`, `run` are run. `sizes` are the parameters and multiply-accumulates of each of these, and `linears` are the
+    linear layers of every block (name, inputs, outputs); both are empty if they are not known. `first_macs` are those before
+    the first block, and `norm` is the number of parameters behind the last one that are trained with it.
     """
 
     name: str
@@ -38,8 +39,7 @@ class Part:
     run: int = 0
     tokens: int = 0
     width: int = 0
-    block_parameters: int | None = None
-    block_macs: int = 0
+    sizes: tuple[tuple[int, int], ...] = ()
     first_macs: int = 0
     linears: tuple[tuple[str, int, int], ...] = ()
     norm: int = 0
@@ -94,6 +94,7 @@ def parts_of(resolved: Resolved, planned: Sequence[PlannedStage], length: int) -
     shape, tower, by_name = llm.shape(), resolved.tower, {stage.stage: stage for stage in planned}
     projector, value, layers = by_name["projector"], BYTES[llm.settings.dtype], llm.layers or 0
     count = projector.parameters
+    block = sum(into * out for _, into, out in shape.linears)
     weights = sum(step.parameters for step in tower.geometry.reductions)
     reduced = sum(stage.flops for stage in planned if stage.stage == "reduce") // 2
     return [
@@ -110,8 +111,7 @@ def parts_of(resolved: Resolved, planned: Sequence[PlannedStage], length: int) -
             layers,
             length,
             shape.hidden_size,
-            shape.block_parameters,
-            length * sum(into * out for _, into, out in shape.linears),
+            () if shape.block_parameters is None else ((shape.block_parameters, block * length),) * layers,
             0,
             shape.linears,
             shape.hidden_size,
@@ -128,23 +128,20 @@ def _tower(tower: ResolvedTower, tiles: int) -> Part:
         return Part("tower", planned.parameters, planned.weight_bytes, planned.flops // 2, used)
     shape, geometry, run = tower.shape, tower.geometry, max(tower.geometry.layers)
     pictures, norm = tiles * geometry.crops, (shape.norm_parameters or 0) if tower.settings.norm else 0
-    stages = shape.stages[: run + 1]
-    blocks, (rows, cols) = {*stages[1:]}, stages[-1].grid
-    block = next(iter(blocks)) if len(blocks) == 1 and not geometry.inside else None
-    macs = planned.flops // 2
+    stages, (rows, cols) = shape.stages[: run + 1], shape.stages[run].grid
+    macs = block_macs(shape, geometry.patches) if geometry.inside else [stage.macs * geometry.crops for stage in stages]
     return Part(
         "tower",
         planned.parameters,
         planned.weight_bytes,
-        macs,
+        planned.flops // 2,
         sum(stage.parameters for stage in stages) + norm,
         geometry.blocks,
         run,
         (rows * cols * shape.steps + shape.prefix_tokens) * pictures,
         stages[-1].channels,
-        block.parameters if block else None,
-        block.macs * pictures if block else 0,
-        macs - run * block.macs * pictures if block else 0,
+        tuple((stage.parameters, own * tiles) for stage, own in zip(stages, macs, strict=True))[1:],
+        macs[0] * tiles,
         shape.linears,
         norm,
     )
@@ -201,10 +198,10 @@ def _plan(part: Part, how: PartSettings | None, state: State, enters: bool, reco
         flops = 2 * (forward + passed + forward)
         return PartPlan(part.name, "full", total, part.used + adapter * part.run, size, flops, part.run)
     words, count = f"from layer {how.from_layer}", part.run - how.from_layer + 1
-    if part.block_parameters is None:
+    if not part.sizes:
         return PartPlan(part.name, words, total, None, size, None, count)
-    own = count * (part.block_macs + adapter * part.tokens)
-    frozen = part.first_macs + (how.from_layer - 1) * part.block_macs
+    own = sum(macs for _, macs in part.sizes[how.from_layer - 1 :]) + count * adapter * part.tokens
+    frozen = part.first_macs + sum(macs for _, macs in part.sizes[: how.from_layer - 1])
     passed = passed if enters else (forward - frozen) * (1 + again)
-    tuned = count * (part.block_parameters + adapter) + part.norm
+    tuned = sum(count for count, _ in part.sizes[how.from_layer - 1 :]) + count * adapter + part.norm
     return PartPlan(part.name, words, total, tuned, size, 2 * (forward + passed + own), part.run if enters else count)

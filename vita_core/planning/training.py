@@ -49,6 +49,7 @@ class RankMemory:
 class StagePlan:
     """The costs of one stage. A step has `samples` samples of up to `tokens` tokens together, of which up to `visual` are visual.
 
+    `limit` is what limits the tokens of a sample: ``max_length``, the ``context`` of the language model, or only the ``picture``.
     `parts` says what is trained, `memory` what one of `processes` GPUs holds for each of `PARALLEL`. `unknown` are the parts
     whose numbers of trained parameters are not known; `memory` is then empty and `flops` None. `flops` are those of a step of
     all processes together.
@@ -59,6 +60,7 @@ class StagePlan:
     samples: int
     tokens: int
     visual: int
+    limit: str
     parts: tuple[PartPlan, ...]
     flops: int | None
     memory: Mapping[str, RankMemory]
@@ -74,7 +76,7 @@ def plan_stages(resolved: Resolved, plan: Plan, stages: Sequence[StageConfig], p
     made: list[StagePlan] = []
     state = State.of(resolved, parts_of(resolved, plan.stages, 0))
     for stage in stages:
-        length = _length(resolved, plan, stage)
+        length, limit = _length(resolved, plan, stage)
         parts = parts_of(resolved, plan.stages, length)
         plans = part_plans(parts, stage.train.trained, state, recomputed=stage.checkpointing)
         unknown = tuple(part.part for part in plans if part.trained is None or part.flops is None)
@@ -86,7 +88,9 @@ def plan_stages(resolved: Resolved, plan: Plan, stages: Sequence[StageConfig], p
         flops = None if unknown else stage.batch_size * sum(part.flops or 0 for part in plans)
         tokens, visual = stage.batch_size * length, stage.batch_size * min(plan.tokens, length)
         made.append(
-            StagePlan(stage.name, processes, stage.batch_size, tokens, visual, tuple(plans), flops, memory, unknown)
+            StagePlan(
+                stage.name, processes, stage.batch_size, tokens, visual, limit, tuple(plans), flops, memory, unknown
+            )
         )
     return made
 
@@ -110,11 +114,11 @@ def rank_memory(
     return RankMemory(-(-weights // share), -(-gradients // share), -(-states // share), activations)
 
 
-def _length(resolved: Resolved, plan: Plan, stage: StageConfig) -> int:
-    """Return the largest number of tokens of a sample; without a limit, that of the picture alone."""
+def _length(resolved: Resolved, plan: Plan, stage: StageConfig) -> tuple[int, str]:
+    """Return the largest number of tokens of a sample, and what limits it; without a limit, that of the picture alone."""
     context = None if resolved.llm is None else resolved.llm.shape().context
-    limits = [limit for limit in (stage.max_length, context) if limit is not None]
-    return min(limits, default=plan.tokens)
+    limits = {"max_length": stage.max_length, "context": context}
+    return min(((most, name) for name, most in limits.items() if most is not None), default=(plan.tokens, "picture"))
 
 
 def _activations(
