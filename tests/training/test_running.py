@@ -75,9 +75,20 @@ def test_two_stages_open_with_the_trained_values(written: Path, tmp_path: Path) 
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {row["stage"] for row in rows} == {"align", "finetune"}
     assert [row["step"] for row in rows if row["stage"] == "finetune" and "loss" in row] == [1, 2, 3]
+    assert run_stages(resolve(written), out, only="align") == scores
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     assert run_stages(resolve(written), out) == scores
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
+def test_a_stage_may_run_by_itself_first(written: Path, tmp_path: Path) -> None:
+    first = run_stages(resolve(written), tmp_path / "out", only="align")
+    assert list(first) == ["align"]
+    assert not (tmp_path / "out" / "llm-adapter").exists()
+    both = run_stages(resolve(written), tmp_path / "out")
+    assert both["align"] == first["align"]
+    whole = run_stages(resolve(written), tmp_path / "whole")
+    assert both == whole
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_values(

@@ -26,6 +26,7 @@ FINETUNE = {
     "train": {"projector": "full", "llm": {"lora": {"rank": 4}}, "tower": {"from_layer": 1, "learning_rate": 1e-4}},
     "learning_rate": 1e-3,
     "steps": 2,
+    "warmup": 0.0,
     "batch_size": 2,
 }
 
@@ -168,6 +169,10 @@ BAD: dict[str, Any] = {
         [{**ALIGN, "train": {"llm": {"full": True, "from_layer": 1}}}],
         r"full and from_layer exclude each other",
     ),
+    "template": (
+        [{**ALIGN, "prompt": "vicuna"}],
+        r"\.prompt: no template of this name: 'vicuna'\. Did you mean 'vicuna_v1'",
+    ),
     "accumulate": ([{**ALIGN, "accumulate": 4}], r"'accumulate: 4' does not divide 'batch_size: 2'"),
 }
 
@@ -181,6 +186,8 @@ def test_impossible_stages(stages: list[dict[str, Any]], message: str, tiny_llm:
 def test_stages_and_freeze_exclude_each_other(tiny_llm: Path) -> None:
     with pytest.raises(VitaError, match=r"tower\.freeze: with `training\.stages`, each stage says what it trains"):
         resolve_stages(resolve(config(tiny_llm, ALIGN, tower={"freeze": False})), ["captions"])
+    with pytest.raises(VitaError, match=r"stages\[0\]\.data: there is no data set"):
+        resolve_stages(resolve(config(tiny_llm, ALIGN)), [])
     with pytest.raises(VitaError, match=r"batch_size: 2 samples cannot be shared by 3 processes"):
         resolve_stages(resolve(config(tiny_llm, ALIGN)), ["captions"], processes=3)
 

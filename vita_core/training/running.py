@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
 from vita_core.errors import ConfigError
 from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
 from vita_core.planning.resolution import Resolved
-from vita_core.training.data.mixing import Drawn, Mixture
+from vita_core.training.data.mixing import Drawn, Mixture, check_pictures
 from vita_core.training.data.rejecting import RejectedLog
 from vita_core.training.joint import Joint, collate
 from vita_core.training.making import SampleMaker
@@ -41,8 +43,11 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
     """
     stages = _upto(resolve_stages(resolved, resolved.config.data), only)
     sets = open_sets(resolved.config.data, resolved.config.training.seed)
-    run = Run(out, resolved, stages)
-    if (scores := run.finished()) is not None:
+    for stage in stages:
+        check_pictures([sets[name][0] for name in stage.data])
+    run, names = Run(out, resolved), [stage.name for stage in stages]
+    if (scores := run.finished(names)) is not None:
+        tqdm.write(f"{out}: this run is already finished, and its files stay as they are", file=sys.stderr)
         return scores
     torch.manual_seed(resolved.config.training.seed)
     model, scores = build(resolved, untrained=True), {}
@@ -107,9 +112,9 @@ def _seed(seed: int, name: str) -> int:
 class Run:
     """The record of a run in ``out/work/run.json``: what it depends on, and its scores once it is finished."""
 
-    def __init__(self, out: Path, resolved: Resolved, stages: list[Stage]) -> None:
+    def __init__(self, out: Path, resolved: Resolved) -> None:
         """Begin a run, or go on with it. Raises ConfigError if `out` contains a run with another config."""
-        config = resolved.config.model_dump_json(exclude={"training": {"keep"}}) + json.dumps([s.name for s in stages])
+        config = resolved.config.model_dump_json(exclude={"training": {"keep"}})
         self.out, self.file = out, out / "work" / "run.json"
         self.key = hashlib.sha256(config.encode()).hexdigest()
         self.record = json.loads(self.file.read_text()) if self.file.is_file() else {"key": self.key}
@@ -120,10 +125,10 @@ class Run:
             )
         write_text(self.file, json.dumps(self.record))
 
-    def finished(self) -> dict[str, Any] | None:
-        """Return the scores of a finished run whose model is there, else None."""
-        scores: Any = self.record.get("finished")
-        return scores if (self.out / "config.yaml").is_file() else None
+    def finished(self, stages: Sequence[str]) -> dict[str, Any] | None:
+        """Return the scores of a finished run of these stages or more, whose model is there, else None."""
+        scores: Any = self.record.get("finished", {})
+        return scores if set(stages) <= scores.keys() and (self.out / "config.yaml").is_file() else None
 
     def finish(self, scores: Mapping[str, Any]) -> None:
         """Record that the run is finished."""

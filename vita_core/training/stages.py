@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vita_core.config.training import PartSettings, StageConfig
 from vita_core.errors import ConfigError, nearest
+from vita_core.language.conversations import CONVERSATIONS
 from vita_core.planning.resolution import Resolved
 
 __all__ = ["Stage", "resolve_stages"]
@@ -60,6 +61,16 @@ def _stage(resolved: Resolved, key: str, settings: StageConfig, known: list[str]
                 f"{key}.data: no data set of this name: {name!r}.{nearest(name, known)} Try: one of "
                 f"{', '.join(known) or 'none is defined'}, or define {name} in the section data"
             )
+    if not names:
+        raise ConfigError(
+            f"{key}.data: there is no data set. Try: add a section `data: {{NAME: {{path: DATA}}}}` to the config"
+        )
+    templates = ("chat", *CONVERSATIONS)
+    if settings.prompt is not None and settings.prompt not in templates:
+        raise ConfigError(
+            f"{key}.prompt: no template of this name: {settings.prompt!r}.{nearest(settings.prompt, templates)} "
+            f"Try: one of {', '.join(templates)}"
+        )
     share = processes * settings.accumulate
     if settings.batch_size % share:
         raise ConfigError(
