@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -50,7 +49,8 @@ def load_adapter(root: nn.Module, directory: Path) -> None:
     wanted = adapter_state(root)
     _compare(wanted, state, f"LoRA adapter {directory}")
     for key, parameter in wanted.items():
-        parameter.data = state[key].to(parameter.device, torch.float32)  # as `add_adapter` makes it
+        parameter.data = parameter.data.float()  # as `add_adapter` makes it
+        parameter.data.copy_(state[key])
         parameter.requires_grad_(False)
     root.eval()
 

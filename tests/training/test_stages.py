@@ -59,8 +59,10 @@ def test_a_step_changes_what_is_trained_and_nothing_else(stage: dict[str, Any], 
     prepare_parts(model, made.parts, made.key)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
-    data = samples(model, 4)
-    StageTrainer(Joint(model), made, data, None, tmp_path, steps=2, seed=0, keep=2).train()  # type: ignore[arg-type]
+    data = samples(
+        model, 6
+    )  # three steps: one of the warm-up, one until the gradient of an adapter's first layer is not zero
+    StageTrainer(Joint(model), made, data, None, tmp_path, steps=3, seed=0, keep=2).train()  # type: ignore[arg-type]
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     unused = {name for name in trained if "post_layernorm" in name}  # `norm: false`: no feature depends on it
     assert changed == trained - unused
@@ -198,10 +200,15 @@ def test_a_part_without_linear_layers_gets_no_adapter(tiny_llm: Path) -> None:
         prepare_parts(model, {"llm": PartSettings.model_validate({"lora": {"targets": ["qq_proj"]}})}, "stage")
 
 
-@pytest.mark.parametrize("part", ["tower", "projector", "llm"])
-def test_adapters_are_saved_and_opened_with_the_same_values(part: str, tiny_llm: Path, tmp_path: Path) -> None:
-    """A saved model keeps the adapter beside the weights, so that its answers do not change by a bit."""
-    model = build(resolve(config(tiny_llm, FINETUNE)))
+@pytest.mark.parametrize(
+    ("part", "dtype"), [("tower", "float32"), ("projector", "float32"), ("llm", "float32"), ("llm", "bfloat16")]
+)
+def test_adapters_are_saved_and_opened_with_the_same_values(
+    part: str, dtype: str, tiny_llm: Path, tmp_path: Path
+) -> None:
+    """A saved model keeps the adapter beside the weights, so that its answers do not change by a bit. It is in float32."""
+    halved = {"tower": {"dtype": dtype}, "llm": {"weights": str(tiny_llm), "dtype": dtype}}
+    model = build(resolve(config(tiny_llm, FINETUNE, **halved)))
     plain = {name: value.clone() for name, value in roots(model)[part].state_dict().items()}
     prepare_parts(model, {part: PartSettings.model_validate({"lora": {"rank": 2}})}, "stage")
     generator = torch.Generator().manual_seed(0)
@@ -211,6 +218,7 @@ def test_adapters_are_saved_and_opened_with_the_same_values(part: str, tiny_llm:
     batch = collate(samples(model, 2))
     model.save(tmp_path / "saved")
     again = build_model(tmp_path / "saved")
+    assert {value.dtype for value in adapter_state(roots(again)[part]).values()} == {torch.float32}
     with torch.no_grad():
         assert torch.equal(Joint(again)(batch), Joint(model)(batch))
     kept = {name.replace(".base_layer.", "."): value for name, value in roots(again)[part].state_dict().items()}
