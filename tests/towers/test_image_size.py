@@ -183,3 +183,12 @@ def test_sizes_that_are_refused(clip: Path, tmp_path: Path) -> None:
         VitaError, match=r"timm's Cait does not interpolate its positions\. Try: `tower.image_size: null`"
     ):
         make_plan({"tower": {"weights": str(tmp_path), "image_size": 448}})
+
+
+def test_a_processor_of_squares_makes_no_other_size(tmp_path: Path) -> None:
+    """ConvNeXt's crops a square, so that the pixels would not have the planned size."""
+    whole("convnext", tmp_path)
+    tower = {"type": "transformers", "weights": str(tmp_path)}
+    assert make_plan({"tower": tower | {"image_size": 64}}).pixels == (64, 64)
+    with pytest.raises(VitaError, match=r"^tower\.image_size: .* makes squares only, not \[128, 64\]\. Try: .*: 64`$"):
+        make_plan({"tower": tower | {"image_size": [128, 64]}})

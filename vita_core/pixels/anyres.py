@@ -88,7 +88,7 @@ def pack(
     if config.merge == "spatial_unpad":
         whole = _unpad(whole, size)
     if config.shrink_to is not None:
-        size = shrunk((whole.shape[0], whole.shape[1]), config.shrink_to * grid[0] ** 2)
+        size = shrunk((whole.shape[0], whole.shape[1]), config.shrink_to * grid[0] * grid[1])
         if size != whole.shape[:2]:
             whole = F.interpolate(whole.permute(2, 0, 1)[None], size, mode="bilinear")[0].permute(1, 2, 0)
     if config.merge == "spatial_unpad":

@@ -83,7 +83,7 @@ class ResolvedTower:
     def most_tokens(self) -> int:
         """The largest number of output tokens of one picture. Only with native resolution it exceeds that of a square one."""
         native, geometry = self.shape.native, self.geometry
-        if native is None or not self._by_blocks:
+        if native is None or not self.by_blocks:
             return geometry.num_tokens
         most = int(native.max_tokens)
         if native.by_edge:  # each side is rounded up to whole blocks
@@ -95,12 +95,32 @@ class ResolvedTower:
     def budget(self) -> tuple[int, int] | None:
         """The fewest and most output tokens of a picture, for native resolution. The rule `fill` has no lower limit."""
         native = self.shape.native
-        if native is None or not self._by_blocks:
+        if native is None or not self.by_blocks:
             return None
         return max(1, math.ceil(native.min_tokens / self.patches_per_token)) + self._extra, self.most_tokens
 
     @property
-    def _by_blocks(self) -> bool:
+    def one_size(self) -> bool:
+        """Whether every picture gets as many output tokens, on the same grid. With native resolution, a reduction does it."""
+        native, steps = self.shape.native, self.geometry.reductions
+        if native is None or self.settings.select_feature == "cls":
+            return True
+        if not steps:
+            return False
+        *places, width = steps[0].before
+        side = native.merge // own_merge(self.shape)  # of the smallest picture
+        smallest = (
+            (side, side, width)
+            if len(places) > 1
+            else (side * side + (self.settings.select_feature == "cls_patch"), width)
+        )
+        try:
+            return reduced(steps, smallest) == steps[-1].after
+        except VitaError:
+            return False
+
+    @property
+    def by_blocks(self) -> bool:
         """Whether the number of output tokens is the number of blocks of patches, apart from a kept CLS token."""
         return self.settings.select_feature != "cls" and all(step.block for step in self.geometry.reductions)
 

@@ -16,7 +16,7 @@ from vita_core.planning.encoders import ResolvedTower, resolve_encoder
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
 from vita_core.planning.inside import check_offered
 from vita_core.planning.origins import key_origins
-from vita_core.planning.reductions import resolve_reductions, stated_steps
+from vita_core.planning.reductions import reduced, resolve_reductions, stated_steps
 from vita_core.plugins.native import NativeSize
 from vita_core.plugins.registry import registry
 from vita_core.plugins.specs import Shape, Stage, TowerSpec
@@ -55,9 +55,18 @@ class ResolvedFused(ResolvedTower):
         """The fewest and most output tokens of a picture, for native resolution with tokens on a grid."""
         return super().budget if self.gridded else None
 
+    @property
+    def by_blocks(self) -> bool:
+        """Whether each output token is a block of the first part's patches."""
+        return self.parts[0].by_blocks and super().by_blocks
+
     def grid_of(self, height: int, width: int) -> Grid | None:
         """Return the grid of the output tokens for pixels of the first part of (height, width), or None without a grid."""
-        return super().grid_of(height, width) if self.gridded else None
+        grid = self.parts[0].grid_of(height, width)
+        if not self.gridded or self.shape.native is None or grid is None:
+            return self.geometry.grid
+        *places, _ = reduced(self.geometry.reductions, (*grid, self.shape.stages[0].channels))
+        return tuple(places) if len(places) > 1 else None
 
     @property
     def gridded(self) -> bool:
@@ -134,13 +143,14 @@ def joined(whole: ResolvedFused, parts: Sequence[ResolvedTower]) -> ResolvedFuse
     whole, settings, first = replace(whole, parts=tuple(parts)), whole.settings, parts[0]
     _check_videos(parts)
     grid, tokens, width = _tokens(settings, parts)
-    native = first.shape.native if settings.grid == "first" else None
+    fixed = grid is not None and (settings.grid != "first" or first.one_size)
+    native = None if fixed else first.shape.native
     macs = sum(part.macs for part in parts)
     stage = Stage(width, (grid or (1, tokens))[-2:], whole.parameters, macs)  # type: ignore[arg-type]  # (rows, cols)
     steps = first.shape.steps if grid is not None else 1
     shape = Shape(first.geometry.input_size, (stage,), native=native, frames=first.shape.frames, steps=steps)
     if grid is not None:
-        blocks = in_whole_blocks(settings, shape, lambda size: shape).native
+        blocks = in_whole_blocks(settings, shape, lambda size: shape).native if first.by_blocks else None
         if blocks is not None and blocks != native:
             return sized(whole, blocks)  # type: ignore[return-value]  # a fused tower stays one
         geometry = tower_geometry(settings, shape)
@@ -164,13 +174,19 @@ def _tokens(settings: TowerConfig, parts: Sequence[ResolvedTower]) -> tuple[Grid
         )
     if combine in ("channel", "sum"):
         grid = _common_grid(settings, grids, counts)
+        if grid is None and not all(part.one_size for part in parts):
+            raise ConfigError(
+                f"tower.combine: {combine!r} joins tokens without a grid one by one, but a part keeps the aspect of each picture, "
+                "which its number of tokens follows. Try: a reduction to the same number of tokens in each part, or "
+                "`tower.combine: sequence`"
+            )
         tokens = counts[0] if grid is None else math.prod(grid)
         return grid, tokens, sum(widths) if combine == "channel" else widths[0]
     if settings.grid != "first":
         raise ConfigError(
             f"tower.grid: {combine!r} resizes nothing: {settings.grid}. Try: leave it out, or `tower.combine: channel`"
         )
-    natives = [part.shape.native is not None for part in parts]
+    natives = [not part.one_size for part in parts]
     if combine == "interleave" and (len({*grids}) > 1 or len({*counts}) > 1 or any(natives)):
         seen = "a part keeps the aspect of each picture" if any(natives) else f"they are {_listed(map(_sides, grids))}"
         raise ConfigError(

@@ -158,7 +158,7 @@ def _check_aspects(shape: Shape, reductions: Sequence[ResolvedReduction]) -> Non
 def own_merge(shape: Shape) -> int:
     """Return how many patches of a side the merger of an encoder of native resolution joins before its tokens come out."""
     assert shape.native is not None
-    return shape.image_size[0] // shape.native.patch // shape.stages[-1].grid[0]
+    return max(1, shape.image_size[0] // shape.native.patch // shape.stages[-1].grid[0])
 
 
 def _layers(config: TowerConfig, shape: Shape) -> tuple[int, ...]:

@@ -28,9 +28,12 @@ def with_budget(tower: ResolvedTower, images: ImagesConfig) -> ResolvedTower:
     if native is None:
         if wanted:
             height, width = geometry.input_size
+            several = isinstance(tower, ResolvedFused)  # its parts may resize a picture to other sizes
+            gives = (
+                "gives every picture" if several else f"resizes every picture to {width} x {height} pixels and gives it"
+            )
             raise ConfigError(
-                f"images.{next(iter(wanted))}: {name} resizes every picture to {width} x {height} pixels and gives it "
-                f"{geometry.num_tokens} tokens. Try: leave it out, or `tower.pool` for fewer tokens, or `images.tiles` for more"
+                f"images.{next(iter(wanted))}: {name} {gives} {geometry.num_tokens} tokens. Try: leave it out, or `tower.pool` for fewer tokens, or `images.tiles` for more"
             )
         return tower
     for key in ("tiles", "anyres"):

@@ -100,7 +100,8 @@ def _written(size: tuple[int, int]) -> str:
 def resized(processor: Mapping[str, Any], to: tuple[int, int], *, exactly: bool = False) -> Mapping[str, Any]:
     """Return a preprocessor config that makes pictures of the size `to` (height, width).
 
-    The edge before a crop grows as the crop does, or with `exactly` it is the crop's.
+    The edge before a crop grows as the crop does, or with `exactly` it is the crop's. Raises ConfigError for a size that the
+    processor cannot make.
     """
     before, _ = prepared_size(processor)
     if before == to:
@@ -109,7 +110,13 @@ def resized(processor: Mapping[str, Any], to: tuple[int, int], *, exactly: bool 
     size, crop = processor.get("size", {}), {"crop_size": whole} if "crop_size" in processor else {}
     if "shortest_edge" in size:
         scale = 1.0 if exactly or before is None or not crop else size["shortest_edge"] / min(before)
-        return {**processor, "size": {"shortest_edge": round(min(to) * scale)}, **crop}
+        made = {**processor, "size": {"shortest_edge": round(min(to) * scale)}, **crop}
+        if prepared_size(made)[0] not in (None, to):  # ConvNeXt's image processor makes squares
+            raise ConfigError(
+                f"tower.image_size: the checkpoint's image processor makes squares only, not {_written(to)}. "
+                f"Try: `tower.image_size: {min(to)}`"
+            )
+        return made
     if exactly or before is None or not crop or not isinstance(size, Mapping) or not {"height", "width"} <= size.keys():
         return {**processor, "size": whole, **crop}
     edges = {"height": round(to[0] * size["height"] / before[0]), "width": round(to[1] * size["width"] / before[1])}

@@ -178,6 +178,11 @@ def _with_language(resolved: Resolved, llm_config: LLMConfig, *, offline: bool) 
 def _check_rows(resolved: Resolved, projector: ResolvedProjector) -> None:
     """Raise ConfigError for tokens that the projector cannot take, or that have no rows where the config needs them."""
     anyres, geometry = resolved.config.images.anyres, resolved.tower.geometry
+    if anyres is not None and resolved.config.prompt.row_tokens is not None:
+        raise ConfigError(
+            "prompt.row_tokens: they stand behind the rows of one picture, but `images.anyres` joins the tokens of its tiles. "
+            "Try: `prompt.row_tokens: null`, or `images.anyres: null`"
+        )
     needs = {
         "images.anyres.merge: flat": anyres is not None and anyres.merge != "flat",
         "prompt.row_tokens: null": resolved.config.prompt.row_tokens is not None,

@@ -122,14 +122,14 @@ def tiles_and_tokens(
 def _map_tokens(anyres: AnyresConfig, whole: tuple[int, int], grid: tuple[int, ...]) -> int:
     """Return the number of tokens of a map (rows, cols) of tiles of `grid`, with the newline token behind each row if any."""
     if anyres.shrink_to is not None:
-        whole = shrunk(whole, anyres.shrink_to * grid[0] ** 2)
+        whole = shrunk(whole, anyres.shrink_to * grid[0] * grid[1])
     return whole[0] * (whole[1] + (anyres.merge == "spatial_unpad"))
 
 
 def shrunk(grid: tuple[int, int], most: int) -> tuple[int, int]:
     """Return the (rows, cols) of a map scaled down to about `most` positions if it has over 1.21 times as many."""
     ratio = math.sqrt(grid[0] * grid[1] / most)
-    return (int(grid[0] // ratio), int(grid[1] // ratio)) if ratio > 1.1 else grid
+    return (max(1, int(grid[0] // ratio)), max(1, int(grid[1] // ratio))) if ratio > 1.1 else grid
 
 
 def most_tokens(images: ImagesConfig, grid: tuple[int, ...] | None, tokens: int) -> int:
