@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from vita_core import load_config
+from vita_core.config.reductions import PoolOptions
 from vita_core.config.schema import TowerConfig
+from vita_core.config.validation import validate
 from vita_core.errors import ConfigError
 from vita_core.planning.origins import override_marks
 
@@ -107,3 +109,20 @@ def test_a_models_own_config_cannot_allow_the_code_of_a_part(tmp_path: Path) -> 
 def test_keys_with_their_general_value_may_stand_beside_the_parts(tmp_path: Path) -> None:
     tower = load_config(write(tmp_path, PARTS + "  type: fused\n  norm: false\n  s2: null\n  pool: 2\n")).tower
     assert (tower.type, tower.combine, tower.grid, tower.weights) == ("fused", "channel", "first", None)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("firsts", r":5:3: tower\.grid: wrong value: 'firsts'\. Did you mean 'first'\? Try: 'first' or a list"),
+        ("[0, 3]", r":5:10: tower\.grid\.0: wrong value: 0\. Try: a value greater than 0"),
+        ("[3, 3.5]", r":5:13: tower\.grid\.1: wrong value: 3\.5\. Try: an integer"),
+        ("[1, 2, 3]", r":5:3: tower\.grid: wrong value: \[1, 2, 3\]\. Try: 'first' or a list with at most 2 items"),
+    ],
+)
+def test_a_value_that_no_type_of_a_key_takes_is_one_problem(value: str, message: str, tmp_path: Path) -> None:
+    file = write(tmp_path, f"{PARTS}  grid: {value}\n")
+    with pytest.raises(ConfigError, match=f"^{file}{message}$"):
+        load_config(file)
+    with pytest.raises(ConfigError, match=r"^tower\.options: window\.1: wrong value: 0\. Try: a value greater than 0$"):
+        validate(PoolOptions, {"window": [2, 0]}, section="tower.options")

@@ -72,10 +72,10 @@ def test_numbers_of_tokens_that_follow_the_picture_are_not_joined(
             ConfigError, match=f"^tower.combine: '{combine}' joins tokens without a grid one by one, but a part"
         ):
             make_plan({"tower": {"towers": parts, "combine": combine}})
+    pooled = {"towers": [naflex | {"reduce": {"type": "interpolate", "grid": 2}}, tower_examples["clip"]]}
     with pytest.raises(
-        ConfigError, match=r"^images.max_tokens: tower 'fused' gives every picture 4 tokens\. Try: leave it out"
+        ConfigError, match=r"^images\.max_tokens: tower 'fused' gives every picture 4 tokens\. Try: leave it"
     ):
-        pooled = {"towers": [naflex | {"reduce": {"type": "interpolate", "grid": 2}}, tower_examples["clip"]]}
         make_plan({"tower": pooled, "images": {"max_tokens": 9}})
 
 

@@ -98,7 +98,7 @@ def test_the_order_v1_of_pixel_shuffle_transposes_the_map() -> None:
 
 
 BAD: dict[str, Any] = {
-    "unknown type": ({"type": "pol"}, r"unknown reduction: 'pol'\. Did you mean 'pool'"),
+    "unknown type": ({"type": "pol"}, r"^tower\.reduce\[0\]\.type: unknown reduction: 'pol'\. Did you mean 'pool'"),
     "both": ({"type": "pool", "grid": 2, "window": 2}, r"tower\.reduce\[0\]: .*'grid' and 'window' exclude each other"),
     "neither": ({"type": "pool"}, r"tower\.reduce\[0\]: .*neither 'grid' nor 'window' is set"),
     "a window that does not divide": (

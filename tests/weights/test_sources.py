@@ -41,6 +41,7 @@ def test_the_first_pattern_that_matches_chooses(names: list[str], chosen: str) -
         (["b.pt", "a.pt"], r"here holds 2 weight files: a.pt, b.pt\. Try: .*`weights: ./a.pt`"),
         (["config.json"], r"here holds no weight file: it holds config.json\. Try: .*model.safetensors, "),
         ([], "it holds nothing"),
+        ([f"{place:02}.png" for place in range(25)], r"it holds 00\.png, .*, 19\.png and 5 more\. Try: "),
     ],
 )
 def test_what_cannot_be_chosen_is_told(names: list[str], message: str) -> None:

@@ -44,10 +44,15 @@ def validate(
     try:
         return model.model_validate(dict(data))
     except pydantic.ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        places = [_place(problem, marks, data) for problem in problems]
         advice: dict[str, list[str]] = {}  # the types of a union are separate problems with one wrong value
-        for problem in error.errors(include_url=False, include_context=False):
-            wrong, _, tried = _problem(model, problem, marks, section, data).partition(" Try: ")
-            advice.setdefault(wrong, []).append(tried)
+        for problem, (loc, known) in zip(problems, places, strict=True):
+            branch = len(loc) > len(known) and problem["type"] not in ("missing", "extra_forbidden")
+            if branch and any(len(other) > len(known) and other[: len(known)] == known for _, other in places):
+                continue  # another type of the union takes such a value, but for a part of it
+            wrong, _, tried = _problem(model, problem, loc, known, marks, section).partition(" Try: ")
+            advice.setdefault(next((told for told in advice if told.startswith(wrong)), wrong), []).append(tried)
         lines = [f"{wrong} Try: {' or '.join(dict.fromkeys(tried))}" for wrong, tried in advice.items()]
         raise ConfigError("\n".join(lines)) from None
 
@@ -61,15 +66,26 @@ def _stated(data: Any, keys: tuple[Any, ...]) -> bool:
     return True
 
 
-def _problem(
-    model: type[pydantic.BaseModel], problem: Any, marks: Mapping[Key, Mark] | None, section: str, data: Any
-) -> str:
+def _place(problem: Any, marks: Mapping[Key, Mark] | None, data: Any) -> tuple[Key, Key]:
+    """Return the location of a problem as pydantic states it, and the keys of it that the data has."""
     # pydantic adds the tag of a tagged union ("(flag)") to the location, but it is not a key
     loc = tuple(part for part in problem["loc"] if not str(part).startswith("("))
     # pydantic also adds the branch of a union ("int", "list[int]", ...); only real keys have a mark, or are in the data
-    known = loc
-    while known and not (known in marks if marks is not None else _stated(data, known)):
-        known = known[:-1]
+    known: Key = ()
+    for part in loc:
+        deeper = (*known, part)
+        known = deeper if (deeper in marks if marks is not None else _stated(data, deeper)) else known
+    return loc, known
+
+
+def _problem(
+    model: type[pydantic.BaseModel],
+    problem: Any,
+    loc: Key,
+    known: Key,
+    marks: Mapping[Key, Mark] | None,
+    section: str,
+) -> str:
     prefix = f"{marks[known]}: " if marks is not None else f"{section}: " if section else ""
     names = ".".join(map(str, known or loc))
     named = f"{prefix}{names}: " if names else prefix

@@ -176,8 +176,8 @@ def _tokens(settings: TowerConfig, parts: Sequence[ResolvedTower]) -> tuple[Grid
         grid = _common_grid(settings, grids, counts)
         if grid is None and not all(part.one_size for part in parts):
             raise ConfigError(
-                f"tower.combine: {combine!r} joins tokens without a grid one by one, but a part keeps the aspect of each picture, "
-                "which its number of tokens follows. Try: a reduction to the same number of tokens in each part, or "
+                f"tower.combine: {combine!r} joins tokens without a grid one by one, but a part keeps the aspect of each "
+                "picture, which its number of tokens follows. Try: a reduction to the same number of tokens in each part, or "
                 "`tower.combine: sequence`"
             )
         tokens = counts[0] if grid is None else math.prod(grid)

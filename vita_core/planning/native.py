@@ -33,7 +33,8 @@ def with_budget(tower: ResolvedTower, images: ImagesConfig) -> ResolvedTower:
                 "gives every picture" if several else f"resizes every picture to {width} x {height} pixels and gives it"
             )
             raise ConfigError(
-                f"images.{next(iter(wanted))}: {name} {gives} {geometry.num_tokens} tokens. Try: leave it out, or `tower.pool` for fewer tokens, or `images.tiles` for more"
+                f"images.{next(iter(wanted))}: {name} {gives} {geometry.num_tokens} tokens. "
+                "Try: leave it out, or `tower.pool` for fewer tokens, or `images.tiles` for more"
             )
         return tower
     for key in ("tiles", "anyres"):

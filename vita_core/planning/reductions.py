@@ -102,7 +102,10 @@ def stated_steps(config: TowerConfig) -> list[ResolvedReduction]:
     """Resolve the steps that a config states, in order, without sizes. Raises ConfigError or PluginError."""
     found: list[ResolvedReduction] = []
     for key, settings in _stated(config):
-        spec = registry().find(ReductionSpec, settings.type)
+        try:
+            spec = registry().find(ReductionSpec, settings.type)
+        except PluginError as error:
+            raise PluginError(f"{key}.type: {error}") from error
         options = validated_options(key, spec.spec, spec.owner, settings.options)
         found.append(ResolvedReduction(spec.spec, spec.owner, key, settings, options, (), ()))
         _check(found[-1], config.select_feature)

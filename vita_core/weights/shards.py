@@ -12,6 +12,9 @@ from vita_core.weights.tensorfiles import tensor_keys
 
 __all__ = ["choose_file", "local_files", "shard_names", "stored_keys"]
 
+SHOWN = 20
+"""How many names of files a message lists."""
+
 
 def choose_file(names: Iterable[str], patterns: Sequence[str], weights: str) -> str:
     """Return the file among `names` that holds the weights or their index: the one that the first pattern matches.
@@ -28,8 +31,9 @@ def choose_file(names: Iterable[str], patterns: Sequence[str], weights: str) -> 
             )
         if found:
             return found[0]
+    seen = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     raise CheckpointError(
-        f"{weights} holds no weight file: it holds {', '.join(names) or 'nothing'}. Try: a directory with one of "
+        f"{weights} holds no weight file: it holds {seen or 'nothing'}. Try: a directory with one of "
         f"{', '.join(patterns)}"
     )
 
