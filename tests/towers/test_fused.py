@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from natives import SIZES, picture, saved_timm
 from PIL import Image
 from torch import Tensor
 
@@ -168,6 +169,29 @@ def test_lists_empty_batches_and_dtypes(tower_examples: Examples, pictures: list
         assert tower(pixels[:0]).shape == (0, *batch.shape[1:])
         assert tower([]) == []
         assert tower(pixels.to(torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_no_pictures_and_pictures_of_several_sizes(tower_examples: Examples, tmp_path: Path) -> None:
+    """As one tower does: an empty batch has no features, and a list of sizes has those of each."""
+    saved_timm(tmp_path)
+    native, clip = {"weights": str(tmp_path)}, tower_examples["clip"]
+    for parts in ((native, clip), (clip, native)):
+        tower = fused(*parts)
+        pixels = pixels_of(tower, [picture(*size) for size in SIZES])
+        assert len(tower(pixels[:0])) == len(tower([])) == 0
+    assert tower(pixels[:0]).shape == (0, 16, 64)
+    same = fused(clip, clip | {"select_layer": 1})
+    mixed = [torch.randn(3, 56, 56), torch.randn(3, 56, 112), torch.randn(3, 56, 56)]
+    with torch.no_grad():
+        for found, one in zip(same(mixed), mixed, strict=True):
+            torch.testing.assert_close(found, same(one[None]))
+    for wrong, kind in ((["a.png"], "str"), ([Image.new("RGB", (8, 8))], "Image")):
+        with pytest.raises(
+            VitaError, match=rf"^pixels are a tensor or FusedPixels, not {kind}\. Try: pixels = tower\.image"
+        ):
+            tower(wrong)
+    with pytest.raises(TypeError):
+        tower(None)
 
 
 def test_each_part_has_its_own_dtype_and_device(tower_examples: Examples, pictures: list[Image.Image]) -> None:

@@ -19,6 +19,8 @@ from vita_core.towers.tower import BaseVisionTower, unloaded
 
 __all__ = ["FusedTower"]
 
+PREPARE = 'Try: pixels = tower.image_processor.preprocess(pictures, return_tensors="pt")["pixel_values"]'
+
 
 class FusedTower(BaseVisionTower):
     """A tower of several towers, the `parts`. Its `image_processor` gives each part its own pixels, in a `FusedPixels`.
@@ -91,9 +93,9 @@ class FusedTower(BaseVisionTower):
             return super().placed(images)  # which raises the error
         if isinstance(images, Tensor | FusedPixels):
             return self._of_batch(self._for_parts(images))
-        if not images:
-            return []
         pictures: Any = [self._for_parts(image) for image in images]
+        if not pictures:
+            return []
         found = self._of_batch(torch.stack(pictures))  # type: ignore[arg-type]  # FusedPixels, by __torch_function__
         return found if isinstance(found, list) else _one_by_one(found)
 
@@ -106,14 +108,13 @@ class FusedTower(BaseVisionTower):
                     "Try: prepare the pictures with the tower's image_processor"
                 )
             return images
+        if not isinstance(images, Tensor):
+            raise VitaError(f"pixels are a tensor or FusedPixels, not {type(images).__name__}. {PREPARE}")
         needs = [_needed(part) for part in self.parts]
         other = next((place for place, need in enumerate(needs) if need != needs[0]), 0)
         if other:
             told = " and ".join(f"part {place} takes {_told(needs[place])}" for place in (0, other))
-            raise VitaError(
-                f"one tensor of pixels does not suit all parts: {told}. "
-                'Try: pixels = tower.image_processor.preprocess(pictures, return_tensors="pt")["pixel_values"]'
-            )
+            raise VitaError(f"one tensor of pixels does not suit all parts: {told}. {PREPARE}")
         return FusedPixels([images] * len(self.parts))
 
     def _of_batch(self, pixels: FusedPixels) -> Placed | list[Placed]:
@@ -122,8 +123,10 @@ class FusedTower(BaseVisionTower):
             return self._whole(outputs, pixels)
         each = [output if isinstance(output, list) else _one_by_one(output) for output in outputs]
         found = [self._whole([*picture], pixels) for picture in zip(*each, strict=True)]
-        if self.shape.native is not None:
+        if self.shape.native is not None or len({tokens.shape for tokens, _ in found}) > 1:
             return found
+        if not found:
+            return pixels.first.new_zeros(0, self.num_tokens, self.hidden_size), self.grid
         return torch.cat([tokens for tokens, _ in found]), found[0][1]
 
     def _whole(self, outputs: list[Any], pixels: FusedPixels) -> Placed:
@@ -160,7 +163,7 @@ class FusedTower(BaseVisionTower):
 
 def _one_by_one(output: Placed) -> list[Placed]:
     tokens, grid = output
-    return [(one, grid) for one in tokens.split(1)]
+    return [(one, grid) for one in tokens.split(1)][: len(tokens)]
 
 
 VALUES = ("image_mean", "image_std", "do_normalize", "rescale_factor")
