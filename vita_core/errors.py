@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = [
     "AssetError",
@@ -16,6 +17,7 @@ __all__ = [
     "PluginError",
     "VitaError",
     "nearest",
+    "nearest_path",
     "split_advice",
 ]
 
@@ -49,6 +51,11 @@ def nearest(wrong: str, choices: Iterable[str]) -> str:
     folded = {choice.casefold(): choice for choice in choices}
     found = difflib.get_close_matches(wrong.casefold(), folded, n=1, cutoff=0.5)
     return f" Did you mean {folded[found[0]]!r}?" if found else ""
+
+
+def nearest_path(wrong: Path) -> str:
+    """Return what `nearest` does for a path that does not exist, among the names in its folder."""
+    return nearest(wrong.name, [entry.name for entry in wrong.parent.iterdir()] if wrong.parent.is_dir() else ())
 
 
 def split_advice(message: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vita_core.cli.common import open_model
-from vita_core.errors import ConfigError, PictureError, VitaError, nearest
+from vita_core.errors import ConfigError, PictureError, VitaError, nearest_path
 from vita_core.training.data import SUFFIXES
 from vita_core.weights.files import write_whole
 
@@ -100,9 +100,8 @@ def _asked(
 def _pictures(folder: Path) -> list[str]:
     """Return the sorted paths, relative to `folder`, of all files below it that have the suffix of a picture."""
     if not folder.is_dir():
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise ConfigError(
-            f"--images: no such directory: {folder}.{nearest(folder.name, siblings)} Try: the path of a directory of pictures"
+            f"--images: no such directory: {folder}.{nearest_path(folder)} Try: the path of a directory of pictures"
         )
     found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not found:

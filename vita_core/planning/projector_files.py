@@ -6,17 +6,16 @@ keys begin with ``model.mm_projector.``, and other tensors may be beside them. O
 
 from __future__ import annotations
 
-import glob
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vita_core.errors import CheckpointError, nearest
+from vita_core.errors import CheckpointError
 from vita_core.layouts.parts import NON_LORA
 from vita_core.plugins.specs import WEIGHT_FILES
-from vita_core.weights.shards import local_files
+from vita_core.weights.shards import named_files
 from vita_core.weights.tensorfiles import stated, tensor_shapes
 
 __all__ = ["ProjectorFiles", "Widths", "counts", "projector_files", "trained_widths"]
@@ -25,6 +24,10 @@ __all__ = ["ProjectorFiles", "Widths", "counts", "projector_files", "trained_wid
 PREFIX = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.|model\.)*mm_projector\.")
 IN_DIRECTORY = ("projector.safetensors", "mm_projector.safetensors", "mm_projector.bin", NON_LORA, *WEIGHT_FILES)
 """The files of a directory that may hold a projector. The first that exists is read."""
+ADVICE = (
+    "the projector.safetensors that vita train wrote, the mm_projector.bin of a first training stage, or leave "
+    "`projector.weights` out"
+)
 Widths = tuple[int, int]
 """The width of the tower's tokens and that of the language model's."""
 STATED = ("in_features", "out_features")
@@ -56,7 +59,7 @@ def projector_files(weights: str) -> ProjectorFiles:
     """Read the headers of a file, of the shards of an index, or of a directory. Raises CheckpointError."""
     path = Path(weights).expanduser()
     try:
-        files = _files(path, weights)
+        files = named_files(weights, IN_DIRECTORY, _is_projector, ADVICE)
         found = dict(tensor_shapes(files))
         widths = _stated(files)
     except CheckpointError as error:
@@ -74,18 +77,6 @@ def projector_files(weights: str) -> ProjectorFiles:
 
 def _is_projector(key: str) -> bool:
     return PREFIX.match(key) is not None
-
-
-def _files(path: Path, weights: str) -> list[Path]:
-    if path.is_dir():
-        return local_files(path, IN_DIRECTORY, weights, _is_projector)
-    if not path.is_file():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise CheckpointError(
-            f"no such file: {path}.{nearest(path.name, siblings)} Try: the projector.safetensors that vita train wrote, the "
-            "mm_projector.bin of a first training stage, or leave `projector.weights` out"
-        )
-    return local_files(path.parent, (glob.escape(path.name),), weights, _is_projector)
 
 
 def _stated(files: Sequence[Path]) -> dict[str, int]:

@@ -5,7 +5,6 @@ Of a file, only the header is read.
 
 from __future__ import annotations
 
-import glob
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.config.schema import TowerConfig
-from vita_core.errors import CheckpointError, ConfigError, nearest
+from vita_core.errors import CheckpointError, ConfigError
 from vita_core.planning.fused import ResolvedFused, in_part
 from vita_core.planning.reductions import ResolvedReduction
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.specs import WEIGHT_FILES
 from vita_core.weights.keyrules import KeyRules
-from vita_core.weights.shards import local_files
+from vita_core.weights.shards import named_files
 from vita_core.weights.tensorfiles import stated, tensor_shapes
 
 __all__ = [
@@ -50,24 +49,16 @@ def stated_in_file(step: ResolvedReduction) -> dict[str, str]:
 
 def reduction_files(step: ResolvedReduction) -> list[Path]:
     """Return the files of its weights: one file, the shards of an index, or those of a directory. Raises CheckpointError."""
-    weights, rules = str(step.settings.weights), key_rules(step)
-    path = Path(weights).expanduser()
+    rules = key_rules(step)
 
     def needed(key: str) -> bool:
         return rules.skipped(rules.renamed(key)) is None
 
+    advice = f"the reduce-0.safetensors that vita train wrote, another .safetensors or .bin file, or {AGAIN}"
     try:
-        if path.is_dir():
-            return local_files(path, WEIGHT_FILES, weights, needed)
-        if path.is_file():
-            return local_files(path.parent, (glob.escape(path.name),), weights, needed)
+        return named_files(str(step.settings.weights), WEIGHT_FILES, needed, advice)
     except CheckpointError as error:
         raise CheckpointError(f"{step.key}.weights: {error}") from error
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise CheckpointError(
-        f"{step.key}.weights: no such file: {path}.{nearest(path.name, siblings)} Try: the reduce-0.safetensors that vita "
-        f"train wrote, another .safetensors or .bin file, or {AGAIN}"
-    )
 
 
 def check_trained(tower: ResolvedTower) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from vita_core.errors import CheckpointError
+from vita_core.errors import CheckpointError, nearest_path
 from vita_core.weights.jsonfiles import read_json
 from vita_core.weights.tensorfiles import tensor_keys
 
-__all__ = ["choose_file", "local_files", "shard_names", "stored_keys"]
+__all__ = ["choose_file", "local_files", "named_files", "shard_names", "stored_keys"]
 
 SHOWN = 20
 """How many names of files a message lists."""
@@ -74,6 +75,19 @@ def local_files(
             f"Try: copy them to {directory}"
         )
     return [directory / name for name in names]
+
+
+def named_files(weights: str, patterns: Sequence[str], needed: Callable[[str], bool], advice: str) -> list[Path]:
+    """Return the files of `weights`: a file, the index of shards, or a directory, of which `local_files` takes those.
+
+    Raises CheckpointError with the `advice` if there is no such path.
+    """
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        return local_files(path, patterns, weights, needed)
+    if path.is_file():
+        return local_files(path.parent, (glob.escape(path.name),), weights, needed)
+    raise CheckpointError(f"no such file: {path}.{nearest_path(path)} Try: {advice}")
 
 
 def stored_keys(file: Path) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vita_core.errors import CheckpointError, nearest
+from vita_core.errors import CheckpointError, nearest_path
 from vita_core.weights.assets import ASSET_PREFIX, asset_path
 from vita_core.weights.jsonfiles import read_json
 from vita_core.weights.shards import choose_file, local_files, shard_names, stored_keys
@@ -123,11 +123,8 @@ def locate(
 
 def _local(weights: str, path: Path) -> Source:
     if not path.exists():
-        parent = path.parent
-        siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
         raise CheckpointError(
-            f"no such file or directory: {path}.{nearest(path.name, siblings)} Try: an existing path, or a hub id of the "
-            "form owner/name"
+            f"no such file or directory: {path}.{nearest_path(path)} Try: an existing path, or a hub id of the form owner/name"
         )
     directory = path if path.is_dir() else path.parent
     config: Mapping[str, Any] = {}

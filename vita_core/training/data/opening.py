@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 
 from vita_core.config.data import DataSetConfig, hub_name
-from vita_core.errors import ConfigError, nearest
+from vita_core.errors import ConfigError, nearest_path
 from vita_core.training.data.conversations import Root
 from vita_core.training.data.folders import FolderSource
 from vita_core.training.data.jsonl import JsonSource
@@ -43,8 +43,7 @@ def open_source(settings: DataSetConfig, key: str = "--data", *, absolute: bool 
     path = Path(settings.path).expanduser()
     files = _expanded(path)
     if files is None and not path.exists():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ConfigError(f"{key}: no such file or directory: {path}.{nearest(path.name, siblings)} Try: {KINDS}")
+        raise ConfigError(f"{key}: no such file or directory: {path}.{nearest_path(path)} Try: {KINDS}")
     kind = _format(path, files, key) if settings.format == "auto" else settings.format
     root = Root(Path(settings.pictures or (path if path.is_dir() else path.parent)).expanduser(), absolute)
     source = _opened(kind, path, files, root, settings, key)
