@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.planning.checkpoints import Checkpoint
-from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.reduction_weights import reduction_files
 from vita_core.planning.reductions import ResolvedReduction
 from vita_core.planning.resolution import Resolved
@@ -33,8 +32,7 @@ def made_by(resolved: Resolved) -> dict[str, Any]:
     """Return the distribution and the version of vita-core and of the plugin of each part."""
     projector, llm = resolved.language("a saved model")
     owners = {"tower": resolved.tower.owner, "projector": projector.owner, "llm": llm.owner}
-    parts = resolved.tower.parts if isinstance(resolved.tower, ResolvedFused) else ()
-    owners |= {f"tower/{place}": part.owner for place, part in enumerate(parts)}
+    owners |= {f"tower/{place}": part.owner for place, part in enumerate(resolved.tower.parts)}
     plugins: dict[str, Any] = {part: _plugin(owner) for part, owner in owners.items()}
     if learned := learning(resolved.tower):
         plugins["reduce"] = plugins_of(learned)
@@ -58,7 +56,7 @@ def sources(resolved: Resolved) -> dict[str, Any]:
     tower, (projector, llm) = resolved.tower, resolved.language("a saved model")
     checkpoint, trained = resolved.checkpoint, projector.settings.weights
     own = [] if projector.files is None else list(projector.files.files)
-    parts = [_of_tower(part) for part in tower.parts] if isinstance(tower, ResolvedFused) else []
+    parts = [_of_tower(part) for part in tower.parts]
     record: dict[str, Any] = {"tower": {"parts": parts} if parts else _of_tower(tower)}
     if learned := learning(tower):
         record["reduce"] = reduction_sources(learned)
@@ -81,7 +79,7 @@ def _of_tower(tower: ResolvedTower) -> dict[str, Any]:
 def learning(tower: ResolvedTower) -> dict[str, ResolvedReduction]:
     """Return the reductions that learn, each by its name in a record: ``reduce[0]``, in a part ``towers[1].reduce[0]``."""
     found = {step.key.removeprefix("tower."): step for step in tower.geometry.reductions if step.spec.trainable}
-    for place, part in enumerate(tower.parts if isinstance(tower, ResolvedFused) else ()):
+    for place, part in enumerate(tower.parts):
         found |= {f"towers[{place}].{key}": step for key, step in learning(part).items()}
     return found
 

@@ -40,7 +40,8 @@ class ResolvedTower:
 
     `rule` says why this tower was chosen. `settings` is its config with the defaults of its type. Its weights are the files
     of `source`, or `part` of a larger checkpoint. `processor` is the preprocessor config. `origins` says where the value of
-    each key of `settings` comes from, and that of ``image_size``. `random` is True if there are no weights to load.
+    each key of `settings` comes from, and that of ``image_size``. `random` is True if there are no weights to load. `parts` are
+    the towers that it joins, if there are several (`ResolvedFused`).
     """
 
     spec: TowerSpec
@@ -54,6 +55,7 @@ class ResolvedTower:
     part: Part | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
     random: bool = False
+    parts: tuple[ResolvedTower, ...] = ()
 
     @property
     def parameters(self) -> int:

@@ -33,8 +33,6 @@ class ResolvedFused(ResolvedTower):
     `geometry.patch_grid` is their grid, or their number if they have no grid.
     """
 
-    parts: tuple[ResolvedTower, ...] = ()
-
     @property
     def parameters(self) -> int:
         """The number of parameters of all parts, without those of reductions."""

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vita_core.errors import ConfigError, PictureError
-from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.geometry import Grid
 from vita_core.planning.native import at_size
 from vita_core.planning.origins import Setting, preprocessing, used_settings
@@ -108,7 +107,7 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
         picture=picture,
         pixels=geometry.input_size,
         settings=_settings(tower),
-        layers=() if isinstance(tower, ResolvedFused) else geometry.layers,
+        layers=() if tower.parts else geometry.layers,
         grid=geometry.grid,
         projected_grid=None if resolved.projector is None else _of_tile(resolved, tower)[0],
         tokens=tokens,
@@ -121,13 +120,13 @@ def make_plan(config: Resolved | Place, *, picture: tuple[int, int] | None = Non
         weight_bytes=sum(stage.weight_bytes for stage in stages),
         cache_bytes=cache,
         flops=sum(stage.flops for stage in stages),
-        parts=tuple(_part(part, tiles) for part in tower.parts) if isinstance(tower, ResolvedFused) else (),
+        parts=tuple(_part(part, tiles) for part in tower.parts),
     )
 
 
 def _settings(tower: ResolvedTower) -> tuple[Setting, ...]:
     used = used_settings(tower.settings, tower.shape, tower.origins)
-    if isinstance(tower, ResolvedFused):  # each part prepares its own pixels
+    if tower.parts:  # each part prepares its own pixels
         return used
     return *used, preprocessing(tower.processor, tower.source, tower.spec)
 

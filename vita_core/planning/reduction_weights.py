@@ -13,7 +13,7 @@ from typing import Any
 
 from vita_core.config.schema import TowerConfig
 from vita_core.errors import CheckpointError, ConfigError
-from vita_core.planning.fused import ResolvedFused, in_part
+from vita_core.planning.fused import in_part
 from vita_core.planning.reductions import ResolvedReduction
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.specs import WEIGHT_FILES
@@ -74,7 +74,7 @@ def check_trained(tower: ResolvedTower) -> None:
 
 def check_parts(tower: ResolvedTower) -> None:
     """Raise ConfigError if a reduction of a part of a fused tower has no weights: training knows those of the whole."""
-    for place, part in enumerate(tower.parts if isinstance(tower, ResolvedFused) else ()):
+    for place, part in enumerate(tower.parts):
         for step in part.geometry.reductions:
             if step.spec.trainable and step.settings.weights is None:
                 key = f"tower.towers.{place}.{step.key.removeprefix('tower.')}"
@@ -93,7 +93,7 @@ def check_weights(tower: ResolvedTower) -> None:
 
 
 def _in_parts(tower: ResolvedTower, check: Callable[[ResolvedTower], None]) -> None:
-    for place, part in enumerate(tower.parts if isinstance(tower, ResolvedFused) else ()):
+    for place, part in enumerate(tower.parts):
         with in_part(place):
             check(part)
 

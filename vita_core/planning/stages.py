@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.language import ResolvedLLM
 from vita_core.planning.projectors import ResolvedProjector
 from vita_core.planning.towers import ResolvedTower
@@ -57,7 +56,7 @@ def tower_stages(resolved: ResolvedTower, tiles: int) -> list[PlannedStage]:
 
 def _encoder_costs(resolved: ResolvedTower) -> tuple[int, int, int]:
     """Return parameters, bytes and multiply-accumulates for one picture. Those of a fused tower's parts count whole."""
-    if not isinstance(resolved, ResolvedFused):
+    if not resolved.parts:
         return resolved.parameters, resolved.parameters * BYTES[resolved.settings.dtype], resolved.macs
     stages = [stage for part in resolved.parts for stage in tower_stages(part, 1)]
     flops = sum(stage.flops for stage in stages)

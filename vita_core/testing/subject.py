@@ -21,7 +21,6 @@ from vita_core.config.schema import TowerConfig
 from vita_core.config.validation import validate
 from vita_core.pixels.fused import FusedPixels
 from vita_core.planning.described import named_tower
-from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.reduction_weights import stated_step
 from vita_core.planning.resolution import resolve
 from vita_core.planning.towers import ResolvedTower, resolve_tower
@@ -92,10 +91,10 @@ class Subject:
         For a tower of videos they are (count, frames, 3, H, W). For several encoders, it is a `FusedPixels`.
         """
         resolved, generator = self.resolved(**changes), torch.Generator().manual_seed(0)
-        parts = resolved.parts if isinstance(resolved, ResolvedFused) else (resolved,)
+        parts = resolved.parts or (resolved,)
         sizes = [(*part.shape.pixels[:-2], *part.geometry.input_size) for part in parts]
         made = [torch.randn(count, *size, generator=generator) for size in sizes]
-        return FusedPixels(made) if isinstance(resolved, ResolvedFused) else made[0]
+        return FusedPixels(made) if resolved.parts else made[0]
 
     @cached_property
     def weights(self) -> str:
@@ -179,7 +178,7 @@ def open_subject(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -
         if found is None:
             resolved = resolve(name, overrides, tower_only=True)
             settings, origin = resolved.config.tower, resolved.tower
-            for part in origin.parts if isinstance(origin, ResolvedFused) else (origin,):
+            for part in origin.parts or (origin,):
                 if part.part is None and not part.random:
                     part.source.files(part.spec.weight_files)
         else:
@@ -198,7 +197,7 @@ def open_subject(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -
 
 def _give_weights(section: dict[str, Any], resolved: ResolvedTower, scratch: Path) -> None:
     """Let reductions that learn, but have no weights, name a file of random ones in a section ``tower:``."""
-    for place, part in enumerate(resolved.parts if isinstance(resolved, ResolvedFused) else ()):
+    for place, part in enumerate(resolved.parts):
         _give_weights(section["towers"][place], part, scratch / str(place))
     for place, step in enumerate(resolved.geometry.reductions):
         if step.spec.trainable and step.settings.weights is None:

@@ -17,7 +17,6 @@ from torch import nn
 from vita_core.models.model import VisionLanguageModel
 from vita_core.models.provenance import learning, plugins_of
 from vita_core.models.saving_towers import write_reductions
-from vita_core.planning.fused import ResolvedFused
 from vita_core.planning.reduction_weights import reduction_files
 from vita_core.planning.resolution import Resolved
 from vita_core.training.connector import Connector
@@ -46,7 +45,7 @@ def sources_of(
         )
     projector, llm = resolved.language("vita train")
     weights = {"tower": _named(resolved.tower.source.weights), "llm": _named(llm.settings.weights)}
-    if isinstance(resolved.tower, ResolvedFused):
+    if resolved.tower.parts:
         weights["tower"] = {"parts": [_named(part.source.weights) for part in resolved.tower.parts]}
     if projector.files is not None:
         weights["projector"] = _earlier(projector.files.files)
