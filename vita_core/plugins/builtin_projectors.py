@@ -8,20 +8,10 @@ from typing import Any
 
 from vita_core.errors import ConfigError
 from vita_core.plugins.projector_macs import ldp_macs, ldpv2_macs, spp_macs, squeezed
+from vita_core.plugins.shapes import pair
 from vita_core.plugins.specs import ProjectorSpec
 
-__all__ = [
-    "PROJECTORS",
-    "depth",
-    "four_joined",
-    "halved_down",
-    "identity_parameters",
-    "mlp_parameters",
-    "mlp_widths",
-    "output_grid",
-    "squeezed",
-    "windows_merged",
-]
+__all__ = ["PROJECTORS", "four_joined", "halved_down", "identity_parameters", "mlp_widths", "windows_merged"]
 
 
 def depth(name: str) -> int:
@@ -106,15 +96,9 @@ def ldpv2_parameters(name: str, in_features: int, out_features: int, options: Ma
     return mlp_parameters("mlp2x_gelu", in_features, out_features, {}) + 10 * out_features
 
 
-def output_grid(options: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the rows and columns that ``projector.options.grid`` of ``ldpv2`` asks for."""
-    grid = options["grid"]
-    return (grid, grid) if isinstance(grid, int) else (grid[0], grid[1])
-
-
 def pooled_to(rows: int, columns: int, options: Mapping[str, Any]) -> tuple[int, int]:
     """Return the output grid of ``ldpv2``, which is the same for every picture. A smaller grid is filled with repeated means."""
-    return output_grid(options)
+    return pair(options["grid"])
 
 
 def merger_parameters(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vita_core.errors import VitaError
 from vita_core.plugins.native import NativeSize
 
-__all__ = ["Shape", "Stage"]
+__all__ = ["Shape", "Stage", "pair"]
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Return (rows, cols) of a side, or of a list of both."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Shape:
         m = `mlp_matrices` (2; 3 for a gated MLP) and M = `mlp_width`; the patch embedding ``N * 3 p^2 C``. `linears` are the
         names of the linear layers in a block: four of the attention, and two of the MLP, the one that makes it wide first.
         """
-        height, width_px = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, width_px = pair(image_size)
         grid = (height // patch_size, width_px // patch_size)
         patches = grid[0] * grid[1]
         tokens = patches + prefix_tokens

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torchvision.ops.misc import Conv2dNormActivation, SqueezeExcitation
 
 from vita_core.language.projectors.maps import Grid, to_map, to_tokens
-from vita_core.plugins.builtin_projectors import output_grid, squeezed
+from vita_core.plugins.projector_macs import squeezed
+from vita_core.plugins.shapes import pair
 
 __all__ = ["LDP", "LDPv2", "ldp", "ldpv2"]
 
@@ -97,4 +98,4 @@ def ldp(name: str, in_features: int, out_features: int, options: Mapping[str, An
 
 def ldpv2(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
     """Return ``ldpv2`` with the output grid of ``projector.options.grid``."""
-    return LDPv2(in_features, out_features, output_grid(options))
+    return LDPv2(in_features, out_features, pair(options["grid"]))

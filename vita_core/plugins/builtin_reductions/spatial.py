@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from vita_core.errors import VitaError
 from vita_core.plugins.reductions import ReductionSpec, Sizes
+from vita_core.plugins.shapes import pair
 
-__all__ = ["INTERPOLATE", "PIXEL_SHUFFLE", "POOL", "pair", "shuffle_step", "shuffled_grid"]
+__all__ = ["INTERPOLATE", "PIXEL_SHUFFLE", "POOL", "shuffle_step", "shuffled_grid"]
 
 ROOM = "vita_core.towers.reductions.spatial"
 OPTIONS = "vita_core.config.reductions"
-
-
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """Return (rows, cols) of an integer or a list of two."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def shuffle_step(scale_factor: float) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from vita_core.errors import VitaError
+from vita_core.plugins.shapes import pair
 
 __all__ = ["TensorShapes", "linear", "norm", "numbers", "query_grid"]
 
@@ -31,7 +32,7 @@ def numbers(shapes: TensorShapes, *fixed: str) -> int:
 def query_grid(value: int | Sequence[int], key: str = "queries") -> tuple[int, int]:
     """Return (rows, cols) of the option `key`: [rows, cols] or their product. Raises VitaError unless that is a square."""
     if not isinstance(value, int):
-        return value[0], value[1]
+        return pair(value)
     side = math.isqrt(value)
     if side * side != value:
         near = f"`{key}: {side * side}`, or `{key}: [ROWS, COLS]` for another grid"

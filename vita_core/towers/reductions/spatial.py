@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vita_core.planning.geometry import Grid
-from vita_core.plugins.builtin_reductions.spatial import pair
 from vita_core.plugins.reductions import Sizes
+from vita_core.plugins.shapes import pair
 from vita_core.towers import features
 
 __all__ = ["Interpolate", "PixelShuffle", "Pool"]
