@@ -146,7 +146,11 @@ def keys() -> list[str]:
             "| --- | --- |",
         ]
         for name, field in model.model_fields.items():
-            default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+            default = (
+                "required"
+                if field.is_required()
+                else repr(field.get_default(call_default_factory=True, validated_data={}))
+            )
             lines.append(f"| `{name}` | `{default}` |")
     return lines
 

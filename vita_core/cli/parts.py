@@ -88,5 +88,6 @@ def _options(part: Registered[Any]) -> dict[str, Any]:
         return {}
     fields = model.model_fields.items()
     return {
-        key: REQUIRED if field.is_required() else field.get_default(call_default_factory=True) for key, field in fields
+        key: REQUIRED if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+        for key, field in fields
     }

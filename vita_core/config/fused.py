@@ -23,7 +23,7 @@ def check_keys(settings: BaseModel, towers: Sequence[BaseModel] | None) -> None:
     `settings` are those of the whole with its parts `towers`, or of one encoder without.
     """
     fields = type(settings).model_fields
-    defaults = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+    defaults = {key: field.get_default(call_default_factory=True, validated_data={}) for key, field in fields.items()}
     values = {key: getattr(settings, key) for key in fields if getattr(settings, key) != defaults[key]}
     found = _of_one(values) if towers is None else _of_several(values, towers)
     problems = [

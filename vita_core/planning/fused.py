@@ -14,7 +14,6 @@ from vita_core.errors import ConfigError, VitaError
 from vita_core.planning.asking import shape_of
 from vita_core.planning.encoders import ResolvedTower, resolve_encoder
 from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, tower_geometry
-from vita_core.planning.inside import check_offered
 from vita_core.planning.origins import key_origins
 from vita_core.planning.reductions import reduced, resolve_reductions, stated_steps
 from vita_core.plugins.native import NativeSize
@@ -100,7 +99,6 @@ def resolve_fused(settings: TowerConfig, *, offline: bool, marks: Mapping[str, s
     name = " + ".join(part.source.weights for part in parts)
     stated = {"model_type": FUSED, "towers": [dict(part.source.config) for part in parts]}
     source = Source(name, None, None, None, stated, None)
-    check_offered(found.spec, found.owner, source, settings, stated_steps(settings))
     empty = Shape((1, 1), (Stage(1, (1, 1), 0, 0),))
     whole = ResolvedFused(
         found.spec,
