@@ -19,7 +19,8 @@ def test_projectors_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows.keys() == {r.spec.name for r in registry().all(ProjectorSpec)}
     vocabulary = rows["visual_vocabulary"]
-    assert vocabulary["paper"].endswith("(arXiv 2405.20797)")
+    assert vocabulary["paper"].endswith(", arXiv 2405.20797")
+    assert [name for name, row in rows.items() if ", arXiv " not in row["paper"]] == ["identity"]
     assert vocabulary["options"].keys() == {"classes", "words", "dropout", "softening", "names_of"}
     assert (vocabulary["options"]["classes"], vocabulary["distribution"]) == (1000, "vita-core")
     assert (rows["linear"]["changes_tokens"], rows["spp_v1"]["changes_tokens"]) == (False, True)

@@ -120,6 +120,7 @@ def windows_merged(rows: int, columns: int, options: Mapping[str, Any]) -> tuple
 
 MODULES = "vita_core.language.projectors"
 MLP_OPTIONS = "vita_core.config.schema:MLPOptions"
+VITA = "VITA: Towards Open-Source Interactive Omni Multimodal LLM, arXiv 2408.05211"
 PROJECTORS = (
     ProjectorSpec(
         "identity",
@@ -127,7 +128,14 @@ PROJECTORS = (
         f"{MODULES}:identity",
         identity_parameters,
     ),
-    ProjectorSpec("linear", "one linear layer", f"{MODULES}:mlp", mlp_parameters, options=MLP_OPTIONS),
+    ProjectorSpec(
+        "linear",
+        "one linear layer",
+        f"{MODULES}:mlp",
+        mlp_parameters,
+        options=MLP_OPTIONS,
+        paper="Visual Instruction Tuning (LLaVA), arXiv 2304.08485",
+    ),
     ProjectorSpec(
         "mlpNx_gelu",
         "N linear layers with GELU between them (LLaVA-1.5 uses N = 2)",
@@ -135,62 +143,70 @@ PROJECTORS = (
         mlp_parameters,
         pattern=r"mlp[1-9]\d*x_gelu",
         options=MLP_OPTIONS,
+        paper="Improved Baselines with Visual Instruction Tuning (LLaVA-1.5), arXiv 2310.03744",
     ),
     ProjectorSpec(
         "minigpt",
-        "one linear layer for 4 tokens that follow each other (MiniGPT-v2, arXiv 2310.09478; VITA)",
+        "one linear layer for 4 tokens that follow each other",
         f"{MODULES}.joining:four",
         four_parameters,
         tokens=four_joined,
+        paper="MiniGPT-v2, arXiv 2310.09478",
     ),
     ProjectorSpec(
         "vanilla",
-        "as minigpt, with the channels of the 4 tokens interleaved (VITA, arXiv 2408.05211)",
+        "as minigpt, with the channels of the 4 tokens interleaved",
         f"{MODULES}.joining:four",
         four_parameters,
         tokens=four_joined,
+        paper=VITA,
     ),
     ProjectorSpec(
         "ldp",
-        "MLP and two convolution blocks, half the grid (LDP of MobileVLM, arXiv 2312.16886)",
+        "MLP and two convolution blocks, half the grid (LDP)",
         f"{MODULES}.ldp:ldp",
         ldp_parameters,
         tokens=halved_up,
         macs=ldp_macs,
+        paper="MobileVLM, arXiv 2312.16886",
     ),
     ProjectorSpec(
         "ldpv2",
-        "MLP, pooling to a fixed grid and a convolution (LDPv2 of MobileVLM V2, arXiv 2402.03766)",
+        "MLP, pooling to a fixed grid and a convolution (LDPv2)",
         f"{MODULES}.ldp:ldpv2",
         ldpv2_parameters,
         options="vita_core.config.schema:LDPv2Options",
         tokens=pooled_to,
         macs=ldpv2_macs,
+        paper="MobileVLM V2, arXiv 2402.03766",
     ),
     *(
         ProjectorSpec(
             f"spp_{version}",
-            f"linear layers, and the means of 2 x 2 tokens {where} (VITA, arXiv 2408.05211)",
+            f"linear layers, and the means of 2 x 2 tokens {where}",
             f"{MODULES}.pooling:spp",
             spp_parameters,
             tokens=halved_down,
             macs=spp_macs,
+            paper=VITA,
         )
         for version, where in (("v1", "between two"), ("v2", "behind two"), ("v3", "behind the first of three"))
     ),
     ProjectorSpec(
         "layernorm_mlp",
-        "LayerNorm and two linear layers with GELU between them (InternVL 1.5, arXiv 2404.16821, as in transformers)",
+        "LayerNorm and two linear layers with GELU between them, as in transformers' InternVL",
         f"{MODULES}.linear:layernorm_mlp",
         normed_parameters,
+        paper="How Far Are We to GPT-4V? (InternVL 1.5), arXiv 2404.16821",
     ),
     ProjectorSpec(
         "patch_merger",
-        "LayerNorm and an MLP for blocks of 2 x 2 tokens (PatchMerger of Qwen2-VL, arXiv 2409.12191)",
+        "LayerNorm and an MLP for blocks of 2 x 2 tokens, as in Qwen2-VL",
         f"{MODULES}.joining:patch_merger",
         merger_parameters,
         options="vita_core.config.schema:PatchMergerOptions",
         tokens=windows_merged,
+        paper="Qwen2-VL, arXiv 2409.12191",
     ),
 )
 """The specs that ``vita_projectors`` of the built-in plugin returns."""

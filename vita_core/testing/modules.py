@@ -15,6 +15,8 @@ from vita_core.config.configfiles import overridden
 from vita_core.config.yamlfile import Document, Mark
 from vita_core.errors import PluginError, VitaError
 from vita_core.plugins.installed import Owner
+from vita_core.plugins.reductions import ReductionSpec
+from vita_core.plugins.specs import ProjectorSpec
 from vita_core.testing.outcomes import BrokenContractError, SkippedCheckError
 from vita_core.testing.subject import random_values
 
@@ -51,11 +53,12 @@ class TokenModule(ABC):
     name: str
     owner: Owner
     options: Mapping[str, Any]
+    spec: ReductionSpec | ProjectorSpec
 
     @property
-    @abstractmethod
     def modules(self) -> Sequence[str]:
-        """The ``"module:name"`` strings that `vita plan` imports."""
+        """The ``"module:name"`` strings that `vita plan` imports: that of the options."""
+        return [self.spec.options] if self.spec.options else []
 
     @abstractmethod
     def find_cases(self) -> tuple[list[Case], str]:

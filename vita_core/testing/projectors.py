@@ -33,11 +33,6 @@ class Projector(TokenModule):
     kind: ClassVar[str] = "projector"
     spec: ProjectorSpec
 
-    @property
-    def modules(self) -> Sequence[str]:
-        """The module of the options."""
-        return [self.spec.options] if self.spec.options else []
-
     @cached_property
     def resolved(self) -> ResolvedProjector:
         """The projector for the first of `WIDTHS` that it supports."""
@@ -47,12 +42,6 @@ class Projector(TokenModule):
             if found is not None:
                 return found  # type: ignore[no-any-return]
         raise BrokenContractError(f"`parameters` accepts none of the widths that the kit tries: {reason}")
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """The widths of the tower and of the language model."""
-        assert self.resolved.out_features is not None
-        return self.resolved.in_features, self.resolved.out_features
 
     def find_cases(self) -> tuple[list[Case], str]:
         """Ask the projector about each grid, and about tokens without one."""

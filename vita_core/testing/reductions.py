@@ -39,11 +39,6 @@ class Reduction(TokenModule):
     kind: ClassVar[str] = "reduction"
     spec: ReductionSpec
 
-    @property
-    def modules(self) -> Sequence[str]:
-        """The module of the options."""
-        return [self.spec.options] if self.spec.options else []
-
     def resolved(self, sizes: Sizes) -> ResolvedReduction:
         """Return the reduction for tokens of these sizes. Raises VitaError if it refuses them."""
         settings = ReductionConfig(type=self.name)

@@ -53,7 +53,7 @@ def vita_projectors() -> list[ProjectorSpec]:
             factory="vita_plugins.torchvision.projector:visual_vocabulary",
             parameters=projector_parameters,
             options="vita_plugins.torchvision.options:ProjectorOptions",
-            paper="Ovis: Structural Embedding Alignment for Multimodal Large Language Model (arXiv 2405.20797)",
+            paper="Ovis: Structural Embedding Alignment for Multimodal Large Language Model, arXiv 2405.20797",
             example={"classes": 5, "words": 7},
         )
     ]
