@@ -84,7 +84,7 @@ def size(tensors: Any) -> int:
 
 def planned(config: Any, processes: int = 1) -> list[StagePlan]:
     resolved = resolve(config, offline=True)
-    stages = resolve_stages(resolved, resolved.config.data, processes)
+    stages = resolve_stages(resolved, resolved.config.data or ["data"], processes)
     return plan_stages(resolved, make_plan(resolved), [stage.settings for stage in stages], processes)
 
 
@@ -106,7 +106,7 @@ def test_bytes_are_those_of_a_real_run(
     }
     resolved = resolve(config, offline=True)
     model = build(resolved, untrained=True)
-    for plan, stage in zip(planned(config), resolve_stages(resolved, []), strict=True):
+    for plan, stage in zip(planned(config), resolve_stages(resolved, ["data"]), strict=True):
         prepare_parts(model, stage.parts, stage.key)
         pixels = torch.randn(1, *model.tower.shape.pixels)
         sample = {"input_ids": torch.tensor([3, -200, 5, 6]), "labels": torch.tensor([-100, -100, 5, 6])}
@@ -130,7 +130,7 @@ def test_an_adapter_that_is_there_counts(tiny_llm: Path, tmp_path: Path) -> None
     trained = {"projector": "full", "llm": {"lora": {"rank": 1}}}
     config["training"] = {"stages": [{"name": "a", "learning_rate": 1e-3, "train": trained}]}
     (plan,) = planned(config)
-    parts = resolve_stages(resolve(config), [])[0].parts
+    parts = resolve_stages(resolve(config), ["data"])[0].parts
     model = build(resolve(config))
     prepare_parts(model, parts, "stage")
     rows = [(row.part, row.parameters, row.trained) for row in table(model, parts)]

@@ -74,7 +74,8 @@ def _stages(resolved: Resolved, made: Plan, processes: int) -> list[StagePlan]:
     from vita_core.planning.training import plan_stages
     from vita_core.training.stages import resolve_stages
 
-    stages = resolve_stages(resolved, resolved.config.data, processes)
+    data = resolved.config.data or ["data"]  # without a section `data`, one that `vita train --data` will give
+    stages = resolve_stages(resolved, data, processes)
     return plan_stages(resolved, made, [stage.settings for stage in stages], processes)
 
 
