@@ -171,6 +171,10 @@ BAD: dict[str, Any] = {
         [{**ALIGN, "train": {"llm": {"full": True, "from_layer": 1}}}],
         r"full and from_layer exclude each other",
     ),
+    "LoRA and then whole": (
+        [FINETUNE, {**ALIGN, "train": {"llm": "full"}}],
+        r"stages\[1\]\.train\.llm: stage 'finetune' trains it by LoRA, and this one itself",
+    ),
     "template": (
         [{**ALIGN, "prompt": "vicuna"}],
         r"\.prompt: no template of this name: 'vicuna'\. Did you mean 'vicuna_v1'",

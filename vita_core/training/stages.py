@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
-from vita_core.config.training import PartSettings, StageConfig
+from vita_core.config.training import PARTS, PartSettings, StageConfig
 from vita_core.errors import ConfigError, nearest
 from vita_core.language.conversations import CONVERSATIONS
 from vita_core.planning.resolution import Resolved
@@ -42,6 +43,7 @@ def resolve_stages(resolved: Resolved, data: Iterable[str], processes: int = 1) 
             "`train: {tower: full}` or `train: {tower: {from_layer: 20}}` into a stage"
         )
     stages = [_stage(resolved, f"training.stages[{at}]", stage, known, processes) for at, stage in enumerate(stated)]
+    _check_adapters(stages)
     _check_untrained(resolved, stages)
     return stages
 
@@ -98,6 +100,18 @@ def _check_part(resolved: Resolved, key: str, part: str, how: PartSettings) -> N
             f"{key}.from_layer: {how.from_layer} is after the last layer that runs, {most}, so nothing would be trained. "
             f"Try: {f'1 to {most}, or `{part}: full`' if most else f'`{part}: full`'}"
         )
+
+
+def _check_adapters(stages: list[Stage]) -> None:
+    """Raise ConfigError for a part that has an adapter in one stage, and whose own weights are trained in another."""
+    for part in PARTS:
+        ways = [(stage, stage.parts[part].lora is not None) for stage in stages if part in stage.parts]
+        for (before, first), (stage, own) in pairwise(ways):
+            if first != own:
+                raise ConfigError(
+                    f"{stage.key}.train.{part}: stage {before.name!r} trains it {'by LoRA' if first else 'itself'}, and this one "
+                    f"{'itself' if first else 'by LoRA'}, which is not built. Try: the same way in both stages"
+                )
 
 
 def _check_untrained(resolved: Resolved, stages: list[Stage]) -> None:

@@ -82,3 +82,5 @@ def _where(resolved: ResolvedProjector) -> str:
 def _fill(module: nn.Module, tensors: Tensors, where: str, dtype: torch.dtype, device: torch.device) -> None:
     """Load tensors under the projector's own keys. Its attribute `renames` may map other keys to them (see `KeyRules`)."""
     fill(module, tensors, KeyRules(getattr(module, "renames", ())), dtype=dtype, device=device, where=where)
+    for parameter in module.parameters():  # out of the mapped file: at another alignment, kernels round differently
+        parameter.data = parameter.data.clone()
