@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vita_core.config.data import expand_data
+from vita_core.config.data import expand_data, expand_path
 from vita_core.config.yamlfile import Document, Key, Mark, parse_value, read_yaml
 from vita_core.errors import ConfigError, nearest
 from vita_core.weights.sources import expand
@@ -31,6 +31,8 @@ PATH_KEYS: tuple[Key, ...] = (
     ("images", "anyres", "newline"),
 )
 """Keys whose value may be a path; ``*`` is any place of a list. A relative path is relative to the file that contains it."""
+CACHE_PATH: Key = ("training", "cache", "path")
+"""A directory that need not exist yet."""
 DATA_PATHS = ("path", "pictures")
 """Keys of a data set whose value is a path: ``data.NAME.path``."""
 
@@ -161,6 +163,8 @@ def _with_paths(value: Any, key: Key, base: Path) -> Any:
         return [_with_paths(inner, (*key, place), base) for place, inner in enumerate(value)]
     if isinstance(value, str) and key[0] == "data" and len(key) == 3 and key[2] in DATA_PATHS:
         return expand_data(value, base)
+    if isinstance(value, str) and key == CACHE_PATH:
+        return expand_path(value, base)
     pattern = tuple("*" if isinstance(part, int) else part for part in key)
     return expand(value, base) if isinstance(value, str) and pattern in PATH_KEYS else value
 

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat
 
 from vita_core.config.validation import Section
 
-__all__ = ["DataSetConfig", "HubName", "expand_data", "hub_name"]
+__all__ = ["DataSetConfig", "HubName", "expand_data", "expand_path", "hub_name"]
 
 HUB = re.compile(r"(?:hf://)?(?:datasets/)?([A-Za-z0-9][\w.-]*/[\w.-]+?)(?:@([\w.-]+))?")
 FILES = (".json", ".jsonl", ".parquet", ".tar")
@@ -49,4 +49,9 @@ def expand_data(path: str, base: Path) -> str:
     """Return `path`, as written in a file in directory `base`, made absolute. Names on a hub stay unchanged."""
     if hub_name(path, base) is not None:
         return path
+    return expand_path(path, base)
+
+
+def expand_path(path: str, base: Path) -> str:
+    """Return `path`, as written in a file in directory `base`, made absolute."""
     return os.path.abspath(base / Path(path).expanduser())  # noqa: PTH100  # resolve() would follow the user's links

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, Pos
 
 from vita_core.config.validation import Section
 
-__all__ = ["PARTS", "LoraSettings", "PartSettings", "StageConfig", "TrainedParts", "TrainingConfig"]
+__all__ = ["PARTS", "CacheConfig", "LoraSettings", "PartSettings", "StageConfig", "TrainedParts", "TrainingConfig"]
 
 PARTS = ("tower", "reduce", "projector", "llm")
 """The parts of a model that a stage may train."""
@@ -112,11 +112,28 @@ class StageConfig(Section):
         return self
 
 
+class CacheConfig(Section):
+    """The cache of what frozen towers compute of the pictures: a directory of at most `max_gb` GB (10^9 bytes).
+
+    `path` is by default ``work/cache`` in the directory of the run. Several runs may share it.
+    """
+
+    path: str | None = None
+    max_gb: PositiveFloat = 20.0
+
+
+Cache = Annotated[
+    Annotated[Literal[False], Tag("(flag)")] | Annotated[CacheConfig, Tag("(section)")],
+    Discriminator(lambda value: "(section)" if isinstance(value, Mapping | CacheConfig) else "(flag)"),
+]
+
+
 class TrainingConfig(Section):
     """Training (``vita train``). Without `stages`, it trains the projector and reductions that learn; the rest stays frozen.
 
-    With `stages`, they run one after the other. Of the keys here, only `parallel`, `keep` and `seed` then have a meaning.
-    `parallel` is how several processes share the work. `keep` is the number of checkpoints that are kept.
+    With `stages`, they run one after the other. Of the keys here, only `parallel`, `cache`, `keep` and `seed` then have a
+    meaning. `parallel` is how several processes share the work. `cache` keeps what frozen towers compute of the pictures,
+    unless it is false. `keep` is the number of checkpoints that are kept.
 
     `variants` is the number of altered copies (cropped, rescaled, sharpened, blurred, re-compressed) of each photo that are
     encoded in addition to the photo. `warm_start_steps` steps, each of `warm_start_batch` photos, first regress the
@@ -141,6 +158,7 @@ class TrainingConfig(Section):
     save_steps: PositiveInt = 50
     keep: PositiveInt = 2
     parallel: Literal["ddp", "fsdp2", "zero3"] = "ddp"
+    cache: Cache = CacheConfig()
     stages: Annotated[list[StageConfig], Field(min_length=1)] | None = None
 
     @pydantic.model_validator(mode="after")

@@ -14,6 +14,7 @@ from vita_core.models.old_names import OldNames
 from vita_core.models.pictures import encoded, grid_of, token_grid
 from vita_core.pixels.anyres import pack
 from vita_core.pixels.fused import Pixels, one_batch
+from vita_core.planning.geometry import Grid
 from vita_core.planning.resolution import Resolved
 
 __all__ = ["PictureTokens"]
@@ -28,7 +29,7 @@ class PictureTokens(OldNames):
 
     def encode_images(self, pixels: Pixels) -> Tensor:
         """Return the projected tokens (tiles, N, D) of pixels (tiles, 3, H, W)."""
-        return self._projected(self.tower(pixels), pixels)
+        return self.projected(self.tower(pixels), grid_of(self.tower, pixels))
 
     def encode_each(self, pictures: Sequence[Pixels]) -> list[Tensor]:
         """Return the projected tokens (tiles, N, D) of each of the pixels (tiles, 3, H, W), which go through in one batch.
@@ -38,12 +39,11 @@ class PictureTokens(OldNames):
         if self.tower.shape.native is None:
             return list(self.encode_images(one_batch(pictures)).split([len(pixels) for pixels in pictures]))
         each = zip(encoded(self.tower, pictures), pictures, strict=True)
-        return [self._projected(features, pixels) for features, pixels in each]
+        return [self.projected(features, grid_of(self.tower, pixels)) for features, pixels in each]
 
-    def _projected(self, features: Tensor, pixels: Pixels) -> Tensor:
-        """Return the projected tokens (tiles, N', D) of the tower's (tiles, N, C) of `pixels`, all of one size."""
+    def projected(self, features: Tensor, grid: Grid | None) -> Tensor:
+        """Return the projected tokens (tiles, N', D) of the tower's (tiles, N, C), which are on `grid` if they have one."""
         projector, _ = self.resolved.language("the model")
-        grid = grid_of(self.tower, pixels)
         projector.behind(
             grid, features.shape[1]
         )  # of native resolution, a picture's own grid may be one that it cannot take

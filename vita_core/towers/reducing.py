@@ -96,7 +96,12 @@ def _shuffle(tower: Reducing, factor: float, tokens: Tensor, grid: Grid) -> Tens
 
 
 class Reducing(TowerMetadata):
-    """Runs the reductions of a tower. `reductions` are their modules, once the tower is loaded."""
+    """Runs the reductions of a tower. `reductions` are their modules, once the tower is loaded.
+
+    With `ends_before`, ``forward`` ends before the reduction of this number.
+    """
+
+    ends_before: int | None = None
 
     def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5, *, grid: Grid | None = None) -> Tensor:
         """Move grid positions into channels; see `vita_core.towers.features.pixel_shuffle`."""
@@ -136,6 +141,8 @@ class Reducing(TowerMetadata):
     ) -> tuple[Tensor, Grid | None]:
         if resolved.key == "tower.pixel_shuffle":  # a subclass may define its own
             module = partial(_shuffle, self, resolved.options["scale_factor"])
+        elif (own := next(module.parameters(), None)) is not None:  # float32 while it is trained
+            tokens = tokens.to(own.dtype)
         return run_reduction(resolved, module, tokens, grid, self.shape.steps if self._each_step else 1)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vita_core.language.merging import IGNORED_LABEL, merge_labelled
 from vita_core.models.model import VisionLanguageModel
+from vita_core.training.cache.frozen import FrozenTower, Visual
 
 __all__ = ["Joint", "collate"]
 
@@ -20,12 +21,13 @@ class Joint(nn.Module):
     """A model whose forward returns the loss of a batch that `collate` made: the mean cross-entropy of the labelled tokens.
 
     A batch without a picture still runs a blank one, whose tokens do not count, so that in every process of a distributed
-    training the same weights get a gradient.
+    training the same weights get a gradient. A `frozen` tower encodes each picture once.
     """
 
-    def __init__(self, model: VisionLanguageModel) -> None:
+    def __init__(self, model: VisionLanguageModel, frozen: FrozenTower | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.frozen = model, frozen
+        self.encode_each: Callable[[Sequence[Any]], list[Tensor]] = (frozen or model).encode_each
 
     def forward(self, batch: Mapping[str, Any], count: Tensor | int | None = None) -> Tensor:
         """Return the summed loss of the labelled tokens, divided by `count`, or by their number in this batch."""
@@ -63,26 +65,27 @@ class Joint(nn.Module):
 
     def _pictures(self, batch: Mapping[str, Any]) -> tuple[list[list[Tensor]], Tensor]:
         """Return the projected tokens (M, D) of each row's places, and zero times those of a blank picture if there are none."""
-        flat: Sequence[Tensor] = batch["pixels"]
+        flat: Sequence[Visual] = batch["pixels"]
         if not flat:
-            blank = self.model.encode_each([self._blank()])[0]
+            blank = self.encode_each([self._blank()])[0]
             return [[] for _ in batch["places"]], blank.sum() * 0
-        tokens = iter(zip(self.model.encode_each(flat), batch["sizes"], strict=True))
+        tokens = iter(zip(self.encode_each(flat), batch["sizes"], strict=True))
         made = [[next(tokens) for _ in range(count)] for count in batch["places"]]
         zero = torch.zeros((), dtype=self.model.llm.dtype, device=self.model.llm.device)
         return [[place for found, size in row for place in self.model.pack(found, size)] for row in made], zero
 
-    def _blank(self) -> Tensor:
+    def _blank(self) -> Visual:
         resolved = self.model.tower.resolved
         shape = (*resolved.shape.pixels[:-2], *resolved.geometry.input_size)
-        return torch.zeros(1, *shape, device=self.model.tower.device)
+        pixels = torch.zeros(1, *shape, device=self.model.tower.device)
+        return pixels if self.frozen is None else self.frozen.blank(pixels)
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Join samples to a batch: ids and labels (B, T), padded on the right, and a flat list of the pictures' pixels.
 
     A sample has `input_ids` and `labels` (T), and for each of its pictures `pixels` (tiles, 3, H, W) and the `size`
-    (width, height) of the picture.
+    (width, height) of the picture. Instead of pixels, there may be another `Visual`.
     """
     return {
         "input_ids": pad_sequence([sample["input_ids"] for sample in samples], batch_first=True),

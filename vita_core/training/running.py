@@ -18,6 +18,7 @@ from vita_core.errors import ConfigError
 from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
 from vita_core.planning.resolution import Resolved
+from vita_core.training.cache.frozen import frozen_tower
 from vita_core.training.data.mixing import Drawn, Mixture, check_pictures
 from vita_core.training.data.rejecting import RejectedLog
 from vita_core.training.joint import Joint, collate
@@ -71,13 +72,14 @@ def _upto(stages: list[Stage], only: str | None) -> list[Stage]:
 def _run_stage(model: VisionLanguageModel, stage: Stage, sets: Sets, folder: Path, log: RejectedLog) -> dict[str, Any]:
     """Train one stage, from its last checkpoint if there is one, or load its result. Return its scores."""
     settings, seed, done = stage.settings, model.settings.training.seed, folder / "done.safetensors"
-    joint = Joint(model)
     torch.manual_seed(_seed(seed, stage.name))  # of new adapters, whatever ran before
     prepare_parts(model, stage.parts, stage.key)
+    frozen = frozen_tower(model, stage, folder.parent / "cache")
+    joint = Joint(model, frozen)
     prompt = model.settings.prompt
     if settings.prompt is not None:
         prompt = prompt.model_copy(update={"template": settings.prompt})
-    maker = SampleMaker(model, prompt, settings.max_length)
+    maker = SampleMaker(model, prompt, settings.max_length, frozen)
     mixture = Mixture([sets[name][0] for name in stage.data], seed)
     steps = settings.steps or math.ceil((settings.epochs or 1) * mixture.epoch / settings.batch_size)
     data = Drawn(mixture, steps * settings.batch_size, maker, log)
@@ -99,6 +101,8 @@ def _run_stage(model: VisionLanguageModel, stage: Stage, sets: Sets, folder: Pat
     scores = {"train_loss": result.training_loss, "steps": result.global_step}
     if held_out is not None:
         scores["held_out_loss"] = trainer.evaluate()["eval_loss"]
+    if frozen is not None:
+        frozen.flush()
     write_text(folder / "scores.json", json.dumps(scores))
     state = {name: value.to("cpu").contiguous() for name, value in trained_state(model).items()}
     write_whole(done, lambda path: save_file(state, path))
@@ -114,7 +118,7 @@ class Run:
 
     def __init__(self, out: Path, resolved: Resolved) -> None:
         """Begin a run, or go on with it. Raises ConfigError if `out` contains a run with another config."""
-        config = resolved.config.model_dump_json(exclude={"training": {"keep"}})
+        config = resolved.config.model_dump_json(exclude={"training": {"keep", "cache"}})
         self.out, self.file = out, out / "work" / "run.json"
         self.key = hashlib.sha256(config.encode()).hexdigest()
         self.record = json.loads(self.file.read_text()) if self.file.is_file() else {"key": self.key}

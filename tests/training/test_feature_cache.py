@@ -1,0 +1,378 @@
+"""The feature cache of stages: what is computed again, what is not, and that training does not notice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from vita_core import VitaError, build_model
+from vita_core.config.schema import load_config
+from vita_core.models.building import build
+from vita_core.planning.resolution import resolve
+from vita_core.training import running
+from vita_core.training.cache.frozen import Features, FrozenTower, Keyed
+from vita_core.training.cache.store import FeatureStore
+from vita_core.training.data import PictureRef
+from vita_core.training.running import run_stages
+
+GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"
+ALIGN = {"name": "align", "train": {"projector": "full"}, "learning_rate": 1e-2, "epochs": 3, "batch_size": 4}
+GB = 10**9
+
+
+def watch(model: Any, runs: list[int]) -> None:
+    """Count the runs of the layer that cuts pictures into patches."""
+    for layer in model.tower.encoder.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda *_: runs.append(1))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each run of the encoder that `run_stages` builds."""
+    runs: list[int] = []
+
+    def built(*args: Any, **options: Any) -> Any:
+        model = build(*args, **options)
+        watch(model, runs)
+        return model
+
+    monkeypatch.setattr(running, "build", built)
+    return runs
+
+
+@pytest.fixture
+def sections(tiny_llm: Path, captioned: Path) -> dict[str, Any]:
+    """A stage on twelve captions of three pictures, three epochs."""
+    return {
+        "tower": {"weights": str(GOLDEN / "clip"), "select_layer": -2},
+        "llm": {"weights": str(tiny_llm)},
+        "device": "cpu",
+        "data": {"captions": {"path": str(captioned), "held_out": 0.25}},
+        "training": {"stages": [ALIGN]},
+    }
+
+
+def trained(out: Path) -> dict[str, torch.Tensor]:
+    files = sorted(out.glob("*.safetensors"))
+    assert files
+    return {f"{file.name} {name}": value for file in files for name, value in load_file(file).items()}
+
+
+def same(found: Path, expected: Path) -> bool:
+    one, other = trained(found), trained(expected)
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "tiles": {"images": {"tiles": {"max": 3}}},
+    "a reduction that is trained": {
+        "tower": {
+            "reduce": [{"type": "pool", "window": 2}, {"type": "resampler", "queries": 4, "width": 16, "heads": 2}]
+        },
+        "training": {"stages": [ALIGN | {"train": {"projector": "full", "reduce": "full"}}]},
+    },
+    "two encoders": {
+        "tower": {
+            "weights": None,
+            "select_layer": None,
+            "towers": [{"weights": str(GOLDEN / "clip")}, {"weights": str(GOLDEN / "siglip")}],
+        }
+    },
+    "bfloat16": {"training": {"stages": [ALIGN | {"precision": "bfloat16"}]}},
+}
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    made = {**below, **{k: merged(below[k], v) if isinstance(v, dict) and k in below else v for k, v in above.items()}}
+    return {key: value for key, value in made.items() if value is not None}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_training_is_the_same_with_and_without(
+    case: dict[str, Any], sections: dict[str, Any], tmp_path: Path, counted: list[int]
+) -> None:
+    changed = merged(sections, case)
+    run_stages(resolve(changed), tmp_path / "kept")
+    kept = len(counted)
+    run_stages(resolve(changed, ["training.cache=false"]), tmp_path / "again")
+    assert kept < len(counted) - kept
+    assert same(tmp_path / "kept", tmp_path / "again")
+    run_stages(resolve(changed, [f"training.cache.path={tmp_path / 'kept' / 'work' / 'cache'}"]), tmp_path / "other")
+    assert same(tmp_path / "other", tmp_path / "kept")
+
+
+def test_later_epochs_open_no_picture(
+    sections: dict[str, Any], captioned: Path, tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the three pictures is encoded once; then the files may go."""
+    training_step = running.StageTrainer.training_step
+
+    def step(self: Any, *args: Any, **options: Any) -> Any:
+        if self.state.global_step == 3:  # 9 samples in batches of 4
+            for picture in captioned.parent.glob("*.png"):
+                picture.unlink()
+        return training_step(self, *args, **options)
+
+    run_stages(resolve(sections, ["training.cache=false"]), tmp_path / "without")
+    counted.clear()
+    monkeypatch.setattr(running.StageTrainer, "training_step", step)
+    run_stages(resolve(sections), tmp_path / "out")
+    assert not list(captioned.parent.glob("*.png"))
+    assert len(counted) == 3
+    assert not (tmp_path / "out" / "rejected.jsonl").exists()
+    assert same(tmp_path / "out", tmp_path / "without")
+    assert load_config(tmp_path / "out" / "config.yaml").training.stages
+
+
+def test_a_tower_that_an_earlier_stage_trained_is_another(
+    sections: dict[str, Any], tmp_path: Path, counted: list[int]
+) -> None:
+    """Its files are the same, its weights are not; a stage that trains it has no cache."""
+    stages = [
+        {**ALIGN, "name": "tower", "train": {"projector": "full", "tower": "full"}, "epochs": 1},
+        {**ALIGN, "name": "after", "epochs": 1},
+    ]
+    runs = []
+    for cache in ("{}", "false"):
+        out = tmp_path / cache.strip("{}") / "out"
+        shared = "{path: " + str(tmp_path / "shared") + "}" if cache == "{}" else cache
+        run_stages(
+            resolve(merged(sections, {"training": {"stages": [ALIGN]}}), [f"training.cache={shared}"]), out / "first"
+        )
+        run_stages(
+            resolve(merged(sections, {"training": {"stages": stages}}), [f"training.cache={shared}"]), out / "both"
+        )
+        runs.append(out / "both")
+    assert same(*runs)
+
+
+def ref(path: Path) -> PictureRef:
+    return PictureRef(path.name, path)
+
+
+def encoder_runs(config: dict[str, Any], folder: Path, picture: Path, *, several: bool = False, **options: Any) -> int:
+    """Encode a picture with the cache in `folder`. Return how often the encoder ran, and check the tokens."""
+    resolved = resolve(config)
+    if "owner" in options:
+        owner = dataclasses.replace(resolved.tower.owner, version=options.pop("owner"))
+        resolved = dataclasses.replace(resolved, tower=dataclasses.replace(resolved.tower, owner=owner))
+    runs: list[int] = []
+    model = build(resolved, untrained=True)
+    watch(model, runs)
+    frozen = FrozenTower(model, FeatureStore(folder, GB), options.pop("precision", "float32"))
+    (found,) = frozen.encode_each([frozen.visual(ref(picture), several=several)])
+    frozen.flush()
+    count = len(runs)
+    uncached = FrozenTower(model, None, frozen.precision)
+    (expected,) = uncached.encode_each([uncached.visual(ref(picture), several=several)])
+    assert torch.equal(found, expected)
+    return count
+
+
+def changed_copy(folder: Path, change: Callable[[Path], None]) -> str:
+    shutil.copytree(GOLDEN / "clip", folder)
+    change(folder)
+    return str(folder)
+
+
+def other_mean(folder: Path) -> None:
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}))
+
+
+def other_weight(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    name = next(name for name in state if name.endswith("layers.0.mlp.fc1.bias"))
+    state[name] = state[name] + 1e-3
+    before = file.stat()
+    save_file(state, file, metadata={"format": "pt"})
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def nothing(folder: Path) -> None:
+    """The same weights in another place."""
+
+
+INGREDIENTS: dict[str, dict[str, Any]] = {
+    "layer": {"tower": {"select_layer": -3}},
+    "feature": {"tower": {"select_feature": "cls_patch"}},
+    "norm": {"tower": {"norm": True}},
+    "scale": {"tower": {"feature_scale": 0.5}},
+    "s2": {"tower": {"s2": {"scales": [56, 112]}}},
+    "a reduction": {"tower": {"pool": 2}},
+    "another reduction": {"tower": {"reduce": {"type": "pool", "window": 2}}},
+    "dtype": {"tower": {"dtype": "float16"}},
+    "attention": {"tower": {"attention": "eager"}},
+    "aspect": {"images": {"aspect": "pad"}},
+    "tiles": {"images": {"tiles": {"max": 2}}},
+    "size": {"tower": {"image_size": 28}},
+}
+
+
+def test_every_ingredient_counts(sections: dict[str, Any], tmp_path: Path) -> None:
+    cache, picture = tmp_path / "cache", tmp_path / "picture.png"
+    shutil.copy(GOLDEN / "pictures" / "wide.png", picture)
+    base = {key: sections[key] for key in ("tower", "llm", "device")}
+    assert encoder_runs(base, cache, picture) == 1
+    assert encoder_runs(base, cache, picture) == 0
+    for name, change in INGREDIENTS.items():
+        assert encoder_runs(merged(base, change), cache, picture) > 0, name
+        assert encoder_runs(merged(base, change), cache, picture) == 0, name
+    for name, change in {"mean": other_mean, "weight": other_weight}.items():
+        weights = changed_copy(tmp_path / name, change)
+        assert encoder_runs(merged(base, {"tower": {"weights": weights}}), cache, picture) == 1, name
+    assert encoder_runs(base, cache, picture, owner="99.0") == 1
+    assert encoder_runs(base, cache, picture, precision="bfloat16") == 1
+    assert encoder_runs(base, cache, picture) == 0
+    with Image.open(picture) as opened:
+        opened.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(picture)
+    assert encoder_runs(base, cache, picture) == 1
+
+
+def test_what_has_no_part_in_the_tokens_does_not_count(sections: dict[str, Any], tmp_path: Path) -> None:
+    cache, picture = tmp_path / "cache", GOLDEN / "pictures" / "wide.png"
+    base = {key: sections[key] for key in ("tower", "llm", "device")}
+    assert encoder_runs(base, cache, picture) == 1
+    same_tokens: list[dict[str, Any]] = [
+        {"tower": {"weights": changed_copy(tmp_path / "moved", nothing)}},
+        {"tower": {"reduce": {"type": "resampler", "queries": 4, "width": 16, "heads": 2}}},
+        {"projector": {"type": "linear"}},
+        {"prompt": {"template": "plain"}},
+    ]
+    for change in same_tokens:
+        assert encoder_runs(merged(base, change), cache, picture) == 0, change
+    copied = tmp_path / "another name.png"
+    shutil.copy(picture, copied)
+    assert encoder_runs(base, cache, copied) == 0
+
+
+def test_a_file_that_changes_is_read_again(sections: dict[str, Any], tmp_path: Path) -> None:
+    """Within one run too, where its hash is remembered."""
+    picture = tmp_path / "picture.png"
+    shutil.copy(GOLDEN / "pictures" / "wide.png", picture)
+    model = build(resolve(sections))
+    frozen = FrozenTower(model, FeatureStore(tmp_path / "cache", GB), "float32")
+    frozen.encode_each([frozen.visual(ref(picture), several=False)])
+    assert isinstance(frozen.visual(ref(picture), several=False), Features)
+    shutil.copy(GOLDEN / "pictures" / "tall.png", picture)
+    assert isinstance(frozen.visual(ref(picture), several=False), Keyed)
+    picture.unlink()
+    with pytest.raises(VitaError, match="a picture is missing"):
+        frozen.visual(ref(picture), several=False)
+
+
+def tensor(number: int) -> torch.Tensor:
+    return torch.full((1, 4, 8), float(number))
+
+
+def test_two_processes_share_what_is_finished(tmp_path: Path) -> None:
+    one, other = FeatureStore(tmp_path, GB), FeatureStore(tmp_path, GB)
+    one.add("a", tensor(1), (1, 2, 3, 4))
+    assert other.get("a") is None
+    one.flush()
+    other.add("b", tensor(2).to(torch.bfloat16), (5, 6, 7, 8))
+    other.flush()
+    for store in (one, other, FeatureStore(tmp_path, GB)):
+        for key, value, numbers in (("a", tensor(1), (1, 2, 3, 4)), ("b", tensor(2).bfloat16(), (5, 6, 7, 8))):
+            found = store.get(key)
+            assert found is not None
+            assert found[0].dtype == value.dtype
+            assert torch.equal(found[0], value)
+            assert found[1] == numbers
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "a bit", "a header", "empty"])
+def test_damaged_shards_count_as_missing(tmp_path: Path, damage: str) -> None:
+    open_before = FeatureStore(tmp_path, GB)
+    for number in range(3):
+        open_before.add(str(number), tensor(number), (1, 1, 1, 1))
+        if number != 1:
+            open_before.flush()  # 0, then 1 and 2
+    shard = next(file for file in tmp_path.iterdir() if b'"2"' in file.read_bytes())
+    content = bytearray(shard.read_bytes())
+    if damage == "a bit":
+        content[-1] ^= 1
+        content[-140] ^= 1
+    elif damage == "a header":
+        content[9] = 0
+    shard.write_bytes(content[:-5] if damage == "cut" else b"" if damage == "empty" else content)
+    for store in (open_before, FeatureStore(tmp_path, GB)):
+        if damage != "a header" or store is not open_before:
+            assert store.get("2") is None
+            assert store.get("1") is None
+        found = store.get("0")
+        assert found is not None
+        assert torch.equal(found[0], tensor(0))
+    assert len(list(tmp_path.iterdir())) == 1
+    open_before.add("2", tensor(2), (1, 1, 1, 1))
+    open_before.flush()
+    assert FeatureStore(tmp_path, GB).get("2") is not None
+
+
+def test_the_oldest_shards_go_first(tmp_path: Path) -> None:
+    kept = tmp_path / "model.safetensors"
+    save_file({"of the user": torch.zeros(10_000)}, kept)
+    store, large = FeatureStore(tmp_path, 40_000), torch.zeros(1, 50, 50)
+    for number in range(8):
+        store.add(str(number), large, (1, 1, 1, 1))  # 10 kB: a shard each
+    names = [number for number in range(8) if store.get(str(number)) is not None]
+    assert names == [5, 6, 7]
+    assert sum(file.stat().st_size for file in tmp_path.glob("features-*")) <= 40_000
+    assert kept.exists()
+    later = FeatureStore(tmp_path, 40_000)
+    assert [number for number in range(8) if later.get(str(number)) is not None] == [5, 6, 7]
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
+    """The limit on the size of a file stands for a full disk."""
+    store = FeatureStore(tmp_path, GB)
+    store.add("a", tensor(1), (1, 1, 1, 1))
+    store.flush()
+    store.add("b", torch.zeros(1, 500, 10_000), (1, 1, 1, 1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000_000, hard))  # no other file of the tests is so large
+    try:
+        with pytest.raises(VitaError, match=r"has no space for features: 20,000,\d\d\d bytes .*training\.cache\.path"):
+            store.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(list(tmp_path.iterdir())) == 1
+    store.flush()
+    again = FeatureStore(tmp_path, GB)
+    assert again.get("a") is not None
+    assert again.get("b") is not None
+
+
+def test_the_cache_is_relative_to_the_config(sections: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(sections | {"training": {"cache": {"path": "kept/features", "max_gb": 0.5}}}))
+    cache = load_config(file).training.cache
+    assert cache
+    assert cache.path == str(file.parent / "kept" / "features")
+    assert load_config(file, ["training.cache=false"]).training.cache is False
+
+
+def test_a_trained_reduction_reads_a_tower_of_another_dtype(sections: dict[str, Any], tmp_path: Path) -> None:
+    change = {
+        "tower": {"dtype": "bfloat16", "reduce": {"type": "resampler", "queries": 4, "width": 16, "heads": 2}},
+        "training": {"stages": [ALIGN | {"epochs": 1, "train": {"projector": "full", "reduce": "full"}}]},
+    }
+    run_stages(resolve(merged(sections, change)), tmp_path / "out")
+    assert build_model(tmp_path / "out").ask(GOLDEN / "pictures" / "wide.png").visual_tokens == 4
