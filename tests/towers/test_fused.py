@@ -175,8 +175,9 @@ def test_no_pictures_and_pictures_of_several_sizes(tower_examples: Examples, tmp
     """As one tower does: an empty batch has no features, and a list of sizes has those of each."""
     saved_timm(tmp_path)
     native, clip = {"weights": str(tmp_path)}, tower_examples["clip"]
-    for parts in ((native, clip), (clip, native)):
-        tower = fused(*parts)
+    pooled = {"reduce": [{"type": "pool", "window": 2}, {"type": "token_merging", "ratio": 0.5}]}
+    for parts, whole in (((clip, clip), pooled), ((native, clip), {}), ((clip, native), {})):
+        tower = fused(*parts, **whole)
         pixels = pixels_of(tower, [picture(*size) for size in SIZES])
         assert len(tower(pixels[:0])) == len(tower([])) == 0
     assert tower(pixels[:0]).shape == (0, 16, 64)

@@ -118,6 +118,9 @@ class FusedTower(BaseVisionTower):
         return FusedPixels([images] * len(self.parts))
 
     def _of_batch(self, pixels: FusedPixels) -> Placed | list[Placed]:
+        if len(pixels) == 0:  # get the shape from one blank picture: some encoders and reductions fail on empty batches
+            found = self._of_batch(FusedPixels(map(_blank, self.parts, pixels.parts)))
+            return [] if isinstance(found, list) else (found[0][:0], found[1])
         outputs = [part.placed(given) for part, given in zip(self.parts, pixels.parts, strict=True)]
         if not any(isinstance(output, list) for output in outputs):
             return self._whole(outputs, pixels)
@@ -125,8 +128,6 @@ class FusedTower(BaseVisionTower):
         found = [self._whole([*picture], pixels) for picture in zip(*each, strict=True)]
         if self.shape.native is not None or len({tokens.shape for tokens, _ in found}) > 1:
             return found
-        if not found:
-            return pixels.first.new_zeros(0, self.num_tokens, self.hidden_size), self.grid
         return torch.cat([tokens for tokens, _ in found]), found[0][1]
 
     def _whole(self, outputs: list[Any], pixels: FusedPixels) -> Placed:
@@ -163,7 +164,14 @@ class FusedTower(BaseVisionTower):
 
 def _one_by_one(output: Placed) -> list[Placed]:
     tokens, grid = output
-    return [(one, grid) for one in tokens.split(1)][: len(tokens)]
+    return [(one, grid) for one in tokens.split(1)]
+
+
+def _blank(part: BaseVisionTower, pixels: Tensor | list[Tensor]) -> Tensor:
+    """Return pixels of one picture like those of an empty batch."""
+    if isinstance(pixels, Tensor):
+        return pixels.new_zeros(1, *pixels.shape[1:])
+    return torch.zeros(1, 3, *part.resolved.geometry.input_size)
 
 
 VALUES = ("image_mean", "image_std", "do_normalize", "rescale_factor")
