@@ -31,7 +31,6 @@ class QFormer(nn.Module):
             cross_attention_frequency=options["cross_every"],
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
-            attn_implementation="sdpa",
         )
         self.query_tokens = nn.Parameter(nn.init.normal_(torch.empty(1, options["queries"], hidden), std=0.02))
         self.qformer = Blip2QFormerModel(config)
