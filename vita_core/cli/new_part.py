@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vita_core.cli.common import JsonOption, print_json
-from vita_core.cli.scaffolding import check_name, names, write_package
+from vita_core.cli.common import JsonOption
+from vita_core.cli.scaffolding import names, write_plugin
 
 __all__ = ["new_projector", "new_reduction"]
 
@@ -42,15 +42,6 @@ def new_projector(
 
 
 def _write(name: str, kind: str, at: Path | None, *, json: bool) -> None:
-    """Write the package of a `kind` called `name`, and say what to do next. Raises VitaError."""
-    check_name(name, kind)
-    values = names(name, kind)
-    directory = at or Path(values["distribution"])
-    write_package(directory, kind, values, {})
-    if json:
-        print_json({"directory": str(directory), **values})
-        return
-    typer.echo(f"wrote {directory}")
-    typer.echo(f"next: pip install -e {directory} && vita {kind}s && pytest {directory}")
-    module = directory / values["module"]
-    typer.echo(f"then replace the sample in {module / '__init__.py'} and {module / f'{kind}.py'}")
+    module = write_plugin(kind, at, names(name, kind), {}, json=json)
+    if module is not None:
+        typer.echo(f"then replace the sample in {module / '__init__.py'} and {module / f'{kind}.py'}")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from vita_core.cli.common import JsonOption, print_json
-from vita_core.cli.scaffolding import check_name, names, template, write_package
+from vita_core.cli.common import JsonOption
+from vita_core.cli.scaffolding import names, template, write_plugin
 from vita_core.config.configfiles import overridden
 from vita_core.config.yamlfile import Document, Mark
 from vita_core.errors import VitaError
@@ -56,24 +56,19 @@ def new_tower(
     json: JsonOption = False,
 ) -> None:
     """Write a plugin package with a small working tower, whose encoder you replace by your own, or for an existing class."""
-    check_name(name, "tower")
     values = names(name, "tower")
     if wrap is None and (arg or blocks or image_size):
         raise VitaError("--arg, --blocks, --image-size: they describe a class to wrap. Try: `--wrap package:Class` too")
     values |= PLAIN if wrap is None else EXISTING
     if wrap is not None:
         values |= existing(wrap, values, arg or (), blocks, image_size)
-    directory = at or Path(values["distribution"])
-    write_package(directory, "tower", values, {} if wrap is None else WRAPPED)
-    if json:
-        print_json({"directory": str(directory), **values})
+    module = write_plugin("tower", at, values, {} if wrap is None else WRAPPED, json=json)
+    if module is None:
         return
-    typer.echo(f"wrote {directory}")
-    typer.echo(f"next: pip install -e {directory} && vita towers && pytest {directory}")
     if wrap is None:
-        typer.echo(f"then replace the encoder in {directory / values['module'] / 'tower.py'}")
+        typer.echo(f"then replace the encoder in {module / 'tower.py'}")
     else:
-        typer.echo(f"found {values['seen']}; check the preprocessing in {directory / values['module'] / '__init__.py'}")
+        typer.echo(f"found {values['seen']}; check the preprocessing in {module / '__init__.py'}")
 
 
 def existing(

@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
+import typer
+
+from vita_core.cli.common import print_json
 from vita_core.errors import VitaError
 
-__all__ = ["check_name", "names", "template", "write_package"]
+__all__ = ["names", "template", "write_plugin"]
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 WHAT = {"tower": "vision tower", "reduction": "reduction", "projector": "projector"}
@@ -20,9 +23,9 @@ SHARED = "pyproject.toml"
 """The template that is the same for every kind."""
 
 
-def check_name(name: str, kind: str) -> None:
+def _check_name(name: str, kind: str) -> None:
     """Raise VitaError for a name that cannot be the name of a package, or that another of this kind already has."""
-    from vita_core.planning.named import KINDS
+    from vita_core.planning.named import TESTED
     from vita_core.plugins.registry import registry
 
     if not NAME.fullmatch(name):
@@ -32,7 +35,7 @@ def check_name(name: str, kind: str) -> None:
             f"not a valid {kind} name: {name!r}.{hint} "
             f"Try: lower-case letters, digits and single underscores, such as {SAMPLES[kind]}"
         )
-    taken = [found.owner for found in registry().matching(KINDS[kind], name)]
+    taken = [found.owner for found in registry().matching(TESTED[kind], name)]
     if taken:
         raise VitaError(
             f"{kind} already registered: {name!r}, by {taken[0]}. Try: another name; `vita {kind}s` lists those in use"
@@ -40,11 +43,12 @@ def check_name(name: str, kind: str) -> None:
 
 
 def names(name: str, kind: str) -> dict[str, str]:
-    """Return the values that fill in the templates of a `kind`."""
+    """Return the values that fill in the templates of a `kind`. Raises VitaError for a name that is wrong or taken."""
     from importlib.metadata import version
 
     from vita_core.plugins.hookspecs import VITA_API
 
+    _check_name(name, kind)
     release = version("vita-core")
     return {
         "name": name,
@@ -64,11 +68,25 @@ def template(kind: str, name: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def write_package(directory: Path, kind: str, values: Mapping[str, str], others: Mapping[str, str]) -> None:
-    """Write every file of the package to `directory`, which appears only when it is complete. Raises VitaError.
+def write_plugin(
+    kind: str, at: Path | None, values: Mapping[str, str], others: Mapping[str, str], *, json: bool
+) -> Path | None:
+    """Write the package of a `kind` and say what to do next. Return its directory, or None if `json` says it all.
 
-    `others` are templates that take the place of others.
+    `others` are templates that take the place of others. Raises VitaError.
     """
+    directory = at or Path(values["distribution"])
+    _write(directory, kind, values, others)
+    if json:
+        print_json({"directory": str(directory), **values})
+        return None
+    typer.echo(f"wrote {directory}")
+    typer.echo(f"next: pip install -e {directory} && vita {kind}s && pytest {directory}")
+    return directory / values["module"]
+
+
+def _write(directory: Path, kind: str, values: Mapping[str, str], others: Mapping[str, str]) -> None:
+    """Write every file of the package to `directory`, which appears only when it is complete. Raises VitaError."""
     files = {
         SHARED: SHARED,
         "README.md": "README.md",

@@ -13,9 +13,9 @@ from vita_core.plugins.reductions import ReductionSpec
 from vita_core.plugins.registry import registry
 from vita_core.plugins.specs import ProjectorSpec, TowerSpec
 
-__all__ = ["KINDS", "check_named", "kind_of"]
+__all__ = ["TESTED", "check_named", "kind_of"]
 
-KINDS: Mapping[str, type[Any]] = {"tower": TowerSpec, "reduction": ReductionSpec, "projector": ProjectorSpec}
+TESTED: Mapping[str, type[Any]] = {"tower": TowerSpec, "reduction": ReductionSpec, "projector": ProjectorSpec}
 """What the conformance kit tests, and its specs."""
 
 
@@ -29,7 +29,7 @@ def kind_of(name: str, stated: str | None = None) -> str:
         return stated
     if name.endswith((".yaml", ".yml")) or name in shipped_configs():
         return "tower"
-    found = [kind for kind, spec in KINDS.items() if registry().matching(spec, name)]
+    found = [kind for kind, spec in TESTED.items() if registry().matching(spec, name)]
     if len(found) > 1:
         choices = " or ".join(f"`vita check --kind {kind} {name}`" for kind in found)
         raise PluginError(f"the name of a {' and of a '.join(found)}: {name!r}. Try: {choices}")
@@ -37,7 +37,7 @@ def kind_of(name: str, stated: str | None = None) -> str:
         return found[0]
     if Path(name).expanduser().exists():
         return "tower"
-    names = {kind: [r.spec.name for r in registry().all(spec)] for kind, spec in KINDS.items()}
+    names = {kind: [r.spec.name for r in registry().all(spec)] for kind, spec in TESTED.items()}
     closest = nearest(name, [known for kind in names for known in names[kind]])
     return next(kind for kind in names if nearest(name, names[kind]) == closest) if closest else "tower"
 
@@ -45,6 +45,6 @@ def kind_of(name: str, stated: str | None = None) -> str:
 def check_named(name: str, kind: str) -> None:
     """Raise VitaError if `name` is neither registered as a `kind` nor, for a tower, a config that exists."""
     if kind != "tower":
-        registry().find(KINDS[kind], name)
+        registry().find(TESTED[kind], name)
     elif named_tower(name) is None:
         config_file(name)
