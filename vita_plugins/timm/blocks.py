@@ -51,7 +51,7 @@ def parts(model: nn.Module) -> BlockParts | None:
 
 def plain(attention: nn.Module) -> bool:
     """Return whether an attention has the usual sizes: as many keys as queries, of the width of the tokens, and no gate."""
-    if type(attention) not in (Attention, EvaAttention, AttentionRope) or attention.gate is not None:
+    if type(attention) not in (Attention, EvaAttention, AttentionRope) or getattr(attention, "gate", None) is not None:
         return False
     same = getattr(attention, "num_kv_heads", attention.num_heads) == attention.num_heads
     return bool(same and attention.proj.in_features == attention.proj.out_features)
