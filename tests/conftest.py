@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,16 @@ def quick_tests_start_no_process(request: pytest.FixtureRequest, monkeypatch: py
 
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse_fork)
+
+
+@pytest.fixture
+def clean_registry() -> Iterator[None]:
+    """The registry without what a test registers, before and after it."""
+    from vita_core.plugins.registry import use_plugins
+
+    use_plugins()
+    yield
+    use_plugins()
 
 
 @pytest.fixture(scope="session")

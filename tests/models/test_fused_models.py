@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from vita_core.pixels.fused import FusedPixels
 from vita_core.pixels.prefetching import prefetched
 from vita_core.planning.resolution import resolve
 from vita_core.planning.towers import resolve_tower
-from vita_core.plugins.registry import use_plugins
 from vita_core.towers.devices import copied
 from vita_core.towers.fused import FusedTower
 from vita_core.towers.reducing import save_reduction
@@ -278,13 +277,6 @@ def test_code_of_vita_and_llava_runs(config: Path, golden: Path) -> None:
             assert embeddings.shape == (2, 18, 24)
             each = torch.stack([model.encode_images(pixels)[0] for pixels in prepared])
             torch.testing.assert_close(embeddings[:, 1:17], each)
-
-
-@pytest.fixture
-def clean_registry() -> Iterator[None]:
-    use_plugins()
-    yield
-    use_plugins()
 
 
 @pytest.mark.usefixtures("clean_registry")

@@ -23,13 +23,6 @@ def loaded(distribution: str, *specs: TowerSpec) -> Plugin:
     return Plugin(Owner("p", distribution, "1"), "m", "loaded", specs=specs)
 
 
-@pytest.fixture
-def clean_registry() -> object:
-    use_plugins()
-    yield
-    use_plugins()
-
-
 def test_the_built_in_ones_are_there() -> None:
     assert {tower.name for tower in list_towers()} >= BUILTIN
     assert {plugin.status for plugin in registry().plugins} == {"loaded"}
@@ -43,7 +36,7 @@ def test_ctrl_c_is_not_swallowed() -> None:
         load_plugin(Owner("p", "d", "1"), "m", interrupted)
 
 
-def test_blocking(monkeypatch: pytest.MonkeyPatch, clean_registry: object) -> None:
+def test_blocking(monkeypatch: pytest.MonkeyPatch, clean_registry: None) -> None:
     use_plugins(block=["clip"])
     assert "clip" not in {tower.name for tower in list_towers()}
     with pytest.raises(PluginError, match=r"Blocked plugins: clip\. Try: "):
@@ -114,7 +107,7 @@ def test_tokens_of_a_projector_are_a_function() -> None:
         ProjectorSpec("p", "s", "m:f", lambda *_: 0, tokens=9)
 
 
-def test_register_in_a_program(clean_registry: object) -> None:
+def test_register_in_a_program(clean_registry: None) -> None:
     register(spec("mine"))
     register(spec("mine"))
     assert [tower.name for tower in list_towers()].count("mine") == 1

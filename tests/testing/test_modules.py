@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +68,6 @@ def test_every_registered_one_keeps_every_contract(kind: str, name: str, check: 
     )  # as in InternVL's code
     fine = {"failed"} if transposed else {"ok", "skipped"} if check.name in SPARED else {"ok"}
     assert result.outcome in fine, result.message
-
-
-@pytest.fixture
-def clean_registry() -> Iterator[None]:
-    use_plugins()
-    yield
-    use_plugins()
 
 
 BROKEN = [

@@ -44,13 +44,6 @@ def test_every_registered_tower_keeps_every_contract(tower: str, check: Check, s
     assert result.outcome == "ok" or check.name in skipped, result.message
 
 
-@pytest.fixture
-def clean_registry() -> Iterator[None]:
-    use_plugins()
-    yield
-    use_plugins()
-
-
 BROKEN = [
     ("LoadsInInit", "init_touches_no_weights", "holds no weight file"),
     ("RenamesItsOwnKeys", "loads", "unexpected"),

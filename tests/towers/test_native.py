@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from transformers import (
 )
 
 from vita_core import BaseVisionTower, Shape, VitaError, build_tower, make_plan, register
-from vita_core.plugins.registry import use_plugins
 from vita_core.towers.features import pixel_shuffle
 from vita_plugins.timm import vita_towers
 from vita_plugins.timm.geometry import shape as timm_shape
@@ -230,13 +229,6 @@ def test_a_processor_of_tiles_does_not_fit_siglip2s_encoder(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(config.to_json_string())
     with pytest.raises(VitaError, match="preprocessor config: Lfm2VlImageProcessor cuts pictures into tiles"):
         make_plan({"tower": {"weights": str(tmp_path)}})
-
-
-@pytest.fixture
-def clean_registry() -> Iterator[None]:
-    use_plugins()
-    yield
-    use_plugins()
 
 
 class WithoutPictures(TimmTower):
