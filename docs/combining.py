@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ sys.path.append(str(REPOSITORY / "benchmarks"))
 from cases import SIZES, WIDTH, projectors, steps  # noqa: E402  # a script's folder, found only now
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "fusion.json"
+FROM_THE_FIRST = re.compile(r"\[1, 2, [0-9, ]+, (?=\d+\])")
+"""A long list of blocks, up to the last, which is shown as its ends."""
 Row = dict[str, Any]
 
 
@@ -39,7 +42,9 @@ def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> list[str]:
 
 def reductions() -> list[str]:
     """Return the table of every registered reduction: what it does, its paper, its sizes and its costs."""
-    shares = {row["what"]: row for row in measured("reduction", "learned") if row["beside"].startswith("%")}
+    rows_of = measured("reduction", "learned")
+    shares = {row["what"]: row for row in rows_of if row["beside"].startswith("%")}
+    predicted = {row["what"]: spread(row["ratio"]) for row in rows_of if not row["beside"].startswith("%")}
 
     def rows() -> Iterator[Sequence[str]]:
         for step in steps():
@@ -52,11 +57,11 @@ def reductions() -> list[str]:
                 large(step.resolved.parameters),
                 large(step.resolved.macs),
                 *times(shares, str(step)),
+                predicted.get(str(step), ""),
             )
 
-    return table(
-        ("step", "tokens", "width", "parameters", "multiply-accumulates", "ms", "% of the encoder's time"), rows()
-    )
+    head = ("step", "tokens", "width", "parameters", "multiply-accumulates", "ms", "% of the encoder's time")
+    return table((*head, "time / that of as many operations of the encoder"), rows())
 
 
 def times(shares: dict[str, Row], name: str) -> tuple[str, str]:
@@ -99,7 +104,10 @@ def fusion() -> list[str]:
 
 def inside() -> list[str]:
     """Return the table of the reductions inside the encoder: the plan's ratio of operations, and the measured one over it."""
-    rows = ((f"`{row['what']}`", row["beside"].rpartition(" ")[2], spread(row["ratio"])) for row in measured("inside"))
+    rows = (
+        (f"`{FROM_THE_FIRST.sub('[1, 2, ..., ', row['what'])}`", row["beside"].rpartition(" ")[2], spread(row["ratio"]))
+        for row in measured("inside")
+    )
     return table(("step", "operations / without it, as planned", "time / without it, over the planned"), rows)
 
 
