@@ -176,6 +176,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         "it is truncated or not a checkpoint",
     ),
     "other bytes": (lambda d: _written(d / "mm_projector.bin", b"hello" * 99), "it is truncated or not a checkpoint"),
+    "text": (lambda d: _written(d / "mm_projector.bin", b"root:x:0:0:"), "it is truncated or not a checkpoint"),
     "an empty file": (lambda d: _written(d / "mm_projector.bin", b""), "it is truncated or not a checkpoint"),
     "code": (lambda d: pickled(d, Boom(d / "made")), "holds more than tensors and is not opened"),
     "a list": (lambda d: pickled(d, [1, 2]), "not a dictionary of tensors: a list"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,10 @@ WRAPPERS = ("state_dict", "model", "module")
 """Keys under which training scripts save the weights, next to the state of the optimizer."""
 CHUNK = 1 << 24
 """How many bytes are read at once."""
+
+
+OPCODES = (LookupError, TypeError, AttributeError, AssertionError, struct.error)
+"""What torch raises for a file of text, whose bytes it takes for a pickle's opcodes."""
 
 
 @contextmanager
@@ -45,7 +50,7 @@ def reading(path: Path) -> Iterator[None]:
             f"cannot read {path}: it is truncated or not a safetensors file ({_first_line(error)}). "
             "Try: copy or download it again"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:  # KeyError: an opcode that is none
+    except (OSError, RuntimeError, EOFError, ValueError, *OPCODES) as error:
         raise CheckpointError(
             f"cannot read {path}: it is truncated or not a checkpoint ({_first_line(error)}). "
             "Try: copy or download it again"
