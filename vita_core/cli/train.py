@@ -46,29 +46,37 @@ def train(
     Run the same command again to resume an interrupted training.
     """
     from vita_core.planning.resolution import resolve
+    from vita_core.training.processes import first, together
 
-    changed = overridden(overrides, device)
-    resolved = resolve(config, changed)
-    resolved.language("vita train")
-    if resolved.config.training.stages is None:
-        _refuse_stages(stage, strict_data=strict_data)
-        scores, written = _flat(resolved, [Path(path) for path in data or ()], out, licence or ())
-    else:
-        from vita_core.training.sets import replaced_paths
+    with together():
+        changed = overridden(overrides, device)
+        resolved = resolve(config, changed)
+        resolved.language("vita train")
+        if resolved.config.training.stages is None:
+            _refuse_stages(stage, strict_data=strict_data)
+            scores, written = _flat(resolved, [Path(path) for path in data or ()], out, licence or ())
+        else:
+            from vita_core.training.sets import replaced_paths
 
-        resolved = resolve(config, [*changed, *replaced_paths(resolved.config.data, data or ())])
-        scores, written = _stages(resolved, out, stage, strict=strict_data)
-    if json:
+            resolved = resolve(config, [*changed, *replaced_paths(resolved.config.data, data or ())])
+            scores, written = _stages(resolved, out, stage, strict=strict_data)
+    if first() and json:
         print_json({"out": str(out), **scores})
-    else:
+    elif first():
         typer.echo(f"wrote {out}/{written}: {scores}")
         typer.echo(f'next: vita run {out} --image PICTURE --question "{resolved.config.prompt.question}"')
 
 
 def _refuse_stages(stage: str | None, *, strict_data: bool) -> None:
-    """Raise ConfigError for options that need stages."""
+    """Raise ConfigError for options, and for several processes, which need stages."""
     from vita_core.errors import ConfigError
+    from vita_core.training.processes import count
 
+    if count() > 1:
+        raise ConfigError(
+            f"training.stages: this config has none, and without stages one process trains, not {count()}. "
+            "Try: `vita train CONFIG --data DATA --out DIR` without torchrun, or add `training.stages`"
+        )
     option = "--stage" if stage is not None else "--strict-data" if strict_data else None
     if option is not None:
         raise ConfigError(f"{option}: this config has no `training.stages`. Try: leave it out")

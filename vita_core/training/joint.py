@@ -21,8 +21,12 @@ class Joint(nn.Module):
     """A model whose forward returns the loss of a batch that `collate` made: the mean cross-entropy of the labelled tokens.
 
     A batch without a picture still runs a blank one, whose tokens do not count, so that in every process of a distributed
-    training the same weights get a gradient. A `frozen` tower encodes each picture once.
+    training the same weights get a gradient. With `blanks` in the batch, so many run beside its pictures. A `frozen` tower
+    encodes each picture once.
     """
+
+    accepts_loss_kwargs = True
+    """Trainer counts the labelled tokens of a whole step, of all parts and processes, and gives them as `count`."""
 
     def __init__(self, model: VisionLanguageModel, frozen: FrozenTower | None = None) -> None:
         super().__init__()
@@ -64,15 +68,15 @@ class Joint(nn.Module):
         return loss / (labelled.sum().clamp(min=1) if count is None else count)
 
     def _pictures(self, batch: Mapping[str, Any]) -> tuple[list[list[Tensor]], Tensor]:
-        """Return the projected tokens (M, D) of each row's places, and zero times those of a blank picture if there are none."""
-        flat: Sequence[Visual] = batch["pixels"]
-        if not flat:
-            blank = self.encode_each([self._blank()])[0]
-            return [[] for _ in batch["places"]], blank.sum() * 0
-        tokens = iter(zip(self.encode_each(flat), batch["sizes"], strict=True))
-        made = [[next(tokens) for _ in range(count)] for count in batch["places"]]
+        """Return the projected tokens (M, D) of each row's places, and zero times those of the blank pictures."""
+        flat: list[Any] = [*batch["pixels"]]
+        blanks = [self._blank()] if not flat else [flat[0][:1]] * batch["blanks"] if "blanks" in batch else []
+        encoded = self.encode_each(flat + blanks)
+        pairs = iter(zip(encoded[: len(flat)], batch["sizes"], strict=True))
+        made = [[next(pairs) for _ in range(count)] for count in batch["places"]]
         zero = torch.zeros((), dtype=self.model.llm.dtype, device=self.model.llm.device)
-        return [[place for found, size in row for place in self.model.pack(found, size)] for row in made], zero
+        unused = sum((tokens.sum() * 0 for tokens in encoded[len(flat) :]), zero)
+        return [[place for found, size in row for place in self.model.pack(found, size)] for row in made], unused
 
     def _blank(self) -> Visual:
         resolved = self.model.tower.resolved
@@ -87,9 +91,11 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     A sample has `input_ids` and `labels` (T), and for each of its pictures `pixels` (tiles, 3, H, W) and the `size`
     (width, height) of the picture. Instead of pixels, there may be another `Visual`.
     """
+    labels = pad_sequence([sample["labels"] for sample in samples], batch_first=True, padding_value=IGNORED_LABEL)
+    labels[:, 0] = IGNORED_LABEL  # nothing stands before it that could predict it, and Trainer counts the labels
     return {
         "input_ids": pad_sequence([sample["input_ids"] for sample in samples], batch_first=True),
-        "labels": pad_sequence([sample["labels"] for sample in samples], batch_first=True, padding_value=IGNORED_LABEL),
+        "labels": labels,
         "lengths": torch.tensor([len(sample["input_ids"]) for sample in samples]),
         "places": [len(sample["pixels"]) for sample in samples],
         "pixels": [pixels for sample in samples for pixels in sample["pixels"]],

@@ -46,7 +46,11 @@ class StageProgress(TrainerCallback):  # type: ignore[misc]  # transformers is u
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar. A resumed stage begins where it stopped."""
         self.bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc=self.stage.name, unit="step", disable=None
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.stage.name,
+            unit="step",
+            disable=None if state.is_world_process_zero else True,
         )
         self.started = time.monotonic(), state.global_step
 

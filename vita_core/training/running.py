@@ -12,22 +12,25 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
 from vita_core.errors import ConfigError
 from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
 from vita_core.planning.resolution import Resolved
+from vita_core.training import processes
 from vita_core.training.cache.frozen import frozen_tower
 from vita_core.training.data.mixing import Drawn, Mixture, check_pictures
 from vita_core.training.data.rejecting import RejectedLog
+from vita_core.training.distributed import ShardedTrainer
 from vita_core.training.joint import Joint, collate
 from vita_core.training.making import SampleMaker
 from vita_core.training.parts import freeze_unused, prepare_parts, table
 from vita_core.training.reporting import StageProgress, show_table
 from vita_core.training.sets import Sets, described, open_sets
 from vita_core.training.stages import Stage, resolve_stages
-from vita_core.training.trainer import StageTrainer, load_trained, trained_state
+from vita_core.training.trainer import StageTrainer, last_checkpoint, load_trained, on_cpu, trained_state
 from vita_core.training.written import write_trained
 from vita_core.weights.files import write_text, write_whole
 
@@ -42,22 +45,41 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
     that cannot be trained on is an error. Raises VitaError before the first picture is encoded if the config or the data
     cannot be trained on.
     """
-    stages = _upto(resolve_stages(resolved, resolved.config.data), only)
+    processes.start()
+    processes.check_devices(resolved.config)
+    kind = _trainer(resolved.config.training.parallel)
+    stages = _upto(resolve_stages(resolved, resolved.config.data, processes.count()), only)
     sets = open_sets(resolved.config.data, resolved.config.training.seed)
     for stage in stages:
         check_pictures([sets[name][0] for name in stage.data])
     run, names = Run(out, resolved), [stage.name for stage in stages]
     if (scores := run.finished(names)) is not None:
-        tqdm.write(f"{out}: this run is already finished, and its files stay as they are", file=sys.stderr)
+        if processes.first():
+            tqdm.write(f"{out}: this run is already finished, and its files stay as they are", file=sys.stderr)
         return scores
     torch.manual_seed(resolved.config.training.seed)
     model, scores = build(resolved, untrained=True), {}
     log = RejectedLog(out / "rejected.jsonl", strict=strict)
-    for stage in stages:
-        scores[stage.name] = _run_stage(model, stage, sets, out / "work" / stage.name, log)
-    write_trained(out, model, stages, scores, described(resolved.config.data, sets))
-    run.finish(scores)
+    for number, stage in enumerate(stages, 1):
+        scores[stage.name] = _run_stage(model, stage, sets, out / "work" / stage.name, log, kind)
+        if any(isinstance(module, FSDPModule) for module in model.modules()):
+            model = build(resolved, untrained=True)  # with whole weights again
+            for done in stages[:number]:
+                _run_stage(model, done, sets, out / "work" / done.name, log, kind)
+    if processes.first():
+        write_trained(out, model, stages, scores, described(resolved.config.data, sets))
+        run.finish(scores)
+    processes.wait()
     return scores
+
+
+def _trainer(parallel: str) -> type[StageTrainer]:
+    """Return the trainer for `training.parallel`. Raises ConfigError for one that is planned only."""
+    if parallel == "zero3":
+        raise ConfigError(
+            "training.parallel: zero3 is planned by `vita plan`, but not built yet. Try: `parallel: fsdp2`, which shares as much"
+        )
+    return ShardedTrainer if parallel == "fsdp2" and processes.count() > 1 else StageTrainer
 
 
 def _upto(stages: list[Stage], only: str | None) -> list[Stage]:
@@ -69,7 +91,9 @@ def _upto(stages: list[Stage], only: str | None) -> list[Stage]:
     return stages[: names.index(only) + 1]
 
 
-def _run_stage(model: VisionLanguageModel, stage: Stage, sets: Sets, folder: Path, log: RejectedLog) -> dict[str, Any]:
+def _run_stage(
+    model: VisionLanguageModel, stage: Stage, sets: Sets, folder: Path, log: RejectedLog, kind: type[StageTrainer]
+) -> dict[str, Any]:
     """Train one stage, from its last checkpoint if there is one, or load its result. Return its scores."""
     settings, seed, done = stage.settings, model.settings.training.seed, folder / "done.safetensors"
     torch.manual_seed(_seed(seed, stage.name))  # of new adapters, whatever ran before
@@ -88,24 +112,25 @@ def _run_stage(model: VisionLanguageModel, stage: Stage, sets: Sets, folder: Pat
         load_trained(model, load_file(done))
         scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         return scores
-    show_table(stage, table(model, stage.parts), unused)
+    if processes.first():
+        show_table(stage, table(model, stage.parts), unused)
     held = [one for _, one in (sets[name] for name in stage.data) if one is not None]
     held_mixture = Mixture(held, seed) if held else None
     held_out = None if held_mixture is None else Drawn(held_mixture, held_mixture.epoch, maker, log)
     torch.manual_seed(_seed(seed, stage.name))
     keep, progress = model.settings.training.keep, StageProgress(stage, folder.parent.parent / "metrics.jsonl")
-    trainer = StageTrainer(
-        joint, stage, data, held_out, folder, steps=steps, seed=seed, keep=keep, callbacks=[progress]
-    )
-    result = trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
+    trainer = kind(joint, stage, data, held_out, folder, steps=steps, seed=seed, keep=keep, callbacks=[progress])
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     scores = {"train_loss": result.training_loss, "steps": result.global_step}
     if held_out is not None:
         scores["held_out_loss"] = trainer.evaluate()["eval_loss"]
     if frozen is not None:
         frozen.flush()
-    write_text(folder / "scores.json", json.dumps(scores))
-    state = {name: value.to("cpu").contiguous() for name, value in trained_state(model).items()}
-    write_whole(done, lambda path: save_file(state, path))
+    state = on_cpu(trained_state(model))
+    if processes.first():
+        write_text(folder / "scores.json", json.dumps(scores))
+        write_whole(done, lambda path: save_file(state, path))
+    processes.wait()
     return scores
 
 
@@ -121,19 +146,32 @@ class Run:
         config = resolved.config.model_dump_json(exclude={"training": {"keep", "cache"}})
         self.out, self.file = out, out / "work" / "run.json"
         self.key = hashlib.sha256(config.encode()).hexdigest()
-        self.record = json.loads(self.file.read_text()) if self.file.is_file() else {"key": self.key}
+        new = {"key": self.key, "processes": processes.count()}
+        self.record = json.loads(self.file.read_text()) if self.file.is_file() else new
         if self.record["key"] != self.key:
             raise ConfigError(
                 f"--out: {out} contains a run with another config or other data. Try: another directory for --out, or "
                 f"delete {out / 'work'} to start again"
             )
-        write_text(self.file, json.dumps(self.record))
+        if processes.first():
+            write_text(self.file, json.dumps(self.record))
 
     def finished(self, stages: Sequence[str]) -> dict[str, Any] | None:
-        """Return the scores of a finished run of these stages or more, whose model is there, else None."""
+        """Return the scores of a finished run of these stages or more, whose model is there, else None.
+
+        Raises ConfigError if it is not finished and began with another number of processes.
+        """
         scores: Any = self.record.get("finished", {})
-        return scores if set(stages) <= scores.keys() and (self.out / "config.yaml").is_file() else None
+        if set(stages) <= scores.keys() and (self.out / "config.yaml").is_file():
+            return dict(scores)
+        before = self.record.get("processes", 1)
+        if before != processes.count():
+            raise ConfigError(
+                f"--out: {self.out} contains a run with another number of processes: {before}, now {processes.count()}. "
+                f"Try: --nproc-per-node {before}, as before, or another directory for --out"
+            )
+        return None
 
     def finish(self, scores: Mapping[str, Any]) -> None:
         """Record that the run is finished."""
-        write_text(self.file, json.dumps({"key": self.key, "finished": scores}))
+        write_text(self.file, json.dumps({**self.record, "finished": scores}))

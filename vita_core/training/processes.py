@@ -1,0 +1,106 @@
+"""The processes of a training: how many there are, which one this is, and one message if they fail."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vita_core.config.schema import Config
+from vita_core.errors import ConfigError, VitaError
+
+__all__ = ["check_devices", "count", "first", "start", "together", "wait"]
+
+LOST = ("peer", "NCCL", "Socket")
+"""Words in torch's errors when a process waits for one that has ended."""
+
+
+def count() -> int:
+    """Return how many processes train together: what ``torchrun`` and ``accelerate launch`` set, or 1."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def first() -> bool:
+    """Return whether this process is the one that prints and writes."""
+    return count() == 1 or os.environ["RANK"] == "0"
+
+
+def start() -> None:
+    """Join the other processes, unless this one has done so. Each takes the GPU of its own number, if there are GPUs."""
+    if count() == 1:
+        return
+    import torch
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        # gloo for tensors on the CPU, nccl for those on a GPU
+        distributed.init_process_group(store=_store(), rank=int(os.environ["RANK"]), world_size=count())
+
+
+@functools.cache
+def _store() -> Any:
+    """Return what the processes share: keys and values, at the address that the launcher has set."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(rendezvous("env://"))
+    return store
+
+
+def wait() -> None:
+    """Return when all processes are here."""
+    if count() > 1:
+        from torch import distributed
+
+        distributed.barrier()
+
+
+def check_devices(config: Config) -> None:
+    """Raise ConfigError for a device with a number: of several processes, each takes its own."""
+    stated = {"device": config.device, "tower.device": config.tower.device}
+    for key, device in stated.items():
+        if count() > 1 and device is not None and ":" in device:
+            name = device.partition(":")[0]
+            raise ConfigError(
+                f"{key}: {device} would be shared by {count()} processes. Try: `{key}: {name}`, which gives each its own"
+            )
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Run a command in all processes. If it fails, one of them raises VitaError, and the others exit without a word."""
+    if count() == 1:
+        yield
+        return
+    start()
+    if not first():
+        from transformers.utils import logging
+
+        warnings.simplefilter("ignore")
+        logging.set_verbosity_error()
+    try:
+        yield
+        wait()
+    except VitaError:
+        _leave_to_the_first()
+        raise
+    except RuntimeError as error:
+        if not any(word in str(error) for word in LOST):
+            raise
+        _leave_to_the_first()
+        raise VitaError(
+            "another process of this training has ended, so this one cannot go on. Try: the same command again, which goes "
+            "on from the last checkpoint"
+        ) from error
+
+
+def _leave_to_the_first() -> None:
+    """Exit if another process has failed before: it prints the message."""
+    if _store().add("failed", 1) > 1:
+        time.sleep(1)  # torchrun ends all processes when one exits, and the message has to be written first
+        raise SystemExit(2)
