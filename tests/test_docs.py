@@ -59,6 +59,7 @@ def test_every_shell_command_exists(block: Block) -> None:
             "pip": check_pip,
             "python": check_python,
             "pytest": check_pytest,
+            "torchrun": check_torchrun,
         }
         program = line[0]
         assert program in check.keys() | UNCHECKED, f"{program}: say in test_docs.py how to check it"
@@ -103,6 +104,12 @@ def check_python(words: list[str]) -> None:
     if "clock_option(parser)" in source:
         source += (REPOSITORY / "benchmarks" / "common.py").read_text()
     assert all(f'"{word}"' in source for word in words[1:] if word.startswith("--"))
+
+
+def check_torchrun(words: list[str]) -> None:
+    at = words.index("-m")
+    assert words[at + 1] == "vita_core.training", "the only program of several processes"
+    parse_vita(["train", *words[at + 2 :]])
 
 
 def check_pytest(words: list[str]) -> None:

@@ -70,10 +70,11 @@ class Joint(nn.Module):
     def _pictures(self, batch: Mapping[str, Any]) -> tuple[list[list[Tensor]], Tensor]:
         """Return the projected tokens (M, D) of each row's places, and zero times those of the blank pictures."""
         flat: list[Any] = [*batch["pixels"]]
-        blanks = [self._blank()] if not flat else [flat[0][:1]] * batch["blanks"] if "blanks" in batch else []
+        count = batch.get("blanks", int(not flat))
+        blanks = [flat[0][:1] if flat else self._blank() for _ in range(count)]
         encoded = self.encode_each(flat + blanks)
         pairs = iter(zip(encoded[: len(flat)], batch["sizes"], strict=True))
-        made = [[next(pairs) for _ in range(count)] for count in batch["places"]]
+        made = [[next(pairs) for _ in range(places)] for places in batch["places"]]
         zero = torch.zeros((), dtype=self.model.llm.dtype, device=self.model.llm.device)
         unused = sum((tokens.sum() * 0 for tokens in encoded[len(flat) :]), zero)
         return [[place for found, size in row for place in self.model.pack(found, size)] for row in made], unused

@@ -45,7 +45,6 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
     that cannot be trained on is an error. Raises VitaError before the first picture is encoded if the config or the data
     cannot be trained on.
     """
-    processes.start()
     processes.check_devices(resolved.config)
     kind = _trainer(resolved.config.training.parallel)
     stages = _upto(resolve_stages(resolved, resolved.config.data, processes.count()), only)
@@ -57,6 +56,7 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
         if processes.first():
             tqdm.write(f"{out}: this run is already finished, and its files stay as they are", file=sys.stderr)
         return scores
+    processes.start()
     torch.manual_seed(resolved.config.training.seed)
     model, scores = build(resolved, untrained=True), {}
     log = RejectedLog(out / "rejected.jsonl", strict=strict)
