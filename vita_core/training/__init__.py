@@ -1,5 +1,4 @@
-"""Train a projector on pictures with captions, and score the answers of a model.
+"""Train the parts of a model in stages on pictures, captions and conversations, and score its answers.
 
-In: a `Resolved` and data sets of captioned pictures. Out: a directory with the trained projector, its config and its
-provenance; or a score.
+In: a `Resolved` and data sets. Out: a directory with what was trained, its config and its provenance; or a score.
 """
