@@ -129,7 +129,7 @@ def test_two_processes(parallel: str, written: Path, tmp_path: Path) -> None:
 
 @pytest.mark.extras
 def test_a_mistake_is_told_once(written: Path, tmp_path: Path) -> None:
-    out, setting = tmp_path / "out", "training.stages[0].batch_size=3"
+    out, setting = tmp_path / "out", "training.stages.0.batch_size=3"
     told = torchrun(written, "--out", out, "--set", setting, folder=tmp_path / "seen")
     assert told.returncode != 0
     assert told.stderr.count("error: training.stages[0].batch_size: 3 samples cannot be shared by 2 processes") == 1
