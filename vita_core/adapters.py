@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from vita_core.loading import LoadReport, read_tensors
 from vita_core.weights.files import write_text, write_whole
 from vita_core.weights.shards import choose_file
 
-__all__ = ["adapter_state", "add_adapter", "load_adapter", "merge_adapter", "plain_state", "save_adapter"]
+__all__ = ["adapter_state", "add_adapter", "load_adapter", "merge_adapter", "merged", "plain_state", "save_adapter"]
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
@@ -78,6 +79,31 @@ def plain_state(root: nn.Module) -> dict[str, Tensor]:
     """Return the state of a module without its adapter, under the keys that it has without one."""
     state = root.state_dict()
     return {key.replace(".base_layer.", "."): value for key, value in state.items() if ".lora_" not in key}
+
+
+@contextlib.contextmanager
+def merged(*roots: nn.Module | None) -> Iterator[None]:
+    """Have plain layers in place of those with an adapter while the block runs, with the adapter added to their weights.
+
+    Afterwards all is as before, to the bit.
+    """
+    replaced: list[tuple[nn.Module, str, Any, Tensor]] = []
+    for root in filter(None, roots):
+        for name, module in root.named_modules():
+            layer: Any = module
+            if hasattr(layer, "base_layer"):
+                parent, _, child = name.rpartition(".")
+                replaced.append((root.get_submodule(parent), child, layer, layer.base_layer.weight.data))
+    try:
+        for owner, child, layer, _ in replaced:
+            layer.merge(safe_merge=True)
+            setattr(owner, child, layer.base_layer)
+        yield
+    finally:
+        for owner, child, layer, weight in replaced:
+            layer.base_layer.weight.data = weight
+            layer.merged_adapters.clear()
+            setattr(owner, child, layer)
 
 
 def save_adapter(root: nn.Module, directory: Path) -> None:

@@ -240,3 +240,31 @@ def test_an_adapter_that_is_not_there(tiny_llm: Path, tmp_path: Path) -> None:
         written[part] = {**written.get(part, {}), "adapter": str(tmp_path)}
         with pytest.raises(VitaError, match=rf"{part}\.adapter: it holds no adapter_config\.json"):
             resolve(written)
+
+
+def test_merged_adapters(tiny_llm: Path, tmp_path: Path) -> None:
+    """A model saved with its adapters merged has no adapter, gives the same loss up to rounding, and itself stays as it is."""
+    model = build(resolve(config(tiny_llm, FINETUNE)), untrained=True)
+    parts = {part: PartSettings.model_validate({"lora": {"rank": 2}}) for part in ("tower", "projector", "llm")}
+    prepare_parts(model, parts, "stage")
+    generator = torch.Generator().manual_seed(0)
+    for root in roots(model).values():
+        for parameter in adapter_state(root).values():
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 4
+    model.eval()
+    batch, before = collate(samples(model, 2)), {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        loss = Joint(model)(batch)
+    model.save(tmp_path / "merged", merge_adapters=True)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    with torch.no_grad():
+        assert torch.equal(Joint(model)(batch), loss)
+    again = build_model(tmp_path / "merged")
+    assert not any(adapter_state(root) for root in roots(again).values())
+    assert not [*(tmp_path / "merged").glob("*-adapter")]
+    with torch.no_grad():
+        torch.testing.assert_close(Joint(again)(batch), loss, atol=1e-4, rtol=1e-4)
+        projector = {"weights": str(tmp_path / "merged" / "projector.safetensors")}
+        plain = Joint(build_model(config(tiny_llm) | {"training": {}, "projector": projector}))
+        assert (plain(batch) - loss).abs() > 1e-3  # the adapters matter

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vita_core.cli.common import ConfigArgument, DeviceOption, JsonOption, SetOption, overridden, print_json
+from vita_core.cli.common import (
+    ConfigArgument,
+    DeviceOption,
+    JsonOption,
+    SetOption,
+    overridden,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from vita_core.planning.resolution import Resolved
+
+LicenceOption = Annotated[
+    list[str] | None, typer.Option(help="The source and licence of each --data, for provenance.json.")
+]
+StageOption = Annotated[str | None, typer.Option(metavar="NAME", help="The last stage to run, of `training.stages`.")]
+StrictOption = Annotated[
+    bool, typer.Option("--strict-data", help="Stop at the first sample that cannot be trained on.")
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Run two steps of each stage, print the memory and the time that the whole takes, and write nothing.",
+    ),
+]
 
 
 def train(
@@ -28,15 +52,10 @@ def train(
             "data set of the config.",
         ),
     ] = None,
-    licence: Annotated[
-        list[str] | None, typer.Option(help="The source and licence of each --data, for provenance.json.")
-    ] = None,
-    stage: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The last stage to run, of `training.stages`.")
-    ] = None,
-    strict_data: Annotated[
-        bool, typer.Option("--strict-data", help="Stop at the first sample that cannot be trained on.")
-    ] = False,
+    licence: LicenceOption = None,
+    stage: StageOption = None,
+    strict_data: StrictOption = False,
+    dry_run: DryRunOption = False,
     device: DeviceOption = None,
     overrides: SetOption = None,
     json: JsonOption = False,
@@ -48,17 +67,22 @@ def train(
     from vita_core.planning.resolution import resolve
     from vita_core.training.processes import first, together
 
+    if dry_run:
+        _refuse_processes()
     with together():
         changed = overridden(overrides, device)
         resolved = resolve(config, changed)
         resolved.language("vita train")
         if resolved.config.training.stages is None:
-            _refuse_stages(stage, strict_data=strict_data)
+            _refuse_stages({"--stage": stage, "--strict-data": strict_data, "--dry-run": dry_run})
             scores, written = _flat(resolved, [Path(path) for path in data or ()], out, licence or ())
         else:
             from vita_core.training.sets import replaced_paths
 
             resolved = resolve(config, [*changed, *replaced_paths(resolved.config.data, data or ())])
+            if dry_run:
+                _try(resolved, stage, strict=strict_data, json=json)
+                return
             scores, written = _stages(resolved, out, stage, strict=strict_data)
     if first() and json:
         print_json({"out": str(out), **scores})
@@ -67,7 +91,7 @@ def train(
         typer.echo(f'next: vita run {out} --image PICTURE --question "{resolved.config.prompt.question}"')
 
 
-def _refuse_stages(stage: str | None, *, strict_data: bool) -> None:
+def _refuse_stages(options: Mapping[str, object]) -> None:
     """Raise ConfigError for options, and for several processes, which need stages."""
     from vita_core.errors import ConfigError
     from vita_core.training.processes import count
@@ -77,9 +101,46 @@ def _refuse_stages(stage: str | None, *, strict_data: bool) -> None:
             f"training.stages: this config has none, and without stages one process trains, not {count()}. "
             "Try: `vita train CONFIG --data DATA --out DIR` without torchrun, or add `training.stages`"
         )
-    option = "--stage" if stage is not None else "--strict-data" if strict_data else None
-    if option is not None:
-        raise ConfigError(f"{option}: this config has no `training.stages`. Try: leave it out")
+    for option, given in options.items():
+        if given:
+            raise ConfigError(f"{option}: this config has no `training.stages`. Try: leave it out")
+
+
+def _refuse_processes() -> None:
+    """Raise ConfigError if several processes train: each would print times of its own."""
+    from vita_core.errors import ConfigError
+    from vita_core.training.processes import count
+
+    if count() > 1:
+        raise ConfigError(
+            f"--dry-run: it runs in one process, not {count()}. Try: `vita train CONFIG --dry-run --out DIR`"
+        )
+
+
+def _try(resolved: Resolved, stage: str | None, *, strict: bool, json: bool) -> None:
+    """Run two steps of each stage, and print what they take."""
+    from dataclasses import asdict
+
+    from vita_core.training.trying import try_stages
+
+    with _quiet():
+        tried = try_stages(resolved, strict=strict, only=stage)
+    total = sum(one.seconds for one in tried)
+    if json:
+        print_json({"stages": [asdict(one) for one in tried], "seconds": total})
+        return
+    rows = [
+        (one.stage, f"{one.steps:,}", f"{one.step_seconds:.2f}", f"{one.peak_bytes / 1e9:.2f}", _duration(one.seconds))
+        for one in tried
+    ]
+    columns = ["stage", "steps", "seconds a step", "peak memory so far (GB)", "time"]
+    print_table(f"the whole training takes about {_duration(total)}", columns, rows)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _flat(resolved: Resolved, data: list[Path], out: Path, licences: Sequence[str]) -> tuple[dict[str, Any], str]:
@@ -110,9 +171,14 @@ def _stages(resolved: Resolved, out: Path, stage: str | None, *, strict: bool) -
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' bars away, and what it prints out of stdout."""
+    """Keep transformers' bars away, and what it prints out of stdout. Ctrl-C ends with 130 and says how to go on."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except KeyboardInterrupt:
+        again = shlex.join(["vita", *sys.argv[1:]])
+        typer.echo(f"stopped. What is done so far is kept. To go on, run the same command again: {again}", err=True)
+        raise typer.Exit(130) from None

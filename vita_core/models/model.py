@@ -115,9 +115,13 @@ class VisionLanguageModel(PictureTokens):
         """Answer the same question about each of `pictures` in one padded batch."""
         return self._answer([[picture] for picture in pictures], question, system, max_new_tokens, None)
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Save the model to a directory for `build_model` and ``vita run``; see `vita_core.models.saving.save_model`."""
-        save_model(Path(directory), self.resolved, self.tower, self.projector, self.llm, self.newline)
+    def save(self, directory: str | os.PathLike[str], *, merge_adapters: bool = False) -> None:
+        """Save the model to a directory for `build_model` and ``vita run``; see `vita_core.models.saving.save_model`.
+
+        With `merge_adapters`, LoRA adapters are added to the weights instead of being written beside them.
+        """
+        parts = self.tower, self.projector, self.llm, self.newline
+        save_model(Path(directory), self.resolved, *parts, merge_adapters=merge_adapters)
 
     def export(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from vita_core.adapters import merged
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.llm import LanguageModel
 from vita_core.models.provenance import made_by, sources
@@ -38,13 +39,16 @@ def save_model(
     projector: nn.Module,
     llm: LanguageModel,
     newline: Tensor | None = None,
+    *,
+    merge_adapters: bool = False,
 ) -> None:
     """Write ``config.yaml``, ``provenance.json``, ``tower/``, ``projector.safetensors`` and ``llm/`` to `directory`.
 
     Each reduction that learns gets a file ``reduce-0.safetensors``, by its place in ``tower.reduce``, and LLaVA-1.6's
-    ``image_newline`` gets ``newline.safetensors``. The provenance names the sources of the
-    model, which `resolved` has. The directory appears only when it is complete. It replaces a model that was saved
-    earlier, but nothing else.
+    ``image_newline`` gets ``newline.safetensors``. The provenance names the sources of the model, which `resolved` has.
+    With `merge_adapters`, LoRA adapters are added to the weights, so that no adapter is written and peft is not needed to
+    open the model; its values then differ by rounding. The directory appears only when it is complete. It replaces a model
+    that was saved earlier, but nothing else.
 
     Raises VitaError if `directory` contains something else or cannot be written, or if the tower is not loaded. Raises
     CheckpointError if the tower's key rules would change its own keys when the model is opened again.
@@ -56,7 +60,9 @@ def save_model(
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
             made, old = Path(scratch) / "made", Path(scratch) / "old"
             made.mkdir()  # a directory inside it, because only its owner can read a temporary directory
-            _write(made, resolved, tower, projector, llm, newline)
+            parts = (tower.encoder, projector, llm.model) if merge_adapters else ()
+            with merged(*parts):
+                _write(made, resolved, tower, projector, llm, newline)
             if directory.exists():
                 directory.rename(old)
             try:

@@ -81,6 +81,8 @@ def run_reduction(
     width = tokens.shape[-1]
     after = resolved.sizes((tokens.shape[1] // times, width) if place is None else (*place, width))
     each = tokens.reshape(len(tokens) * times, -1, width) if times > 1 else tokens
+    if (own := _own_dtype(module)) is not None:  # while it is trained it is float32, behind an encoder that may not be
+        each = each.to(own)
     output = module(each, place).reshape(len(tokens), -1, after[-1])
     count = times * (after[0] if len(after) == 2 else after[0] * after[1])
     if tuple(output.shape) != (len(tokens), count, after[-1]):
@@ -89,6 +91,11 @@ def run_reduction(
             "planned. Try: let its module and the `sizes` of its ReductionSpec agree"
         )
     return output, None if len(after) == 2 else (*(grid or ())[:-2], *after[:2])
+
+
+def _own_dtype(module: Any) -> torch.dtype | None:
+    parameter = next(module.parameters(), None) if isinstance(module, nn.Module) else None
+    return None if parameter is None else parameter.dtype
 
 
 def _shuffle(tower: Reducing, factor: float, tokens: Tensor, grid: Grid) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,8 @@ class Joint(nn.Module):
         made = [[next(pairs) for _ in range(places)] for places in batch["places"]]
         zero = torch.zeros((), dtype=self.model.llm.dtype, device=self.model.llm.device)
         unused = sum((tokens.sum() * 0 for tokens in encoded[len(flat) :]), zero)
-        return [[place for found, size in row for place in self.model.pack(found, size)] for row in made], unused
+        pack = functools.partial(self.model.pack, by_tile=batch["by_tile"])
+        return [[place for found, size in row for place in pack(found, size)] for row in made], unused
 
     def _blank(self) -> Visual:
         resolved = self.model.tower.resolved
@@ -90,7 +92,8 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Join samples to a batch: ids and labels (B, T), padded on the right, and a flat list of the pictures' pixels.
 
     A sample has `input_ids` and `labels` (T), and for each of its pictures `pixels` (tiles, 3, H, W) and the `size`
-    (width, height) of the picture. Instead of pixels, there may be another `Visual`.
+    (width, height) of the picture. Instead of pixels, there may be another `Visual`. If `by_tile` is true, each tile has its own
+    place in the prompt.
     """
     labels = pad_sequence([sample["labels"] for sample in samples], batch_first=True, padding_value=IGNORED_LABEL)
     labels[:, 0] = IGNORED_LABEL  # nothing stands before it that could predict it, and Trainer counts the labels
@@ -101,4 +104,5 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "places": [len(sample["pixels"]) for sample in samples],
         "pixels": [pixels for sample in samples for pixels in sample["pixels"]],
         "sizes": [size for sample in samples for size in sample["sizes"]],
+        "by_tile": any(sample.get("by_tile") for sample in samples),
     }

@@ -21,20 +21,23 @@ from vita_core.models.model import VisionLanguageModel
 from vita_core.planning.resolution import Resolved
 from vita_core.training import processes
 from vita_core.training.cache.frozen import frozen_tower
+from vita_core.training.data.grouping import Grouped
 from vita_core.training.data.mixing import Drawn, Mixture, check_pictures
 from vita_core.training.data.rejecting import RejectedLog
 from vita_core.training.distributed import ShardedTrainer
 from vita_core.training.joint import Joint, collate
 from vita_core.training.making import SampleMaker
 from vita_core.training.parts import freeze_unused, prepare_parts, table
+from vita_core.training.recomputing import recomputing
 from vita_core.training.reporting import StageProgress, show_table
 from vita_core.training.sets import Sets, described, open_sets
 from vita_core.training.stages import Stage, resolve_stages
+from vita_core.training.stopping import StopOnInterrupt
 from vita_core.training.trainer import StageTrainer, last_checkpoint, load_trained, on_cpu, trained_state
 from vita_core.training.written import write_trained
 from vita_core.weights.files import write_text, write_whole
 
-__all__ = ["run_stages"]
+__all__ = ["checked_stages", "prepared", "run_stages"]
 
 
 def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str | None = None) -> dict[str, Any]:
@@ -47,10 +50,7 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
     """
     processes.check_devices(resolved.config)
     kind = _trainer(resolved.config.training.parallel)
-    stages = _upto(resolve_stages(resolved, resolved.config.data, processes.count()), only)
-    sets = open_sets(resolved.config.data, resolved.config.training.seed)
-    for stage in stages:
-        check_pictures([sets[name][0] for name in stage.data])
+    stages, sets = checked_stages(resolved, only)
     run, names = Run(out, resolved), [stage.name for stage in stages]
     if (scores := run.finished(names)) is not None:
         if processes.first():
@@ -82,6 +82,15 @@ def _trainer(parallel: str) -> type[StageTrainer]:
     return ShardedTrainer if parallel == "fsdp2" and processes.count() > 1 else StageTrainer
 
 
+def checked_stages(resolved: Resolved, only: str | None = None) -> tuple[list[Stage], Sets]:
+    """Return the stages up to the one named `only`, and the data sets, after every check that needs no weights."""
+    stages = _upto(resolve_stages(resolved, resolved.config.data, processes.count()), only)
+    sets = open_sets(resolved.config.data, resolved.config.training.seed)
+    for stage in stages:
+        check_pictures([sets[name][0] for name in stage.data])
+    return stages, sets
+
+
 def _upto(stages: list[Stage], only: str | None) -> list[Stage]:
     names = [stage.name for stage in stages]
     if only is None:
@@ -95,43 +104,62 @@ def _run_stage(
     model: VisionLanguageModel, stage: Stage, sets: Sets, folder: Path, log: RejectedLog, kind: type[StageTrainer]
 ) -> dict[str, Any]:
     """Train one stage, from its last checkpoint if there is one, or load its result. Return its scores."""
-    settings, seed, done = stage.settings, model.settings.training.seed, folder / "done.safetensors"
-    torch.manual_seed(_seed(seed, stage.name))  # of new adapters, whatever ran before
-    prepare_parts(model, stage.parts, stage.key)
-    frozen = frozen_tower(model, stage, folder.parent / "cache")
-    joint = Joint(model, frozen)
-    prompt = model.settings.prompt
-    if settings.prompt is not None:
-        prompt = prompt.model_copy(update={"template": settings.prompt})
-    maker = SampleMaker(model, prompt, settings.max_length, frozen)
-    mixture = Mixture([sets[name][0] for name in stage.data], seed)
-    steps = settings.steps or math.ceil((settings.epochs or 1) * mixture.epoch / settings.batch_size)
-    data = Drawn(mixture, steps * settings.batch_size, maker, log)
-    unused = freeze_unused(joint, collate([data[0]]))
+    seed, done = model.settings.training.seed, folder / "done.safetensors"
+    joint, data, held_out, unused = prepared(model, stage, sets, folder.parent / "cache", log)
     if done.is_file():
         load_trained(model, load_file(done))
         scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         return scores
     if processes.first():
         show_table(stage, table(model, stage.parts), unused)
-    held = [one for _, one in (sets[name] for name in stage.data) if one is not None]
-    held_mixture = Mixture(held, seed) if held else None
-    held_out = None if held_mixture is None else Drawn(held_mixture, held_mixture.epoch, maker, log)
     torch.manual_seed(_seed(seed, stage.name))
-    keep, progress = model.settings.training.keep, StageProgress(stage, folder.parent.parent / "metrics.jsonl")
-    trainer = kind(joint, stage, data, held_out, folder, steps=steps, seed=seed, keep=keep, callbacks=[progress])
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    scores = {"train_loss": result.training_loss, "steps": result.global_step}
+    stop, progress = StopOnInterrupt(), StageProgress(stage, folder.parent.parent / "metrics.jsonl")
+    keep, steps, callbacks = model.settings.training.keep, len(data) // stage.settings.batch_size, [progress, stop]
+    trainer = kind(joint, stage, data, held_out, folder, steps=steps, seed=seed, keep=keep, callbacks=callbacks)
+    with recomputing(joint, stage), stop.listening():
+        result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]  # those before a resume too
+    scores = {"train_loss": math.fsum(losses) / len(losses), "steps": result.global_step}
     if held_out is not None:
         scores["held_out_loss"] = trainer.evaluate()["eval_loss"]
-    if frozen is not None:
-        frozen.flush()
+    if joint.frozen is not None:
+        joint.frozen.flush()
     state = on_cpu(trained_state(model))
     if processes.first():
         write_text(folder / "scores.json", json.dumps(scores))
         write_whole(done, lambda path: save_file(state, path))
     processes.wait()
     return scores
+
+
+def prepared(
+    model: VisionLanguageModel, stage: Stage, sets: Sets, cache: Path, log: RejectedLog
+) -> tuple[Joint, Any, Drawn[Any] | None, list[str]]:
+    """Prepare a model for a stage. Return its `Joint`, its samples, those held out, and what is frozen as it has no effect.
+
+    `cache` is the folder for what a frozen tower computes, unless the config names another.
+    """
+    torch.manual_seed(_seed(model.settings.training.seed, stage.name))  # of new adapters, whatever ran before
+    prepare_parts(model, stage.parts, stage.key)
+    joint = Joint(model, frozen_tower(model, stage, cache))
+    data, held_out = _samples(joint, stage, sets, log)
+    return joint, data, held_out, freeze_unused(joint, collate([data[0]]))
+
+
+def _samples(joint: Joint, stage: Stage, sets: Sets, log: RejectedLog) -> tuple[Any, Drawn[Any] | None]:
+    """Return the samples of all steps of a stage in their order, and those that are held out, if there are any."""
+    model, settings = joint.model, stage.settings
+    seed, prompt = model.settings.training.seed, model.settings.prompt
+    if settings.prompt is not None:
+        prompt = prompt.model_copy(update={"template": settings.prompt})
+    maker = SampleMaker(model, prompt, settings.max_length, joint.frozen)
+    mixture = Mixture([sets[name][0] for name in stage.data], seed)
+    steps = settings.steps or math.ceil((settings.epochs or 1) * mixture.epoch / settings.batch_size)
+    data = Drawn(mixture, steps * settings.batch_size, maker, log)
+    held = [one for _, one in (sets[name] for name in stage.data) if one is not None]
+    held_mixture = Mixture(held, seed) if held else None
+    held_out = None if held_mixture is None else Drawn(held_mixture, held_mixture.epoch, maker, log)
+    return Grouped(data, settings.batch_size, seed) if settings.group_by_length else data, held_out
 
 
 def _seed(seed: int, name: str) -> int:

@@ -61,6 +61,7 @@ def write_trained(
         "tensors_sha256": {file.relative_to(made).as_posix(): tensors_sha256(file) for file in files},
     }
     write_text(made / "provenance.json", json.dumps(record, indent=2, ensure_ascii=False))
+    (out / "config.yaml").unlink(missing_ok=True)  # of an earlier stage: it must not open half of this result
     for entry in sorted(made.iterdir(), key=lambda entry: entry.name == "config.yaml"):
         target = out / entry.name
         if target.is_dir():
