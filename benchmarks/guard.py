@@ -23,10 +23,10 @@ from rich.table import Table
 
 SCRIPTS = (
     "startup", "preprocess", "loader", "generate", "encode", "encoders", "s2", "load", "load_memory", "activations",
-    "first_feature", "gpu", "fusion",
+    "first_feature", "gpu", "fusion", "train",
 )  # fmt: skip
 """All benchmarks. A script that does not exist is left out."""
-SLOW = ("encoders", "load_memory", "activations", "first_feature", "fusion")
+SLOW = ("encoders", "load_memory", "activations", "first_feature", "fusion", "train")
 QUICK = tuple(script for script in SCRIPTS if script not in SLOW)
 """The benchmarks that run by default. The others start processes of their own, which import for two minutes."""
 IMPORTED = ("torch", "torchvision", "timm", "accelerate", "transformers.modeling_utils", "transformers.generation")
