@@ -160,4 +160,4 @@ def test_what_several_processes_cannot_do(setting: str, message: str, written: P
 @pytest.mark.usefixtures("three")
 def test_without_stages_one_process_trains() -> None:
     with pytest.raises(VitaError, match=r"this config has none, and without stages one process trains, not 3"):
-        _refuse_stages(None, strict_data=False)
+        _refuse_stages({})

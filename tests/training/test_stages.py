@@ -171,9 +171,12 @@ BAD: dict[str, Any] = {
         [{**ALIGN, "train": {"llm": {"full": True, "from_layer": 1}}}],
         r"full and from_layer exclude each other",
     ),
-    "LoRA and then whole": (
-        [FINETUNE, {**ALIGN, "train": {"llm": "full"}}],
-        r"stages\[1\]\.train\.llm: stage 'finetune' trains it by LoRA, and this one itself",
+    "LoRA and then some layers": (
+        [
+            {**ALIGN, "train": {"projector": "full", "tower": {"lora": {"rank": 2}}}},
+            {**FINETUNE, "train": {"tower": {"from_layer": 1}}},
+        ],
+        r"stages\[1\]\.train\.tower\.from_layer: the tower has an adapter since stage 'align'",
     ),
     "template": (
         [{**ALIGN, "prompt": "vicuna"}],

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
-from vita_core.config.training import PARTS, PartSettings, StageConfig
+from vita_core.config.training import PartSettings, StageConfig
 from vita_core.errors import ConfigError, nearest
 from vita_core.language.conversations import CONVERSATIONS
 from vita_core.planning.resolution import Resolved
@@ -103,15 +102,15 @@ def _check_part(resolved: Resolved, key: str, part: str, how: PartSettings) -> N
 
 
 def _check_adapters(stages: list[Stage]) -> None:
-    """Raise ConfigError for a part that has an adapter in one stage, and whose own weights are trained in another."""
-    for part in PARTS:
-        ways = [(stage, stage.parts[part].lora is not None) for stage in stages if part in stage.parts]
-        for (before, first), (stage, own) in pairwise(ways):
-            if first != own:
-                raise ConfigError(
-                    f"{stage.key}.train.{part}: stage {before.name!r} trains it {'by LoRA' if first else 'itself'}, and this one "
-                    f"{'itself' if first else 'by LoRA'}, which is not built. Try: the same way in both stages"
-                )
+    """Raise ConfigError for layers of a tower that has an adapter since an earlier stage: their weights are counted in order."""
+    ways = [(stage, stage.parts["tower"]) for stage in stages if "tower" in stage.parts]
+    adapted = next((stage for stage, how in ways if how.lora is not None), None)
+    for stage, how in ways:
+        if adapted is not None and how.from_layer is not None and stages.index(stage) > stages.index(adapted):
+            raise ConfigError(
+                f"{stage.key}.train.tower.from_layer: the tower has an adapter since stage {adapted.name!r}. "
+                "Try: `tower: full`, or `tower: {lora: {rank: 16}}`"
+            )
 
 
 def _check_untrained(resolved: Resolved, stages: list[Stage]) -> None:
