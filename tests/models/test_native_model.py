@@ -124,7 +124,7 @@ def test_a_mixed_batch_has_the_loss_of_its_samples(config: Path, tmp_path: Path)
     ]
     words = CaptionWords(model, ["a cat .", "a dog ."], answers)
     arguments: dict[str, Any] = {"output_dir": str(tmp_path), "max_steps": 1}
-    align = Alignment(model, samples, None, **arguments)
+    align = Alignment(model, model.projector, samples, None, **arguments)
     together = align.compute_loss(model.projector, collate(samples))
     alone = [align.compute_loss(model.projector, collate([sample])) for sample in samples]
     torch.testing.assert_close(together, (3 * alone[0] + 2 * alone[1]) / 5)

@@ -45,7 +45,8 @@ def test_the_measured_shape_is_what_the_spec_computes(tower_examples: dict[str, 
     resolved = resolve_tower(tower_examples[name])
     without = dataclasses.replace(resolved.spec, shape=None)
     size = resolved.shape.image_size
-    assert deriving.derived_shape(without, resolved.owner, resolved.settings, resolved.source, size) == resolved.shape
+    stated = dataclasses.replace(resolved.shape, linears=())  # a run does not tell which layers get adapters
+    assert deriving.derived_shape(without, resolved.owner, resolved.settings, resolved.source, size) == stated
 
 
 @pytest.mark.parametrize("layer", [0, 1, -1])

@@ -67,7 +67,7 @@ def torchrun(
     folder.mkdir(parents=True, exist_ok=True)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
     return subprocess.run(
-        [str(one) for one in (*launcher, Path(__file__).with_name("watched.py"), *arguments)],
+        [str(one) for one in (*launcher, Path(__file__).with_name("watched_run.py"), *arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "WATCHED": str(folder), **environment},
         capture_output=True,
         text=True,

@@ -53,7 +53,7 @@ def plan(
     resolved = resolve(place_of(config, tower, weights), overridden(overrides, device), offline=True)
     made = make_plan(resolved, picture=None if picture is None else _size(picture))
     trained = _stages(resolved, made, processes)
-    towers = [part.settings for part in getattr(resolved.tower, "parts", (resolved.tower,))]
+    towers = [part.settings for part in (resolved.tower.parts or (resolved.tower,))]
     found = [_refused(one.device or resolved.config.device, one.attention, one.compile) for one in towers]
     refused = next(filter(None, found), None)
     if json:
