@@ -129,6 +129,9 @@ def test_the_command(written: Path, captioned: Path, tmp_path: Path, golden: Pat
         "wrote" in vita("train", written, "--out", tmp_path / "other", "--data", captioned, "--stage", "align").stdout
     )
     assert vita("run", out, "--image", golden / "pictures" / "wide.png").stdout
+    told = vita("train", written, "--out", out, "--licence", "CC0")
+    assert told.returncode == 2
+    assert "--licence: with `training.stages`, a data set states its own: 'CC0'" in told.stderr
     told = vita("train", written, "--out", out, "--stage", "algn")
     assert told.returncode == 2
     assert "--stage: no stage of this name: 'algn'" in told.stderr

@@ -137,7 +137,7 @@ def test_a_mistake_is_told_once(written: Path, tmp_path: Path) -> None:
 
 
 BAD = {
-    "training.parallel=zero3": "parallel: zero3 is planned by `vita plan`, but not built yet",
+    "training.parallel=zero3": "parallel: zero3 can be planned, but not trained with",
     "device=cuda:1": "device: cuda:1 would be shared by 3 processes",
     "training.keep=2": r"stages\[0\]\.batch_size: 4 samples cannot be shared by 3 processes",
 }

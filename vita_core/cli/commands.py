@@ -30,7 +30,7 @@ BUILTIN = {
     "demo": ("demo:demo", "Answer a question with the flags of VITA's demo script."),
     "migrate": ("migrate:migrate", "Write a YAML config for a VITA or LLaVA checkpoint."),
     "export": ("export:export", "Write a model in the layout of its VITA checkpoint."),
-    "train": ("train:train", "Train the projector on pictures with captions."),
+    "train": ("train:train", "Train the projector, or the parts that stages name."),
     "eval": ("evaluate:evaluate", "Count how many pictures the model names correctly."),
     "data": ("data:app", "Check data sets, and show what a model is trained on."),
     "check": ("check:check", "Run the conformance tests on a tower or another part."),

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from vita_core.planning.resolution import Resolved
 
 LicenceOption = Annotated[
-    list[str] | None, typer.Option(help="The source and licence of each --data, for provenance.json.")
+    list[str] | None,
+    typer.Option(
+        help="The source and licence of each --data, for provenance.json. With stages, write `data.NAME.licence`."
+    ),
 ]
 StageOption = Annotated[str | None, typer.Option(metavar="NAME", help="The last stage to run, of `training.stages`.")]
 StrictOption = Annotated[
@@ -77,8 +80,9 @@ def train(
             _refuse_stages({"--stage": stage, "--strict-data": strict_data, "--dry-run": dry_run})
             scores, written = _flat(resolved, [Path(path) for path in data or ()], out, licence or ())
         else:
-            from vita_core.training.sets import replaced_paths
+            from vita_core.training.sets import refuse_licences, replaced_paths
 
+            refuse_licences(licence or ())
             resolved = resolve(config, [*changed, *replaced_paths(resolved.config.data, data or ())])
             if dry_run:
                 _try(resolved, stage, strict=strict_data, json=json)

@@ -77,7 +77,7 @@ def _trainer(parallel: str) -> type[StageTrainer]:
     """Return the trainer for `training.parallel`. Raises ConfigError for one that is planned only."""
     if parallel == "zero3":
         raise ConfigError(
-            "training.parallel: zero3 is planned by `vita plan`, but not built yet. Try: `parallel: fsdp2`, which shares as much"
+            "training.parallel: zero3 can be planned, but not trained with. Try: `parallel: fsdp2`, which shares as much"
         )
     return ShardedTrainer if parallel == "fsdp2" and processes.count() > 1 else StageTrainer
 

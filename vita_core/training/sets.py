@@ -10,10 +10,19 @@ from vita_core.errors import ConfigError, nearest
 from vita_core.training.data.mixing import DataSet, parted
 from vita_core.training.data.opening import open_source
 
-__all__ = ["Sets", "described", "open_sets", "replaced_paths"]
+__all__ = ["Sets", "described", "open_sets", "refuse_licences", "replaced_paths"]
 
 Sets = Mapping[str, tuple[DataSet, DataSet | None]]
 """The data sets of a training by name: the samples to train on, and those that are held out for the score."""
+
+
+def refuse_licences(given: Sequence[str]) -> None:
+    """Raise ConfigError for values of ``--licence``: with stages, the config states those of its data sets."""
+    if given:
+        raise ConfigError(
+            f"--licence: with `training.stages`, a data set states its own: {given[0]!r}. "
+            "Try: leave it out, and write `licence: TEXT` into the data set's section"
+        )
 
 
 def replaced_paths(data: Mapping[str, DataSetConfig], given: Sequence[str]) -> list[str]:
