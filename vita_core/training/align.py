@@ -24,6 +24,7 @@ from vita_core.language.projectors import project
 from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
 from vita_core.training.feature_cache import FeatureCache
+from vita_core.training.trainer import last_checkpoint
 
 __all__ = ["IGNORE", "CachedSamples", "ProjectorTrainer", "Rows", "projected", "run_alignment"]
 
@@ -143,6 +144,9 @@ class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
             dataloader_pin_memory=vlm.llm.device.type != "cpu",
             **arguments,
         )
+        args._n_gpu = min(
+            1, args.n_gpu
+        )  # else transformers would copy the model to every GPU, and split the batch by itself
         super().__init__(trained, args, collate, train, held_out)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -224,8 +228,7 @@ def run_alignment(
         eval_strategy="steps" if held_out is not None else "no",
         eval_steps=settings.eval_steps,
     )
-    checkpoints = sorted(folder.glob("checkpoint-*")) if folder.is_dir() else []
-    result = trainer.train(resume_from_checkpoint=bool(checkpoints))
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     scores = {"train_loss": round(result.training_loss, 4), "steps": result.global_step}
     if held_out is not None:
         scores["held_out_loss"] = round(trainer.evaluate()["eval_loss"], 4)

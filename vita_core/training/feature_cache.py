@@ -26,6 +26,7 @@ from vita_core.pixels.prefetching import prefetched
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.training.data import Sample
 from vita_core.training.variants import varied
+from vita_core.weights.files import write_text
 
 __all__ = ["FeatureCache"]
 
@@ -108,7 +109,7 @@ class FeatureCache:
                     written: tuple[Any, ...] = (self.array, self.lengths, self.grids)
                     for array in written:
                         array.flush()  # a numpy.memmap
-                    self._progress.write_text(json.dumps({"key": self._key, "done": done}))
+                    write_text(self._progress, json.dumps({"key": self._key, "done": done}))
 
     def _check_length(self, features: Tensor) -> None:
         """Raise VitaError for features (1, N, C) of a picture that a rule of native resolution sized beyond its budget."""
