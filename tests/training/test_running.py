@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vita_core import VitaError, build_model
 from vita_core.planning.resolution import resolve
 from vita_core.training.joint import Joint, collate
 from vita_core.training.running import run_stages
+from vita_core.training.train import train
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"
 STAGES = [
@@ -163,3 +165,52 @@ def test_a_model_of_both_is_the_one_that_was_trained(written: Path, tmp_path: Pa
     joined = collate([{**batch, "pixels": [pixels], "sizes": [(56, 56)]}])
     with torch.no_grad():
         assert torch.equal(Joint(build_model(tmp_path / "out"))(joined), Joint(made[0])(joined))
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_files_of_others_are_not_replaced(staged: bool, written: Path, captioned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "llm").mkdir(parents=True)
+    (out / "llm" / "model.safetensors").touch()
+    (out / "config.yaml").write_text("tower: {weights: ./mine}\n")
+    flat = resolve(written, ["training={steps: 1, warm_start_steps: 0, variants: 0}"])
+    run: Any = partial(run_stages, resolve(written), out) if staged else partial(train, flat, [captioned], out)
+    with pytest.raises(VitaError, match=r"--out: .* contains config\.yaml, llm, which this training did not write"):
+        run()
+    assert (out / "config.yaml").read_text() == "tower: {weights: ./mine}\n"
+    assert (out / "llm" / "model.safetensors").is_file()
+
+
+def test_the_provenance_says_what_each_stage_trained(written: Path, tmp_path: Path) -> None:
+    run_stages(resolve(written), tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "provenance.json").read_text())["results"]
+    rows = {stage: {row["part"]: row for row in found["parts"]} for stage, found in results.items()}
+    assert rows["align"]["projector"]["trained"] == rows["align"]["projector"]["parameters"] > 0
+    assert rows["align"]["tower"] == {**rows["align"]["tower"], "how": "frozen", "trained": 0}
+    assert (rows["finetune"]["llm"]["how"], rows["finetune"]["llm"]["trained"] > 0) == ("LoRA, rank 2", True)
+    assert results["finetune"]["scores"]["steps"] == 3
+    opened = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert "data" not in opened  # paths of this machine
+
+
+def test_held_out_samples_that_are_all_bad_do_not_stop_a_run(written: Path, captioned: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"image": "missing.png", "caption": "a cat ."}\n' * 4)
+    good = ["data.captions.held_out=0", f"data.bad={{path: {bad}, held_out: 0.5}}", "training.stages.0.data=captions"]
+    only = [*good[:2], "training.stages.0.data=bad"]
+    scores = run_stages(resolve(written, good), tmp_path / "out", only="align")
+    assert "held_out_loss" not in scores["align"]
+    with pytest.raises(VitaError, match=r"data\.bad: no sample can be trained on: a picture is missing"):
+        run_stages(resolve(written, only), tmp_path / "bad", only="align")
+
+
+def test_other_data_under_the_same_name_are_another_run(written: Path, captioned: Path, tmp_path: Path) -> None:
+    run_stages(resolve(written), tmp_path / "out", only="align")
+    captioned.write_text(captioned.read_text().replace("a cat", "a dog"))
+    with pytest.raises(VitaError, match=r"--out: .* contains a run with another config or other data"):
+        run_stages(resolve(written), tmp_path / "out")
+
+
+def test_a_share_that_leaves_no_samples(written: Path, tmp_path: Path) -> None:
+    with pytest.raises(VitaError, match=r"data\.captions\.held_out: 0\.99 of 12 samples leaves none to train on"):
+        run_stages(resolve(written, ["data.captions.held_out=0.99"]), tmp_path / "out")

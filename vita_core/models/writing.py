@@ -65,6 +65,7 @@ def write_model(
         if root is not None and adapter_state(root):
             save_adapter(root, made / f"{part}-adapter")
             sections[part]["adapter"] = f"./{part}-adapter"
+    sections.pop("data", None)  # paths of the machine that trained; provenance.json names the data sets
     validate(Config, sections)  # report a dtype that the schema does not have before the directory appears
     (made / "config.yaml").write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
 

@@ -62,7 +62,8 @@ def wait() -> None:
 
 def check_devices(config: Config) -> None:
     """Raise ConfigError for a device with a number: of several processes, each takes its own."""
-    stated = {"device": config.device, "tower.device": config.tower.device}
+    parts = {f"tower.towers.{place}.device": part.device for place, part in enumerate(config.tower.towers or ())}
+    stated = {"device": config.device, "tower.device": config.tower.device, **parts}
     for key, device in stated.items():
         if count() > 1 and device is not None and ":" in device:
             name = device.partition(":")[0]

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from vita_core.errors import ConfigError
 from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
 from vita_core.planning.resolution import Resolved
+from vita_core.protocol import WordProjector
 from vita_core.training import processes
 from vita_core.training.cache.frozen import frozen_tower
 from vita_core.training.data.grouping import Grouped
-from vita_core.training.data.mixing import Drawn, Mixture, check_pictures
+from vita_core.training.data.mixing import DataSet, Drawn, Mixture, check_pictures
 from vita_core.training.data.rejecting import RejectedLog
 from vita_core.training.distributed import ShardedTrainer
 from vita_core.training.joint import Joint, collate
@@ -30,11 +32,11 @@ from vita_core.training.making import SampleMaker
 from vita_core.training.parts import freeze_unused, prepare_parts, table
 from vita_core.training.recomputing import recomputing
 from vita_core.training.reporting import StageProgress, show_table
-from vita_core.training.sets import Sets, described, open_sets
+from vita_core.training.sets import Sets, described, open_sets, stamp
 from vita_core.training.stages import Stage, resolve_stages
 from vita_core.training.stopping import StopOnInterrupt
 from vita_core.training.trainer import StageTrainer, last_checkpoint, load_trained, on_cpu, trained_state
-from vita_core.training.written import write_trained
+from vita_core.training.written import check_place, write_trained
 from vita_core.weights.files import write_text, write_whole
 
 __all__ = ["checked_stages", "prepared", "run_stages"]
@@ -48,9 +50,8 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
     that cannot be trained on is an error. Raises VitaError before the first picture is encoded if the config or the data
     cannot be trained on.
     """
-    processes.check_devices(resolved.config)
-    kind = _trainer(resolved.config.training.parallel)
     stages, sets = checked_stages(resolved, only)
+    kind = ShardedTrainer if resolved.config.training.parallel == "fsdp2" and processes.count() > 1 else StageTrainer
     run, names = Run(out, resolved), [stage.name for stage in stages]
     if (scores := run.finished(names)) is not None:
         if processes.first():
@@ -67,23 +68,19 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
             for done in stages[:number]:
                 _run_stage(model, done, sets, out / "work" / done.name, log, kind)
     if processes.first():
-        write_trained(out, model, stages, scores, described(resolved.config.data, sets))
+        write_trained(out, model, stages, described(resolved.config.data, sets))
         run.finish(scores)
     processes.wait()
     return scores
 
 
-def _trainer(parallel: str) -> type[StageTrainer]:
-    """Return the trainer for `training.parallel`. Raises ConfigError for one that is planned only."""
-    if parallel == "zero3":
+def checked_stages(resolved: Resolved, only: str | None = None) -> tuple[list[Stage], Sets]:
+    """Return the stages up to the one named `only`, and the data sets, after every check that needs no weights."""
+    processes.check_devices(resolved.config)
+    if resolved.config.training.parallel == "zero3":
         raise ConfigError(
             "training.parallel: zero3 can be planned, but not trained with. Try: `parallel: fsdp2`, which shares as much"
         )
-    return ShardedTrainer if parallel == "fsdp2" and processes.count() > 1 else StageTrainer
-
-
-def checked_stages(resolved: Resolved, only: str | None = None) -> tuple[list[Stage], Sets]:
-    """Return the stages up to the one named `only`, and the data sets, after every check that needs no weights."""
     stages = _upto(resolve_stages(resolved, resolved.config.data, processes.count()), only)
     sets = open_sets(resolved.config.data, resolved.config.training.seed)
     for stage in stages:
@@ -108,10 +105,12 @@ def _run_stage(
     joint, data, held_out, unused = prepared(model, stage, sets, folder.parent / "cache", log)
     if done.is_file():
         load_trained(model, load_file(done))
-        scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        scores: dict[str, Any] = record["scores"]
         return scores
+    rows = table(model, stage.parts)
     if processes.first():
-        show_table(stage, table(model, stage.parts), unused)
+        show_table(stage, rows, unused)
     torch.manual_seed(_seed(seed, stage.name))
     stop, progress = StopOnInterrupt(), StageProgress(stage, folder.parent.parent / "metrics.jsonl")
     keep, steps, callbacks = model.settings.training.keep, len(data) // stage.settings.batch_size, [progress, stop]
@@ -126,7 +125,8 @@ def _run_stage(
         joint.frozen.flush()
     state = on_cpu(trained_state(model))
     if processes.first():
-        write_text(folder / "scores.json", json.dumps(scores))
+        record = {"scores": scores, "parts": [asdict(row) for row in rows], "unused": unused}
+        write_text(folder / "scores.json", json.dumps(record))
         write_whole(done, lambda path: save_file(state, path))
     processes.wait()
     return scores
@@ -140,10 +140,21 @@ def prepared(
     `cache` is the folder for what a frozen tower computes, unless the config names another.
     """
     torch.manual_seed(_seed(model.settings.training.seed, stage.name))  # of new adapters, whatever ran before
+    _check_words(model)
     prepare_parts(model, stage.parts, stage.key)
     joint = Joint(model, frozen_tower(model, stage, cache))
     data, held_out = _samples(joint, stage, sets, log)
     return joint, data, held_out, freeze_unused(joint, collate([data[0]]))
+
+
+def _check_words(model: VisionLanguageModel) -> None:
+    """Raise ConfigError for a projector that begins with the words of captions, and has none yet."""
+    projector, _ = model.resolved.language("vita train")
+    if isinstance(model.projector, WordProjector) and projector.settings.weights is None and projector.part is None:
+        raise ConfigError(
+            f"projector.type: {projector.settings.type!r} begins with the words of captions, which only a training without "
+            "stages gives it. Try: train without `training.stages` first, and its file as `projector.weights`"
+        )
 
 
 def _samples(joint: Joint, stage: Stage, sets: Sets, log: RejectedLog) -> tuple[Any, Drawn[Any] | None]:
@@ -157,9 +168,21 @@ def _samples(joint: Joint, stage: Stage, sets: Sets, log: RejectedLog) -> tuple[
     steps = settings.steps or math.ceil((settings.epochs or 1) * mixture.epoch / settings.batch_size)
     data = Drawn(mixture, steps * settings.batch_size, maker, log)
     held = [one for _, one in (sets[name] for name in stage.data) if one is not None]
+    held = [one for one in held if _usable(one, seed, maker, log)]
     held_mixture = Mixture(held, seed) if held else None
     held_out = None if held_mixture is None else Drawn(held_mixture, held_mixture.epoch, maker, log)
     return Grouped(data, settings.batch_size, seed) if settings.group_by_length else data, held_out
+
+
+def _usable(held: DataSet, seed: int, maker: SampleMaker, log: RejectedLog) -> bool:
+    """Return whether a held-out set has a sample that a loss can be computed of. Raises ConfigError if the log is strict."""
+    try:
+        Drawn(Mixture([held], seed), 1, maker, log)[0]
+    except ConfigError:
+        if log.strict:
+            raise
+        return False
+    return True
 
 
 def _seed(seed: int, name: str) -> int:
@@ -170,16 +193,17 @@ class Run:
     """The record of a run in ``out/work/run.json``: what it depends on, and its scores once it is finished."""
 
     def __init__(self, out: Path, resolved: Resolved) -> None:
-        """Begin a run, or go on with it. Raises ConfigError if `out` contains a run with another config."""
+        """Begin a run, or go on with it. Raises ConfigError if `out` contains something else, or a run with another config."""
+        check_place(out)
         config = resolved.config.model_dump_json(exclude={"training": {"keep", "cache"}})
+        config += "".join(stamp(settings.path) for settings in resolved.config.data.values())
         self.out, self.file = out, out / "work" / "run.json"
         self.key = hashlib.sha256(config.encode()).hexdigest()
         new = {"key": self.key, "processes": processes.count()}
         self.record = json.loads(self.file.read_text()) if self.file.is_file() else new
         if self.record["key"] != self.key:
             raise ConfigError(
-                f"--out: {out} contains a run with another config or other data. Try: another directory for --out, or "
-                f"delete {out / 'work'} to start again"
+                f"--out: {out} contains a run with another config or other data. Try: another directory for --out"
             )
         if processes.first():
             write_text(self.file, json.dumps(self.record))

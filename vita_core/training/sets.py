@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vita_core.config.data import DataSetConfig
 from vita_core.errors import ConfigError, nearest
 from vita_core.training.data.mixing import DataSet, parted
-from vita_core.training.data.opening import open_source
+from vita_core.training.data.opening import expanded, open_source
 
-__all__ = ["Sets", "described", "open_sets", "refuse_licences", "replaced_paths"]
+__all__ = ["Sets", "described", "open_sets", "refuse_licences", "replaced_paths", "stamp"]
 
 Sets = Mapping[str, tuple[DataSet, DataSet | None]]
 """The data sets of a training by name: the samples to train on, and those that are held out for the score."""
+
+
+def stamp(path: str) -> str:
+    """Return what tells the data at a path from other data there: of rows their size and time, of a folder the files in it."""
+    found = expanded(Path(path)) or [Path(path)]
+    rows = [file for file in found if file.is_file()]
+    inside = [file for folder in found if folder.is_dir() for file in sorted(folder.rglob("*"))]
+    sizes = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in rows]
+    return json.dumps([sizes, [(str(file), file.stat().st_size) for file in inside if file.is_file()]])
 
 
 def refuse_licences(given: Sequence[str]) -> None:
@@ -49,6 +60,11 @@ def open_sets(data: Mapping[str, DataSetConfig], seed: int) -> Sets:
     sets = {}
     for name, settings in data.items():
         kept, held = parted(open_source(settings, f"data.{name}"), settings.held_out, seed)
+        if not len(kept):
+            raise ConfigError(
+                f"data.{name}.held_out: {settings.held_out} of {len(held or ())} samples leaves none to train on. "
+                "Try: a smaller share"
+            )
         train = DataSet(name, kept, settings.weight)
         sets[name] = (train, None if held is None else DataSet(name, held))
     return sets

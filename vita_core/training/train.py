@@ -31,6 +31,7 @@ from vita_core.training.data import Sample, read_samples
 from vita_core.training.feature_cache import FeatureCache
 from vita_core.training.results import sources_of, write_results
 from vita_core.training.warm_start import CaptionWords, run_warm_start
+from vita_core.training.written import check_place
 from vita_core.weights.files import write_text, write_whole
 
 __all__ = ["train"]
@@ -130,12 +131,12 @@ def _finished(config: Config, samples: Sequence[Sample], work: Path, names: Sequ
 
     Raises ConfigError if it was started with another config or other data.
     """
+    check_place(work.parent)
     key, file = _run_key(config, samples), work / "run.json"
     run: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"key": key}
     if run["key"] != key:
         raise ConfigError(
-            f"--out: {work.parent} contains a run with another config or other data. Try: another directory for --out, or "
-            f"delete {work} to start again"
+            f"--out: {work.parent} contains a run with another config or other data. Try: another directory for --out"
         )
     if "finished" in run and all((work.parent / name).is_file() for name in names):
         scores: dict[str, Any] = run["finished"]

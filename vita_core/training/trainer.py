@@ -17,6 +17,7 @@ from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from vita_core.errors import ConfigError
 from vita_core.language.merging import IGNORED_LABEL
 from vita_core.training import processes
 from vita_core.training.joint import Joint, collate
@@ -49,7 +50,11 @@ def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_trained(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load what `trained_state` returned of the same model, whose parts are prepared in the same way."""
     own = trained_state(model)
-    assert state.keys() == own.keys(), state.keys() ^ own.keys()
+    if differing := sorted(state.keys() ^ own.keys()):
+        raise ConfigError(
+            f"--out: its checkpoint has other weights than this training: {len(differing)} differ, such as {differing[0]}. "
+            "Try: another directory for --out"
+        )
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(state[name])
@@ -75,7 +80,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         callbacks: Sequence[TrainerCallback] = (),
         **arguments: Any,
     ) -> None:
-        settings, device = stage.settings, joint.model.llm.device
+        settings = stage.settings
         share = settings.batch_size // settings.accumulate // processes.count()
         self.stage = stage
         args = TrainingArguments(
@@ -85,7 +90,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             per_device_eval_batch_size=share,
             gradient_accumulation_steps=settings.accumulate,
             learning_rate=settings.learning_rate,
-            lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
+            lr_scheduler_type=settings.schedule.replace("constant", "constant_with_warmup"),
             warmup_steps=math.ceil(settings.warmup * steps),
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.clip,
@@ -101,12 +106,15 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             label_names=["labels"],
             report_to=[],
             logging_steps=1,
-            use_cpu=device.type == "cpu",
+            use_cpu=joint.model.llm.device.type == "cpu",
             dataloader_pin_memory=False,
             disable_tqdm=True,
             ddp_find_unused_parameters=False,
             **arguments,
         )
+        args._n_gpu = min(
+            1, args.n_gpu
+        )  # else transformers would copy the model to every GPU, and split the batch by itself
         super().__init__(joint, args, collate, data, held_out, callbacks=list(callbacks))
         self.remove_callback(PrinterCallback)  # it prints a dictionary for each log
         torch.manual_seed(seed + self.args.process_index)  # the dropout of each process is its own

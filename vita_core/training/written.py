@@ -11,24 +11,34 @@ from typing import Any
 import torch
 
 from vita_core.config.training import PARTS
+from vita_core.errors import ConfigError
 from vita_core.models.model import VisionLanguageModel
 from vita_core.models.provenance import made_by, sources
 from vita_core.models.writing import write_model
 from vita_core.towers.devices import dtype_on
-from vita_core.training.parts import cast, roots, table
+from vita_core.training.parts import cast, roots
 from vita_core.training.stages import Stage
 from vita_core.weights.files import write_text
 from vita_core.weights.tensorfiles import tensors_sha256
 
-__all__ = ["write_trained"]
+__all__ = ["check_place", "write_trained"]
+
+REPLACED = ("config.yaml", "provenance.json", "projector.safetensors", "tower", "llm")
+"""What a training writes to its directory in place of what is there."""
+
+
+def check_place(out: Path) -> None:
+    """Raise ConfigError if `out` holds files that a training would replace, but no training has begun there."""
+    there = [name for name in REPLACED if (out / name).exists()]
+    if there and not (out / "work" / "run.json").is_file():
+        raise ConfigError(
+            f"--out: {out} contains {', '.join(there)}, which this training did not write and would replace. "
+            "Try: another directory"
+        )
 
 
 def write_trained(
-    out: Path,
-    model: VisionLanguageModel,
-    stages: Sequence[Stage],
-    scores: Mapping[str, Any],
-    data: Sequence[Mapping[str, Any]],
+    out: Path, model: VisionLanguageModel, stages: Sequence[Stage], data: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write what the stages trained, ``provenance.json`` and ``config.yaml`` to `out`. The config appears last.
 
@@ -54,8 +64,7 @@ def write_trained(
     record = {
         "made_by": made_by(model.resolved),
         "training": {"stages": [stage.settings.model_dump(mode="json", exclude_none=True) for stage in stages]},
-        "parts": [vars(row) for row in table(model, {})],
-        "scores": dict(scores),
+        "results": {stage.name: _result(out, stage) for stage in stages},
         "data": list(data),
         "sources": sources(model.resolved),
         "tensors_sha256": {file.relative_to(made).as_posix(): tensors_sha256(file) for file in files},
@@ -68,3 +77,8 @@ def write_trained(
             shutil.rmtree(target)
         entry.replace(target)
     made.rmdir()
+
+
+def _result(out: Path, stage: Stage) -> Any:
+    """Return the scores of a finished stage, what it trained, and what it froze because no feature depends on it."""
+    return json.loads((out / "work" / stage.name / "scores.json").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from vita_core.training.data.samples import Source
 from vita_core.training.data.shards import TarSource
 from vita_core.training.data.tables import DiskSource, ParquetSource
 
-__all__ = ["open_source"]
+__all__ = ["expanded", "open_source"]
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
@@ -41,7 +41,7 @@ def open_source(settings: DataSetConfig, key: str = "--data", *, absolute: bool 
             f"`hf download {name} --repo-type dataset{pinned} --local-dir DIR`, and the path DIR"
         )
     path = Path(settings.path).expanduser()
-    files = _expanded(path)
+    files = expanded(path)
     if files is None and not path.exists():
         raise ConfigError(f"{key}: no such file or directory: {path}.{nearest_path(path)} Try: {KINDS}")
     kind = _format(path, files, key) if settings.format == "auto" else settings.format
@@ -88,7 +88,7 @@ def _format(path: Path, files: list[Path] | None, key: str) -> str:
     return known[suffix]
 
 
-def _expanded(path: Path) -> list[Path] | None:
+def expanded(path: Path) -> list[Path] | None:
     """Return the files of a path with ranges such as ``{000..099}`` in it, or None if it has none."""
     pieces = RANGE.split(str(path))
     if len(pieces) == 1:
