@@ -244,3 +244,18 @@ def test_no_weight_is_read_before_the_headers_fit(
     file = in_safetensors(tmp_path, state)
     with pytest.raises(VitaError, match=r"projector\.weights: .* does not fit: " + message):
         build_model(load_config(tiny_config, [f"projector={{type: linear, weights: {file}}}"]))
+
+
+def test_a_file_that_states_another_type_is_told(tmp_path: Path) -> None:
+    """`minigpt` and `vanilla` have tensors of the same names and shapes, and read them differently."""
+    file = tmp_path / "projector.safetensors"
+    state = {"linear.weight": torch.zeros(24, 64), "linear.bias": torch.zeros(24)}
+    widths = {"in_features": "16", "out_features": "24"}
+    save_file(state, file, metadata={**widths, "type": "minigpt"})
+    resolve_projector(ProjectorConfig(type="minigpt", weights=str(file)), 16, 24)
+    with pytest.raises(
+        VitaError, match=r"another type than projector\.type: 'vanilla'\. Try: `projector\.type: minigpt`"
+    ):
+        resolve_projector(ProjectorConfig(type="vanilla", weights=str(file)), 16, 24)
+    save_file(state, file, metadata=widths)  # as without a type, from before it was written
+    resolve_projector(ProjectorConfig(type="vanilla", weights=str(file)), 16, 24)

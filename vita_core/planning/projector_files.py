@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class ProjectorFiles:
     """The `files` that hold a projector, and the shapes of its tensors by its own keys.
 
     With `prefixed`, only the tensors called ``mm_projector.*`` are the projector's. `stated` has the `in_features` and
-    `out_features` that the file states, as those that this project writes do.
+    `out_features` that the file states, and `type` the projector's, as files of this project do.
     """
 
     where: str
@@ -46,6 +46,7 @@ class ProjectorFiles:
     prefixed: bool
     shapes: Mapping[str, tuple[int, ...]]
     stated: Mapping[str, int]
+    type: str | None = None
 
     def own_key(self, key: str) -> str | None:
         """Return the projector's own key for the key of a tensor, or None if the tensor is not the projector's."""
@@ -61,7 +62,8 @@ def projector_files(weights: str) -> ProjectorFiles:
     try:
         files = named_files(weights, IN_DIRECTORY, _is_projector, ADVICE)
         found = dict(tensor_shapes(files))
-        widths = _stated(files)
+        said = stated(files)
+        widths = {key: int(said[key]) for key in STATED if said.get(key, "").isdecimal()}
     except CheckpointError as error:
         raise CheckpointError(f"projector.weights: {error}") from error
     prefixed = any(map(_is_projector, found))
@@ -72,16 +74,11 @@ def projector_files(weights: str) -> ProjectorFiles:
             f"projector.weights: {path} holds no projector: no tensor is called mm_projector.*. "
             "Try: the projector.safetensors that vita train wrote, or the mm_projector.bin of a first training stage"
         )
-    return ProjectorFiles(str(path), tuple(files), prefixed, own, widths)
+    return ProjectorFiles(str(path), tuple(files), prefixed, own, widths, said.get("type"))
 
 
 def _is_projector(key: str) -> bool:
     return PREFIX.match(key) is not None
-
-
-def _stated(files: Sequence[Path]) -> dict[str, int]:
-    saved = stated(files)
-    return {key: int(saved[key]) for key in STATED if saved.get(key, "").isdecimal()}
 
 
 def trained_widths(files: ProjectorFiles, widths: Widths, parameters: Callable[[int, int], int]) -> Widths | None:

@@ -131,6 +131,12 @@ def _check_widths(resolved: ResolvedProjector, out_features: int) -> None:
     if files is None:
         return
     spec, name, options = resolved.spec, resolved.name, resolved.options
+    kind = None if files.type is None else files.type.rpartition("/")[2]
+    if kind is not None and kind != name:  # several types have tensors of the same names and shapes
+        raise CheckpointError(
+            f"projector.weights: {files.where} is a projector of another type than projector.type: {name!r}. "
+            f"Try: `projector.type: {files.type}`"
+        )
     trained = trained_widths(files, widths, lambda a, b: spec.parameters(name, a, b, options))
     if trained != widths and not files.stated and (others := _others(files, widths)):
         raise CheckpointError(
