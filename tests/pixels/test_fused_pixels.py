@@ -78,9 +78,11 @@ def test_it_joins_and_splits_like_tensors(pixels: FusedPixels) -> None:
     equal(pixels[0].unsqueeze(0), [first[:1], second[:1]])
     equal(pixels[0][None], [first[:1], second[:1]])
     with pytest.raises(VitaError, match=r"torch.relu is not defined here .* Try: pixels.map\(function\)"):
-        torch.relu(pixels)  # type: ignore[arg-type]
+        torch.relu(pixels)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(VitaError, match=r"torch.cat is not defined"):
-        torch.cat([pixels, pixels], dim=1)  # type: ignore[list-item]
+        torch.cat([pixels, pixels], dim=1)  # type: ignore[list-item]  # FusedPixels, by __torch_function__
+    with pytest.raises(VitaError, match=r"pixels are for different numbers of encoders"):
+        torch.cat([pixels, FusedPixels([first])])  # type: ignore[list-item]  # as above
     with pytest.raises(VitaError, match=r"split by dimension 0, not by 1"):
         pixels.split(1, dim=1)
 
@@ -98,16 +100,16 @@ def test_it_moves_converts_and_copies(kind: str, request: pytest.FixtureRequest)
 
 
 def test_a_data_loader_makes_batches(pixels: FusedPixels) -> None:
-    batches = [*DataLoader([*pixels], batch_size=2)]  # type: ignore[arg-type]
+    batches = [*DataLoader([*pixels], batch_size=2)]  # type: ignore[arg-type]  # a sequence is enough for a DataLoader
     equal(batches[0], [part[:2] for part in pixels.parts])
     equal(batches[1], [part[2:] for part in pixels.parts])
     rows = [{"pixels": picture, "label": place} for place, picture in enumerate(pixels)]
-    equal(next(iter(DataLoader(rows, batch_size=3)))["pixels"], [*pixels.parts])  # type: ignore[arg-type]
+    equal(next(iter(DataLoader(rows, batch_size=3)))["pixels"], [*pixels.parts])  # type: ignore[arg-type]  # as above
 
 
 @pytest.mark.slow
 def test_pictures_come_from_the_processes_of_a_data_loader(pixels: FusedPixels) -> None:
-    batch = next(iter(DataLoader([*pixels], batch_size=3, num_workers=1)))  # type: ignore[arg-type]
+    batch = next(iter(DataLoader([*pixels], batch_size=3, num_workers=1)))  # type: ignore[arg-type]  # as above
     equal(batch, [*pixels.parts])
 
 

@@ -188,3 +188,32 @@ def test_a_module_that_gives_other_sizes_is_an_error(monkeypatch: pytest.MonkeyP
         VitaError, match=r"tower\.reduce\[0\]: 'wrong' gives \(2, 2, \d+\), but \(2, 3, \d+\) is planned"
     ):
         tower_of(reduce={"type": "wrong"})(pixels)
+
+
+class Turned(nn.Module):
+    """Tokens and channels exchanged: as many values, in the wrong places."""
+
+    def __init__(self, sizes: tuple[int, ...], options: Any) -> None:
+        super().__init__()
+
+    def forward(self, tokens: Tensor, grid: Any) -> Tensor:
+        return tokens.transpose(1, 2)
+
+
+class Learns(Turned):
+    """It never runs."""
+
+
+def test_an_output_of_other_places_is_an_error(monkeypatch: pytest.MonkeyPatch, pixels: Tensor) -> None:
+    monkeypatch.setattr(registry(), "_specs", [*registry()._specs])
+    register(ReductionSpec("turned", "x", f"{__name__}:Turned", lambda sizes, _: sizes, "none"))
+    with pytest.raises(VitaError, match=r"'turned' gives \(2, 32, 16\), but \(2, 16, 32\) is planned"):
+        tower_of(reduce={"type": "turned"})(pixels)
+
+
+def test_one_that_learns_does_not_run_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry(), "_specs", [*registry()._specs])
+    name = f"{__name__}:Learns"
+    register(ReductionSpec("learns", "x", name, lambda s, _: s, "none", parameters=lambda s, _: 1, inside=name))
+    with pytest.raises(VitaError, match=r"tower\.reduce\[0\]\.blocks: 'learns' has weights, so it only runs after"):
+        make_plan({"tower": {"weights": str(GOLDEN / "siglip"), "reduce": {"type": "learns", "blocks": [1]}}})

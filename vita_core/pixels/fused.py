@@ -152,6 +152,10 @@ class FusedPixels:
         pictures, dim = given.get("tensors", ()), given.get("dim", 0)
         if func is torch.split:
             return args[0].split(*args[1:], **(kwargs or {}))
+        if len({len(item.parts) for item in pictures if isinstance(item, FusedPixels)}) > 1:
+            raise VitaError(
+                "pixels are for different numbers of encoders. Try: prepare all pictures with one tower's image_processor"
+            )
         if func not in JOINS or dim != 0 or not all(isinstance(item, FusedPixels) for item in pictures):
             raise VitaError(
                 f"torch.{getattr(func, '__name__', func)} is not defined here for the pixels of several encoders. "

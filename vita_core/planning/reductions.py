@@ -133,6 +133,10 @@ def _check(step: ResolvedReduction, feature: str | None) -> None:
         )
     if settings.blocks is not None and step.spec.inside is None:
         raise ConfigError(f"{step.key}.blocks: {name!r} only runs after the encoder. Try: leave it out")
+    if settings.blocks is not None and step.spec.trainable:
+        raise ConfigError(
+            f"{step.key}.blocks: {name!r} has weights, so it only runs after the encoder. Try: leave it out"
+        )
     if settings.weights is not None and not step.spec.trainable:
         raise ConfigError(f"{step.key}.weights: {name!r} has no weights. Try: leave it out")
 

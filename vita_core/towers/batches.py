@@ -118,7 +118,7 @@ class BatchRunner(WholeEncoder, OpenedBlocks, abc.ABC):
 
     def _reduced(self, tokens: Tensor, grid: Grid | None, images: Tensor) -> Placed:
         """Return tokens (B, N, C) after the reductions, in the dtype of the `images` that they came from, and their grid."""
-        tokens, grid = self.reduced_grid(tokens, grid, last=self.ends_before)
+        tokens, grid = self.reduced(tokens, grid, last=self.ends_before)
         output = tokens.to(images.dtype)
         if self.settings.check_finite and not output.isfinite().all():
             raise VitaError(self._not_finite(images, output))

@@ -134,8 +134,6 @@ class FusedTower(BaseVisionTower):
         """Return the joined outputs of the parts, `Placed` each, after the reductions of the whole. Empties `outputs`."""
         grids = [grid for _, grid in outputs]
         tokens, grid = self._joined([outputs.pop(0)[0].to(self.device) for _ in grids], grids)
-        if len(self.reductions):
-            tokens = tokens.to(self.dtype)  # that of their weights
         return self._reduced(tokens, grid, pixels.first)
 
     def _joined(self, tokens: list[Tensor], grids: list[Grid | None]) -> Placed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,13 @@ def run_reduction(
     each = tokens.reshape(len(tokens) * times, -1, width) if times > 1 else tokens
     if (own := _own_dtype(module)) is not None:  # while it is trained it is float32, behind an encoder that may not be
         each = each.to(own)
-    output = module(each, place).reshape(len(tokens), -1, after[-1])
-    count = times * (after[0] if len(after) == 2 else after[0] * after[1])
-    if tuple(output.shape) != (len(tokens), count, after[-1]):
+    output, planned = module(each, place), (len(each), math.prod(after[:-1]), after[-1])
+    if tuple(output.shape) != planned:
         raise VitaError(
-            f"{resolved.key}: {resolved.spec.name!r} gives {tuple(output.shape)}, but {(len(tokens), count, after[-1])} is "
-            "planned. Try: let its module and the `sizes` of its ReductionSpec agree"
+            f"{resolved.key}: {resolved.spec.name!r} gives {tuple(output.shape)}, but {planned} is planned. "
+            "Try: let its module and the `sizes` of its ReductionSpec agree"
         )
+    output = output.reshape(len(tokens), times * planned[1], planned[2])
     return output, None if len(after) == 2 else (*(grid or ())[:-2], *after[:2])
 
 
@@ -126,14 +127,12 @@ class Reducing(TowerMetadata):
         self.reductions = nn.ModuleList(module for module, _ in loaded)
         self.reduction_reports = tuple(report for _, report in loaded)
 
-    def reduced(self, tokens: Tensor, grid: Grid, first: int = 0, last: int | None = None) -> Tensor:
-        """Return tokens (B, N, C) of a grid after the reductions from number `first` to before number `last`."""
-        return self.reduced_grid(tokens, grid, first, last)[0]
-
-    def reduced_grid(
+    def reduced(
         self, tokens: Tensor, grid: Grid | None, first: int = 0, last: int | None = None
     ) -> tuple[Tensor, Grid | None]:
-        """Return what `reduced` returns, and the grid, or None if a reduction leaves none.
+        """Return tokens (B, N, C) of a grid after the reductions from number `first` to before number `last`.
+
+        The second value is their grid, or None if a reduction leaves none.
 
         The grid of a video keeps its steps, (steps, rows, cols), and each step is reduced.
         """
@@ -148,8 +147,6 @@ class Reducing(TowerMetadata):
     ) -> tuple[Tensor, Grid | None]:
         if resolved.key == "tower.pixel_shuffle":  # a subclass may define its own
             module = partial(_shuffle, self, resolved.options["scale_factor"])
-        elif (own := next(module.parameters(), None)) is not None:  # float32 while it is trained
-            tokens = tokens.to(own.dtype)
         return run_reduction(resolved, module, tokens, grid, self.shape.steps if self._each_step else 1)
 
     @property

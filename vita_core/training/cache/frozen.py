@@ -177,7 +177,7 @@ class FrozenTower:
 
     def _projected(self, tokens: Tensor, grid: Any, behind: Any) -> Tensor:
         """Return the projected tokens of tokens (B, N, C) on `grid`, which are on the grid `behind` after the reductions."""
-        reduced, _ = self.model.tower.reduced_grid(tokens, grid, first=self.cut)
+        reduced, _ = self.model.tower.reduced(tokens, grid, first=self.cut)
         return self.model.projected(reduced.to(torch.float32), behind)
 
     def _features(self, pictures: Sequence[Visual]) -> list[Features]:
