@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,9 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("command", "name", "message"), NAMES)
-def test_names_that_are_refused(tmp_path: Path, command: object, name: str, message: str) -> None:
+def test_names_that_are_refused(tmp_path: Path, command: Callable[..., None], name: str, message: str) -> None:
     with pytest.raises(VitaError) as caught:
-        command(name, at=tmp_path / "made")  # type: ignore[operator]
+        command(name, at=tmp_path / "made")
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
 

@@ -88,7 +88,7 @@ def test_each_part_gets_the_pixels_that_it_gets_alone(
         assert isinstance(prepared.pixels, FusedPixels)
         for part, one in zip(prepared.pixels.parts, (clip, siglip), strict=True):
             alone = prepare(build_tower(one), resolved.images, wide)
-            assert torch.equal(torch.as_tensor(part), alone.pixels)  # type: ignore[arg-type]  # tensors
+            assert torch.equal(torch.as_tensor(part), alone.pixels)  # type: ignore[arg-type]  # Pixels may be a list, here it is a tensor
             assert alone.size == prepared.size
 
 
@@ -264,7 +264,7 @@ def test_code_of_vita_and_llava_runs(config: Path, golden: Path) -> None:
     tower = model.get_vision_tower()
     assert (tower.hidden_size, tower.num_patches, tower.is_loaded) == (32 + 1280 + 32, 16, True)
     assert tower.dummy_feature.shape == (1, 1344)
-    assert not any(parameter.requires_grad for parameter in tower.vision_tower.parameters())  # type: ignore[union-attr]  # loaded
+    assert not any(parameter.requires_grad for parameter in tower.vision_tower.parameters())  # type: ignore[union-attr]  # None only before load_model
     prepared = [model.prepare(golden / "pictures" / name).pixels for name in ("wide.png", "tall.png")]
     images = tower.image_processor.preprocess(
         [Image.open(golden / "pictures" / name) for name in ("wide.png", "tall.png")], return_tensors="pt"
@@ -289,7 +289,7 @@ def test_a_tower_of_a_plugin_is_a_part(tower_examples: Examples, tmp_path: Path,
             return {layer: 2 * state for layer, state in states.items()}, grid
 
     module = types.ModuleType("doubled_plugin")
-    module.Doubled = Doubled  # type: ignore[attr-defined]
+    vars(module)["Doubled"] = Doubled
     sys.modules["doubled_plugin"] = module
     own = next(spec for spec in list_towers() if spec.name == "clip")
     register(replace(own, name="doubled", factory="doubled_plugin:Doubled", model_types=("doubled",), hub_ids={}))
@@ -301,7 +301,8 @@ def test_a_tower_of_a_plugin_is_a_part(tower_examples: Examples, tmp_path: Path,
     with torch.no_grad():
         once, twice = tower(pixels).chunk(2, dim=-1)
     assert torch.equal(twice, 2 * once)
-    assert [part.resolved.spec.name for part in tower.parts] == ["clip", "doubled"]  # type: ignore[attr-defined]
+    assert isinstance(tower, FusedTower)
+    assert [part.resolved.spec.name for part in tower.parts] == ["clip", "doubled"]
 
 
 def test_native_resolution_answers(

@@ -68,7 +68,7 @@ def trainer_of(settings: StageConfig, model: Any, folder: Path, steps: int = STE
     changed = {"precision": "float32", "checkpointing": False, "batch_size": BATCH, "steps": steps, "epochs": None}
     stage = Stage("stage", settings.model_copy(update=changed), settings.train.trained, ())
     prepare_parts(model, stage.parts, stage.key)
-    return Recorded(Joint(model), stage, samples(), None, folder / "work", steps=steps, seed=0, keep=1)  # type: ignore[arg-type]
+    return Recorded(Joint(model), stage, samples(), None, folder / "work", steps=steps, seed=0, keep=1)
 
 
 def expanded(rows: list[dict[str, Any]], tokens: int) -> dict[str, Tensor]:

@@ -14,7 +14,9 @@ from conftest import vita
 from safetensors.torch import load_file
 
 from vita_core import VitaError, build_model
+from vita_core.models.building import build
 from vita_core.planning.resolution import resolve
+from vita_core.training import running
 from vita_core.training.joint import Joint, collate
 from vita_core.training.running import run_stages
 from vita_core.training.train import train
@@ -149,17 +151,18 @@ def test_bad_samples_are_left_out_and_told(written: Path, captioned: Path, tmp_p
         run_stages(resolve(written, ["data.captions.held_out=0"]), tmp_path / "strict", strict=True)
 
 
-def test_a_model_of_both_is_the_one_that_was_trained(written: Path, tmp_path: Path) -> None:
+def test_a_model_of_both_is_the_one_that_was_trained(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The values that the trained model computes are those of the opened one, to the bit."""
     made: list[Any] = []
-    from vita_core.training import running
 
-    build = running.build
-    running.build = lambda *args, **options: made.append(build(*args, **options)) or made[-1]  # type: ignore[func-returns-value]
-    try:
-        run_stages(resolve(written), tmp_path / "out")
-    finally:
-        running.build = build
+    def built(*args: Any, **options: Any) -> Any:
+        made.append(build(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(running, "build", built)
+    run_stages(resolve(written), tmp_path / "out")
     batch = {"input_ids": torch.tensor([3, -200, 5, 6]), "labels": torch.tensor([-100, -100, 5, 6])}
     pixels = torch.randn(1, *made[0].tower.shape.pixels)
     joined = collate([{**batch, "pixels": [pixels], "sizes": [(56, 56)]}])

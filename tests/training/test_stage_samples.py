@@ -53,7 +53,7 @@ def check(model: Any, sample: dict[str, Any], visual: list[torch.Tensor]) -> Non
 
 
 def made(model: Any, sample: Sample, template: str, **more: Any) -> dict[str, Any]:
-    return SampleMaker(model, PromptConfig(template=template), more.get("max_length"))(sample)  # type: ignore[arg-type]
+    return SampleMaker(model, PromptConfig(template=template), more.get("max_length"))(sample)  # type: ignore[arg-type]  # `more` has values of any type
 
 
 ASK = (Turn("what is <image> this ?", "a cat ."), Turn("what is it ?", "a dog ."))

@@ -62,7 +62,7 @@ def test_a_step_changes_what_is_trained_and_nothing_else(stage: dict[str, Any], 
     data = samples(
         model, 6
     )  # three steps: one of the warm-up, one until the gradient of an adapter's first layer is not zero
-    StageTrainer(Joint(model), made, data, None, tmp_path, steps=3, seed=0, keep=2).train()  # type: ignore[arg-type]
+    StageTrainer(Joint(model), made, data, None, tmp_path, steps=3, seed=0, keep=2).train()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     unused = {name for name in trained if "post_layernorm" in name}  # `norm: false`: no feature depends on it
     assert changed == trained - unused

@@ -47,5 +47,5 @@ def stepped(self: StageProgress, args: Any, state: Any, control: Any, **given: A
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-Joint.forward, StageProgress.on_step_end = seen, stepped  # type: ignore[method-assign, assignment]
+Joint.forward, StageProgress.on_step_end = seen, stepped  # type: ignore[method-assign, assignment]  # this is the recorder
 runpy.run_module("vita_core.training", run_name="__main__")

@@ -122,7 +122,7 @@ def parts_of(resolved: Resolved, planned: Sequence[PlannedStage], length: int) -
 def _tower(tower: ResolvedTower, tiles: int) -> Part:
     """Return the part of an encoder, or of several, whose blocks count as not known."""
     planned = tower_stages(tower, tiles)[0]
-    several: Sequence[ResolvedTower] = getattr(tower, "parts", ())
+    several: Sequence[ResolvedTower] = tower.parts
     if several:
         used = sum(_tower(one, tiles).used for one in several)
         return Part("tower", planned.parameters, planned.weight_bytes, planned.flops // 2, used)

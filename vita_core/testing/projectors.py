@@ -40,7 +40,7 @@ class Projector(TokenModule):
         for widths in WIDTHS:
             found, reason = refused(resolve_projector, config, *widths)
             if found is not None:
-                return found  # type: ignore[no-any-return]
+                return found  # type: ignore[no-any-return]  # a plugin's module may return anything
         raise BrokenContractError(f"`parameters` accepts none of the widths that the kit tries: {reason}")
 
     def find_cases(self) -> tuple[list[Case], str]:

@@ -144,9 +144,7 @@ class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
             dataloader_pin_memory=vlm.llm.device.type != "cpu",
             **arguments,
         )
-        args._n_gpu = min(
-            1, args.n_gpu
-        )  # else transformers would copy the model to every GPU, and split the batch by itself
+        args._n_gpu = min(1, args.n_gpu)  # else transformers splits the batch over all GPUs by itself
         super().__init__(trained, args, collate, train, held_out)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

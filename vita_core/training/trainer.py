@@ -80,9 +80,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         callbacks: Sequence[TrainerCallback] = (),
         **arguments: Any,
     ) -> None:
-        settings = stage.settings
+        settings, self.stage = stage.settings, stage
         share = settings.batch_size // settings.accumulate // processes.count()
-        self.stage = stage
         args = TrainingArguments(
             output_dir=str(folder),
             max_steps=steps,
@@ -112,11 +111,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             ddp_find_unused_parameters=False,
             **arguments,
         )
-        args._n_gpu = min(
-            1, args.n_gpu
-        )  # else transformers would copy the model to every GPU, and split the batch by itself
+        args._n_gpu = min(1, args.n_gpu)  # else transformers splits the batch over all GPUs by itself
         super().__init__(joint, args, collate, data, held_out, callbacks=list(callbacks))
-        self.remove_callback(PrinterCallback)  # it prints a dictionary for each log
+        self.remove_callback(PrinterCallback)
         torch.manual_seed(seed + self.args.process_index)  # the dropout of each process is its own
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
