@@ -33,7 +33,7 @@ def versions(python: Path) -> dict[str, str]:
     """Return the installed version of every dependency in pyproject.toml, development tools left out."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *extras["video"], *extras["lora"], *extras["data"]]
+    needed = [*project["dependencies"], *extras["video"], *extras["lora"], *extras["data"], *extras["compare"]]
     command = [python, "-m", "pip", "list", "--format", "json"]
     listed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     found = {package["name"].lower().replace("_", "-"): package["version"] for package in listed}
