@@ -10,21 +10,40 @@ from typing import Any
 import pytest
 import torch
 from conftest import GOLDEN, golden_settings
+from transformers import SwinConfig, SwinModel
+from videos import save_vivit
+from whole_towers import Resnet
 
-from vita_core import VitaError, build_model, make_plan
+from vita_core import VitaError, build_model, build_tower, make_plan
+from vita_core.cli.answers import answer_folder
+from vita_core.cli.assets import assets
 from vita_core.cli.encode import encode
+from vita_core.cli.scaffolding import names, write_plugin
+from vita_core.cli.videos import open_video
+from vita_core.config.images import AnyresConfig
+from vita_core.config.schema import LLMConfig
 from vita_core.language.llm import LanguageModel
+from vita_core.language.merging import merge
+from vita_core.language.prompts import PICTURE_ID
+from vita_core.language.tokenizing import checked_source, place
 from vita_core.layouts import llava_hf, sections, vita
+from vita_core.layouts.finding import find_tower
+from vita_core.layouts.known import recognise
+from vita_core.models.model_values import ModelValues
+from vita_core.pixels.anyres import read_newline
 from vita_core.planning.described import named_tower
 from vita_core.planning.resolution import resolve
 from vita_core.towers import features
 from vita_core.towers.devices import pick_device
+from vita_core.training.parts import roots
 from vita_core.weights.assets import find_asset
 from vita_core.weights.jsonfiles import read_json
+from vita_core.weights.sources import locate
 from vita_core.weights.tensorfiles import tensor_keys
 
 HF = {"model_type": "llava", "vision_config": {"model_type": "clip"}}
 ANYRES = {"image_aspect_ratio": "anyres"}
+ASKED: dict[str, Any] = {"batch": 1, "system": None, "max_new_tokens": 1}
 
 
 def plan(name: str, **changes: Any) -> Callable[[Path], Any]:
@@ -47,9 +66,30 @@ def saved(folder: Path, content: bytes, name: str = "config.json") -> str:
     return str(folder)
 
 
-def pickled(folder: Path) -> Path:
-    torch.save([torch.zeros(1)], folder / "model.bin")
+def pickled(folder: Path, content: object) -> Path:
+    torch.save(content, folder / "model.bin")
     return folder / "model.bin"
+
+
+def under_a_file(folder: Path) -> Path:
+    """A place that nobody can write to, root neither."""
+    return Path(saved(folder, b"{}")) / "config.json" / "out"
+
+
+def swin(folder: Path) -> Any:
+    SwinModel(SwinConfig(image_size=32, embed_dim=8, depths=[1], num_heads=[1], window_size=4)).save_pretrained(folder)
+    tower = {"type": "transformers", "weights": str(folder), "image_size": 32}
+    return build_tower(tower | {"attention": "flex_attention"})
+
+
+def adapted(folder: Path) -> Any:
+    saved(folder, b'{"peft_type": "LORA"}', "adapter_config.json")
+    return plan("clip", freeze={"from_layer": 1}, adapter=saved(folder, b"", "adapter_model.safetensors"))(folder)
+
+
+def recognised(folder: Path, **config: Any) -> Any:
+    own = locate(saved(folder, json.dumps(config).encode()))
+    return find_tower(recognise(own.config, own.weights), own, None, whole=False)
 
 
 def llm(folder: Path, **changes: Any) -> Any:
@@ -73,7 +113,10 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no object": (lambda folder: read_json(Path(saved(folder, b"[]")) / "config.json"), "not a JSON object"),
     "no file": (read_json, "cannot read"),
-    "no dictionary": (lambda folder: list(tensor_keys([pickled(folder)])), "is not a dictionary of tensors"),
+    "no dictionary": (
+        lambda folder: list(tensor_keys([pickled(folder, [torch.zeros(1)])])),
+        "is not a dictionary of tensors",
+    ),
     "no strategy": (
         lambda _: llava_hf.sections(HF | {"vision_feature_select_strategy": "all"}, 28),
         "unknown value: 'all'",
@@ -95,15 +138,65 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no demo": (lambda _: vita.check_demo_type("nemmo", {}), "unknown value: 'nemmo'. Did you mean 'nemo'"),
     "no picture": (lambda folder: encode(folder / "out.safetensors", ["config.yaml"]), "no picture is given"),
     "no language model": (lambda _: llm(GOLDEN / "clip"), "llm.weights: cannot open .* as a causal language model"),
-    "an image_newline too few": (
-        lambda _: build_model(
-            {
-                "tower": golden_settings("clip"),
-                "llm": {"weights": str(GOLDEN / "vita15")},
-                "images": {"anyres": {"grids": [[1, 2]], "merge": "spatial_unpad"}},
-            }
+    "no room for a plugin": (
+        lambda folder: write_plugin("tower", folder.parent, {}, {}, json=True),
+        "--at: already exists",
+    ),
+    "no directory for a plugin": (
+        lambda folder: write_plugin("tower", under_a_file(folder), names("my_vit", "tower"), {}, json=True),
+        "cannot write .*: Not a directory",
+    ),
+    "no directory for answers": (
+        lambda folder: answer_folder(
+            resolve({"tower": golden_settings("clip")}), GOLDEN / "pictures", under_a_file(folder), None, **ASKED
         ),
-        "",
+        "cannot write .*: File exists",
+    ),
+    "no commit": (
+        lambda _: checked_source(LLMConfig(weights="someone/model", trust_remote_code=True)),
+        "llm.trust_remote_code: true needs a fixed revision",
+    ),
+    "a file of a language model": (
+        lambda folder: place(locate(saved(folder, b"{}") + "/config.json", None)),
+        "llm.weights: .*config.json is a file",
+    ),
+    "a checkpoint without a tower": (
+        lambda folder: recognised(folder, model_type="llava_llama"),
+        "mm_vision_tower is missing in its config.json",
+    ),
+    "a checkpoint with code": (
+        lambda folder: recognised(folder, model_type="mine", auto_map={}),
+        "unknown model_type in its config.json: 'mine'.*needs its own code",
+    ),
+    "no newline": (
+        lambda folder: read_newline(
+            AnyresConfig(grids=[[1, 2]], newline=str(pickled(folder, {"weight": torch.zeros(1)}))),
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+        ),
+        "images.anyres.newline: .* has no tensor 'image_newline'; it has weight",
+    ),
+    "a place without a picture": (
+        lambda _: merge([[PICTURE_ID]], [[]], torch.nn.Embedding(2, 2)),
+        "the prompt has places for 1 pictures, but 0 are given",
+    ),
+    "layers beside an adapter": (adapted, "tower.freeze: `from_layer` counts the encoder's own weights"),
+    "scales beside the CLS token": (
+        plan("clip", select_feature="cls_patch", s2={"scales": [56, 112]}),
+        "tower.s2: it cannot be used with select_feature 'cls_patch'",
+    ),
+    "scales of wide pictures": (
+        plan("clip", image_size=[56, 112], s2={"scales": [56, 112]}),
+        "tower.s2: this encoder takes pictures of 56 x 112 pixels",
+    ),
+    "attention that the encoder lacks": (
+        swin,
+        "tower.attention: tower 'transformers' cannot be built with 'flex_attention'",
+    ),
+    "no final norm": (lambda _: Resnet.final_norm(Resnet.__new__(Resnet), torch.zeros(1)), "has no final_norm"),
+    "another number of frames": (
+        lambda folder: open_video(resolve({"tower": {"weights": str(save_vivit(folder))}}), folder / "v.mp4", 3),
+        "--max-frames: tower 'transformers' takes videos of 4 frames, not of 3",
     ),
 }
 
@@ -121,3 +214,29 @@ def test_a_plan_says_what_a_language_model_lacks(tiny_llm: Path, tmp_path: Path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(VitaError, match=r"has no 'vocab_size' in its config\.json"):
         make_plan({"tower": golden_settings("clip"), "llm": {"weights": str(tmp_path)}})
+
+
+def test_tokens_at_the_ends_of_rows_need_their_value(tiny_llm: Path) -> None:
+    images = {"anyres": {"grids": [[1, 2]], "merge": "spatial_unpad"}}
+    with pytest.raises(VitaError, match=r"images\.anyres\.merge: 'spatial_unpad' needs the image_newline"):
+        build_model({"tower": golden_settings("clip"), "llm": {"weights": str(tiny_llm)}, "images": images})
+
+
+def test_a_model_that_has_no_tower_yet_cannot_be_trained_or_written(tiny_llm: Path, tmp_path: Path) -> None:
+    tower = golden_settings("clip") | {"delay_load": True}
+    model = build_model({"tower": tower, "llm": {"weights": str(tiny_llm)}, "device": "cpu"})
+    with pytest.raises(VitaError, match="the tower is not loaded, because delay_load is set"):
+        roots(model)
+    with pytest.raises(VitaError, match="the tower is not loaded, so it cannot be exported"):
+        ModelValues(model.tower, model.projector, model.llm, "here")
+    model.tower.load_model()
+    with pytest.raises(VitaError, match=r"cannot write .*File exists"):
+        model.save(under_a_file(tmp_path))
+
+
+def test_assets_that_are_not_fetched_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITA_CACHE", str(tmp_path))
+    with pytest.raises(
+        VitaError, match=r"asset 'mobilenet-v2' is missing: .*\n?asset 'smollm2-135m-instruct' is missing"
+    ):
+        assets(check=True)

@@ -8,8 +8,9 @@ from typing import Any
 from vita_core.config.schema import LLMConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.planning.language import LanguagePart, ResolvedLLM
+from vita_core.weights.assets import ASSET_PREFIX
 from vita_core.weights.jsonfiles import read_json
-from vita_core.weights.sources import Source, locate
+from vita_core.weights.sources import Source, is_path, locate
 
 __all__ = ["checked_source", "hub_options", "open_tokenizer", "part_tokenizer", "place"]
 
@@ -45,12 +46,13 @@ def open_tokenizer(resolved: ResolvedLLM) -> tuple[Any, int]:
 
 def checked_source(config: LLMConfig) -> Source:
     """Find a language model. Raises ConfigError or CheckpointError if it needs code that is not allowed to run."""
-    source = locate(config.weights, config.revision)
-    if config.trust_remote_code and source.path is None and config.revision is None:
+    here = config.weights.startswith(ASSET_PREFIX) or is_path(config.weights)
+    if config.trust_remote_code and config.revision is None and not here:  # told before a hub is asked
         raise ConfigError(
             "llm.trust_remote_code: true needs a fixed revision. "
             "Try: `llm.revision: COMMIT` with the commit whose code you have read"
         )
+    source = locate(config.weights, config.revision)
     if "auto_map" in source.config and not config.trust_remote_code and source.config.get("model_type") not in _known():
         raise CheckpointError(
             f"llm.weights: {config.weights} needs code from its repository, which is not allowed to run. "

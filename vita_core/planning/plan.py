@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vita_core.errors import ConfigError, PictureError
+from vita_core.errors import PictureError
 from vita_core.planning.geometry import Grid
 from vita_core.planning.native import at_size
 from vita_core.planning.origins import Setting, preprocessing, used_settings
@@ -157,8 +157,6 @@ def _of_picture(resolved: Resolved, picture: tuple[int, int] | None) -> tuple[Re
         most = most_tokens(images, grid, tokens)
         return tower, images.most_tiles, most + _ends(resolved, grid) * images.most_tiles
     width, height = picture
-    if tower.shape.frames is not None:
-        raise ConfigError(f"--picture: tower {tower.spec.name!r} takes videos, not pictures. Try: leave it out")
     if min(picture) < 2 or max(picture) > MAX_ASPECT * min(picture):
         raise PictureError(
             f"a picture of {width} x {height} pixels is not opened: it has fewer than 2 pixels on a side, or an aspect ratio "
