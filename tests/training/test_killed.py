@@ -16,8 +16,8 @@ from conftest import vita
 from safetensors.torch import load_file
 
 from vita_core.planning.resolution import resolve
+from vita_core.training.resumable import last_checkpoint
 from vita_core.training.running import run_stages
-from vita_core.training.trainer import last_checkpoint
 
 pytestmark = pytest.mark.slow
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"

@@ -15,8 +15,9 @@ from vita_core.planning.resolution import resolve
 from vita_core.training.joint import Joint, collate
 from vita_core.training.parts import freeze_unused, prepare_parts, roots
 from vita_core.training.recomputing import recomputed
+from vita_core.training.resumable import load_trained, trained_state
 from vita_core.training.stages import resolve_stages
-from vita_core.training.trainer import StageTrainer, load_trained, trained_state
+from vita_core.training.trainer import StageTrainer
 
 
 def prepared(written: dict[str, Any]) -> tuple[Any, Any]:

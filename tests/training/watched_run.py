@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from vita_core.training.joint import Joint
-from vita_core.training.reporting import StageProgress
+from vita_core.training.reporting import Progress
 
 rank = int(os.environ["RANK"])
 file = Path(os.environ["WATCHED"]) / f"{rank}.jsonl"
@@ -26,7 +26,7 @@ def note(**values: Any) -> None:
         opened.write(json.dumps({"time": time.time(), **values}) + "\n")
 
 
-forward, step = Joint.forward, StageProgress.on_step_end
+forward, step = Joint.forward, Progress.on_step_end
 
 
 def seen(self: Joint, batch: Any, *rest: Any) -> Any:
@@ -35,17 +35,17 @@ def seen(self: Joint, batch: Any, *rest: Any) -> Any:
     return forward(self, batch, *rest)
 
 
-def stepped(self: StageProgress, args: Any, state: Any, control: Any, **given: Any) -> None:
+def stepped(self: Progress, args: Any, state: Any, control: Any, **given: Any) -> None:
     step(self, args, state, control, **given)
     parameters = [*given["model"].parameters()]
     whole = sum(parameter.numel() for parameter in parameters)
     own = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
     shared = all(isinstance(parameter, DTensor) for parameter in parameters)
-    note(stage=self.stage.name, step=state.global_step, world=dist.get_world_size(), shared=shared, share=own / whole)
-    if rank == args.world_size - 1 and os.environ.get("KILLED") == f"{self.stage.name}:{state.global_step}":
+    note(stage=self.stage, step=state.global_step, world=dist.get_world_size(), shared=shared, share=own / whole)
+    if rank == args.world_size - 1 and os.environ.get("KILLED") == f"{self.stage}:{state.global_step}":
         note(killed=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-Joint.forward, StageProgress.on_step_end = seen, stepped  # type: ignore[method-assign, assignment]  # this is the recorder
+Joint.forward, Progress.on_step_end = seen, stepped  # type: ignore[method-assign, assignment]  # this is the recorder
 runpy.run_module("vita_core.training", run_name="__main__")

@@ -76,9 +76,10 @@ class StageConfig(Section):
     `data` are names of the section ``data:``, by default all. It takes `epochs` (one, if neither is set) or `steps`.
     `batch_size` counts the samples of one step of all processes together; `accumulate` cuts it into so many parts, one after
     the other. `warmup` is the share of the steps in which the learning rate rises. `clip` is the largest norm of the
-    gradient. `precision` is that of the computation; trained weights stay in float32. `checkpointing` computes activations
-    again instead of keeping them. `prompt` is the template of this stage. Samples of more than `max_length` tokens are
-    rejected. `group_by_length` puts samples of similar length into a batch.
+    gradient. The held-out loss is computed every `eval_steps` and at the end; with `best`, the result is that of the step
+    with the lowest one, else that of the last step. `precision` is that of the computation; trained weights stay in float32.
+    `checkpointing` computes activations again instead of keeping them. `prompt` is the template of this stage. Samples of
+    more than `max_length` tokens are rejected. `group_by_length` puts samples of similar length into a batch.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -100,6 +101,7 @@ class StageConfig(Section):
     group_by_length: bool = False
     eval_steps: PositiveInt = 100
     save_steps: PositiveInt = 100
+    best: bool = False
 
     @pydantic.model_validator(mode="after")
     def _one_length(self) -> StageConfig:
@@ -131,15 +133,17 @@ Cache = Annotated[
 class TrainingConfig(Section):
     """Training (``vita train``). Without `stages`, it trains the projector and reductions that learn; the rest stays frozen.
 
-    With `stages`, they run one after the other. Of the keys here, only `parallel`, `cache`, `keep` and `seed` then have a
-    meaning. `parallel` is how several processes share the work. `cache` keeps what frozen towers compute of the pictures,
-    unless it is false. `keep` is the number of checkpoints that are kept.
+    With `stages`, they run one after the other. Of the keys here, only `parallel`, `cache`, `keep`, `report_to` and `seed` then
+    have a meaning. `parallel` is how several processes share the work. `cache` keeps what frozen towers compute of the
+    pictures, unless it is false. `keep` is the number of checkpoints that are kept, besides the weights with the lowest
+    held-out loss. `report_to` are programs that show the course of a training, besides ``metrics.jsonl``.
 
     `variants` is the number of altered copies (cropped, rescaled, sharpened, blurred, re-compressed) of each photo that are
     encoded in addition to the photo. `warm_start_steps` steps, each of `warm_start_batch` photos, first regress the
     projected tokens onto the embeddings of the caption's words, without the language model. `moment_jitter` (0 to 1) is how
     far, with several data sets, the mean and deviation of a photo's features are moved towards those of another set, so
-    that the sharpness of a set's photos does not reveal their content. `held_out` is the share kept for the score.
+    that the sharpness of a set's photos does not reveal their content. `held_out` is the share kept for the score. With
+    `best`, the result is that of the step with the lowest held-out loss.
     """
 
     steps: PositiveInt = 800
@@ -157,6 +161,8 @@ class TrainingConfig(Section):
     eval_steps: PositiveInt = 100
     save_steps: PositiveInt = 50
     keep: PositiveInt = 2
+    best: bool = False
+    report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
     parallel: Literal["ddp", "fsdp2", "zero3"] = "ddp"
     cache: Cache = CacheConfig()
     stages: Annotated[list[StageConfig], Field(min_length=1)] | None = None
@@ -165,6 +171,8 @@ class TrainingConfig(Section):
     def _own_names(self) -> TrainingConfig:
         if self.stages is None:
             return self
+        if self.best:
+            raise ValueError("'best' is a key of each stage. Try: `best: true` in a stage of `stages`")
         names = [stage.name for stage in self.stages]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:

@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainingArguments
+from torch.utils.data import Dataset
 
-from vita_core.config.schema import TrainingConfig
 from vita_core.language.generating import cache_keyword
 from vita_core.language.llm import PICTURE_ID
 from vita_core.language.projectors import project
 from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
 from vita_core.training.feature_cache import FeatureCache
-from vita_core.training.trainer import last_checkpoint
+from vita_core.training.reporters import reporting
+from vita_core.training.reporting import Progress
+from vita_core.training.resumable import ResumableTrainer
 
 __all__ = ["IGNORE", "CachedSamples", "ProjectorTrainer", "Rows", "projected", "run_alignment"]
 
@@ -118,8 +118,8 @@ def projected(projector: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor
     return [output[index] for index in range(len(output))]
 
 
-class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """A Trainer whose model is only what is trained (see `connect`). Nothing else is saved, moved or optimised."""
+class ProjectorTrainer(ResumableTrainer):
+    """A trainer whose model is only what is trained (see `connect`). Nothing else is saved, moved or optimised."""
 
     def __init__(
         self,
@@ -127,34 +127,36 @@ class ProjectorTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         trained: nn.Module,
         train: CachedSamples,
         held_out: CachedSamples | None,
+        folder: Path,
         **arguments: Any,
     ) -> None:
-        self.vlm = vlm
-        settings = vlm.settings.training
-        args = TrainingArguments(
+        self.vlm, settings = vlm, vlm.settings.training
+        super().__init__(
+            trained,
+            collate,
+            train,
+            held_out,
+            folder,
             seed=settings.seed,
-            data_seed=settings.seed,
             lr_scheduler_type="cosine",
             weight_decay=settings.weight_decay,
-            remove_unused_columns=False,
+            save_steps=settings.save_steps,
+            keep=settings.keep,
+            report_to=settings.report_to,
             label_names=["answer_ids"],
-            report_to=[],
-            logging_steps=25,
             use_cpu=vlm.llm.device.type == "cpu",
             dataloader_pin_memory=vlm.llm.device.type != "cpu",
             **arguments,
         )
-        args._n_gpu = min(1, args.n_gpu)  # else transformers splits the batch over all GPUs by itself
-        super().__init__(trained, args, collate, train, held_out)
+
+    def pictures(self, inputs: Mapping[str, Any]) -> int:
+        """Return the number of pictures of a batch: each sample is one."""
+        return len(inputs["tokens"])
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return transformers' choice without the parameters in the projector's `undecayed`."""
         kept = model.undecayed if isinstance(model, WordProjector) else ()
         return [name for name in super().get_decay_parameter_names(model) if name not in kept]
-
-    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        """Return the items in order, because they are already random."""
-        return SequentialSampler(self.train_dataset)
 
 
 class Alignment(ProjectorTrainer):
@@ -202,32 +204,24 @@ class Alignment(ProjectorTrainer):
 
 
 def run_alignment(
-    vlm: VisionLanguageModel,
-    trained: nn.Module,
-    train: CachedSamples,
-    held_out: CachedSamples | None,
-    folder: Path,
-    settings: TrainingConfig,
+    vlm: VisionLanguageModel, trained: nn.Module, train: CachedSamples, held_out: CachedSamples | None, out: Path
 ) -> dict[str, Any]:
-    """Train on the language model's loss, starting from the last checkpoint in `folder`. Return the losses."""
-    trainer = Alignment(
-        vlm,
-        trained,
-        train,
-        held_out,
-        output_dir=str(folder),
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        save_steps=settings.save_steps,
-        save_total_limit=2,
-        eval_strategy="steps" if held_out is not None else "no",
-        eval_steps=settings.eval_steps,
-    )
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    scores = {"train_loss": round(result.training_loss, 4), "steps": result.global_step}
-    if held_out is not None:
-        scores["held_out_loss"] = round(trainer.evaluate()["eval_loss"], 4)
-    return scores
+    """Train on the language model's loss, starting from the last checkpoint in ``out/work``. Return the losses."""
+    settings = vlm.settings.training
+    with reporting(settings.report_to, out, "alignment"):
+        trainer = Alignment(
+            vlm,
+            trained,
+            train,
+            held_out,
+            out / "work" / "alignment",
+            max_steps=settings.steps,
+            per_device_train_batch_size=settings.batch_size,
+            per_device_eval_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            eval_steps=settings.eval_steps,
+            progress=Progress("alignment", out / "metrics.jsonl"),
+            ends_with_best=settings.best,
+        )
+        return trainer.fit()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import ReduceOp, all_reduce
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -26,7 +26,7 @@ from vita_core.towers.whole import find_blocks
 from vita_core.training import processes
 from vita_core.training.joint import Joint
 from vita_core.training.parts import roots
-from vita_core.training.trainer import StageTrainer, read_trained
+from vita_core.training.trainer import StageTrainer
 
 __all__ = ["ShardedTrainer"]
 
@@ -79,9 +79,10 @@ class ShardedTrainer(StageTrainer):
         norm = super()._clip_grad_norm(model)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state: dict[str, Any] = {**read_trained(resume_from_checkpoint)}
-        set_model_state_dict(self.model, state, options=WHOLE)
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `trained` returned into the share of this process."""
+        named: dict[str, Any] = {f"model.{name}": value for name, value in state.items()}  # the root is the `Joint`
+        set_model_state_dict(self.model, named, options=WHOLE)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         state = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=WHOLE)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tqdm import tqdm
+
 from vita_core.config.schema import Config
 from vita_core.errors import ConfigError, VitaError
 
-__all__ = ["check_devices", "count", "first", "start", "together", "wait"]
+__all__ = ["check_devices", "count", "first", "start", "tell", "together", "wait"]
 
 LOST = ("peer", "NCCL", "Socket")
 """Words in torch's errors when a process waits for one that has ended."""
@@ -27,6 +30,12 @@ def count() -> int:
 def first() -> bool:
     """Return whether this process is the one that prints and writes."""
     return count() == 1 or os.environ["RANK"] == "0"
+
+
+def tell(text: str) -> None:
+    """Print a line to stderr, in one process only, above the bar if there is one."""
+    if first():
+        tqdm.write(text, file=sys.stderr)
 
 
 def start() -> None:

@@ -15,8 +15,9 @@ from transformers import TrainerCallback
 
 from vita_core.training.parts import PartRow
 from vita_core.training.stages import Stage
+from vita_core.weights.files import append_line
 
-__all__ = ["StageProgress", "show_table"]
+__all__ = ["Progress", "show_table"]
 
 
 def show_table(stage: Stage, rows: Sequence[PartRow], unused: Sequence[str] = ()) -> None:
@@ -32,14 +33,15 @@ def show_table(stage: Stage, rows: Sequence[PartRow], unused: Sequence[str] = ()
         console.print(f"frozen too, because no feature depends on them: {', '.join(unused)}")
 
 
-class StageProgress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """One bar for a stage, with its loss, held-out loss, learning rate and samples a second. Each log is also a row of a file.
+class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """One bar for a stage, with its loss, held-out loss, learning rate and pictures a second. Each log is also a row of a file.
 
     A row is ``{"stage", "step", "time", ...}`` with what transformers logs: `loss`, `grad_norm`, `learning_rate`, `eval_loss`.
+    `pictures` is how many were trained on so far; the trainer counts them.
     """
 
-    def __init__(self, stage: Stage, file: Path) -> None:
-        self.stage, self.file = stage, file
+    def __init__(self, stage: str, file: Path) -> None:
+        self.stage, self.file, self.pictures = stage, file, 0
         self.bar: Any = None
         self.shown: dict[str, str] = {}
 
@@ -48,17 +50,15 @@ class StageProgress(TrainerCallback):  # type: ignore[misc]  # transformers is u
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
-            desc=self.stage.name,
+            desc=self.stage,
             unit="step",
             disable=None if state.is_world_process_zero else True,
         )
-        self.started = time.monotonic(), state.global_step
+        self.started = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Move the bar."""
-        begun, first = self.started
-        rate = (state.global_step - first) * self.stage.settings.batch_size / max(1e-9, time.monotonic() - begun)
-        self.shown["samples/s"] = f"{rate:.1f}"
+        self.shown["pictures/s"] = f"{self.pictures / max(1e-9, time.monotonic() - self.started):.1f}"
         self.bar.set_postfix(self.shown, refresh=False)
         self.bar.update(1)
 
@@ -68,10 +68,8 @@ class StageProgress(TrainerCallback):  # type: ignore[misc]  # transformers is u
         numbers = {key: float(value) for key, value in (logs or {}).items() if _is_number(value)}
         self.shown |= {names[key]: f"{value:.4g}" for key, value in numbers.items() if key in names}
         if state.is_world_process_zero:
-            row = {"stage": self.stage.name, "step": state.global_step, "time": round(time.time(), 3), **numbers}
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as opened:
-                opened.write(json.dumps(row) + "\n")
+            row = {"stage": self.stage, "step": state.global_step, "time": round(time.time(), 3), **numbers}
+            append_line(self.file, json.dumps(row))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""

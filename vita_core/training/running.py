@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
-from tqdm import tqdm
 
 from vita_core.errors import ConfigError
 from vita_core.models.building import build
@@ -31,13 +29,15 @@ from vita_core.training.joint import Joint, collate
 from vita_core.training.making import SampleMaker
 from vita_core.training.parts import freeze_unused, prepare_parts, table
 from vita_core.training.recomputing import recomputing
-from vita_core.training.reporting import StageProgress, show_table
+from vita_core.training.record import Run
+from vita_core.training.reporters import check_reporters, reporting
+from vita_core.training.reporting import Progress, show_table
+from vita_core.training.resumable import load_trained, write_tensors
 from vita_core.training.sets import Sets, described, open_sets, stamp
 from vita_core.training.stages import Stage, resolve_stages
-from vita_core.training.stopping import StopOnInterrupt
-from vita_core.training.trainer import StageTrainer, last_checkpoint, load_trained, on_cpu, trained_state
-from vita_core.training.written import check_place, write_trained
-from vita_core.weights.files import write_text, write_whole
+from vita_core.training.trainer import StageTrainer
+from vita_core.training.written import write_trained
+from vita_core.weights.files import write_text
 
 __all__ = ["checked_stages", "prepared", "run_stages"]
 
@@ -52,14 +52,12 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
     """
     stages, sets = checked_stages(resolved, only)
     kind = ShardedTrainer if resolved.config.training.parallel == "fsdp2" and processes.count() > 1 else StageTrainer
-    run, names = Run(out, resolved), [stage.name for stage in stages]
-    if (scores := run.finished(names)) is not None:
-        if processes.first():
-            tqdm.write(f"{out}: this run is already finished, and its files stay as they are", file=sys.stderr)
-        return scores
+    run = Run(out, resolved.config, "".join(stamp(settings.path) for settings in resolved.config.data.values()))
+    if (finished := run.finished(["config.yaml"], [stage.name for stage in stages])) is not None:
+        return finished
     processes.start()
     torch.manual_seed(resolved.config.training.seed)
-    model, scores = build(resolved, untrained=True), {}
+    model, scores = build(resolved, untrained=True), dict[str, Any]()
     log = RejectedLog(out / "rejected.jsonl", strict=strict)
     for number, stage in enumerate(stages, 1):
         scores[stage.name] = _run_stage(model, stage, sets, out / "work" / stage.name, log, kind)
@@ -83,9 +81,19 @@ def checked_stages(resolved: Resolved, only: str | None = None) -> tuple[list[St
         )
     stages = _upto(resolve_stages(resolved, resolved.config.data, processes.count()), only)
     sets = open_sets(resolved.config.data, resolved.config.training.seed)
+    check_reporters(resolved.config.training.report_to)
     for stage in stages:
         check_pictures([sets[name][0] for name in stage.data])
+        _check_best(stage, [sets[name][1] for name in stage.data])
     return stages, sets
+
+
+def _check_best(stage: Stage, held_out: Sequence[object]) -> None:
+    """Raise ConfigError for a stage that ends with the best weights, but has nothing to compare them on."""
+    if stage.settings.best and all(one is None for one in held_out):
+        raise ConfigError(
+            f"{stage.key}.best: no data set of this stage has held-out samples. Try: `held_out: 0.02` in the section of one"
+        )
 
 
 def _upto(stages: list[Stage], only: str | None) -> list[Stage]:
@@ -105,29 +113,35 @@ def _run_stage(
     joint, data, held_out, unused = prepared(model, stage, sets, folder.parent / "cache", log)
     if done.is_file():
         load_trained(model, load_file(done))
-        record: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-        scores: dict[str, Any] = record["scores"]
+        scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
         return scores
     rows = table(model, stage.parts)
     if processes.first():
         show_table(stage, rows, unused)
     torch.manual_seed(_seed(seed, stage.name))
-    stop, progress = StopOnInterrupt(), StageProgress(stage, folder.parent.parent / "metrics.jsonl")
-    keep, steps, callbacks = model.settings.training.keep, len(data) // stage.settings.batch_size, [progress, stop]
-    trainer = kind(joint, stage, data, held_out, folder, steps=steps, seed=seed, keep=keep, callbacks=callbacks)
-    with recomputing(joint, stage), stop.listening():
-        result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]  # those before a resume too
-    scores = {"train_loss": math.fsum(losses) / len(losses), "steps": result.global_step}
-    if held_out is not None:
-        scores["held_out_loss"] = trainer.evaluate()["eval_loss"]
+    out, training, steps = folder.parent.parent, model.settings.training, len(data) // stage.settings.batch_size
+    with reporting(training.report_to, out, stage.name), recomputing(joint, stage):
+        trainer = kind(
+            joint,
+            stage,
+            data,
+            held_out,
+            folder,
+            steps=steps,
+            seed=seed,
+            keep=training.keep,
+            progress=Progress(stage.name, out / "metrics.jsonl"),
+            ends_with_best=stage.settings.best,
+            report_to=training.report_to,
+        )
+        scores = trainer.fit()
     if joint.frozen is not None:
         joint.frozen.flush()
-    state = on_cpu(trained_state(model))
+    state = trainer.trained()
     if processes.first():
         record = {"scores": scores, "parts": [asdict(row) for row in rows], "unused": unused}
         write_text(folder / "scores.json", json.dumps(record))
-        write_whole(done, lambda path: save_file(state, path))
+        write_tensors(done, state)
     processes.wait()
     return scores
 
@@ -169,6 +183,7 @@ def _samples(joint: Joint, stage: Stage, sets: Sets, log: RejectedLog) -> tuple[
     data = Drawn(mixture, steps * settings.batch_size, maker, log)
     held = [one for _, one in (sets[name] for name in stage.data) if one is not None]
     held = [one for one in held if _usable(one, seed, maker, log)]
+    _check_best(stage, held or [None])
     held_mixture = Mixture(held, seed) if held else None
     held_out = None if held_mixture is None else Drawn(held_mixture, held_mixture.epoch, maker, log)
     return Grouped(data, settings.batch_size, seed) if settings.group_by_length else data, held_out
@@ -187,43 +202,3 @@ def _usable(held: DataSet, seed: int, maker: SampleMaker, log: RejectedLog) -> b
 
 def _seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}-{name}".encode()).digest()[:4])
-
-
-class Run:
-    """The record of a run in ``out/work/run.json``: what it depends on, and its scores once it is finished."""
-
-    def __init__(self, out: Path, resolved: Resolved) -> None:
-        """Begin a run, or go on with it. Raises ConfigError if `out` contains something else, or a run with another config."""
-        check_place(out)
-        config = resolved.config.model_dump_json(exclude={"training": {"keep", "cache"}})
-        config += "".join(stamp(settings.path) for settings in resolved.config.data.values())
-        self.out, self.file = out, out / "work" / "run.json"
-        self.key = hashlib.sha256(config.encode()).hexdigest()
-        new = {"key": self.key, "processes": processes.count()}
-        self.record = json.loads(self.file.read_text()) if self.file.is_file() else new
-        if self.record["key"] != self.key:
-            raise ConfigError(
-                f"--out: {out} contains a run with another config or other data. Try: another directory for --out"
-            )
-        if processes.first():
-            write_text(self.file, json.dumps(self.record))
-
-    def finished(self, stages: Sequence[str]) -> dict[str, Any] | None:
-        """Return the scores of a finished run of these stages or more, whose model is there, else None.
-
-        Raises ConfigError if it is not finished and began with another number of processes.
-        """
-        scores: Any = self.record.get("finished", {})
-        if set(stages) <= scores.keys() and (self.out / "config.yaml").is_file():
-            return dict(scores)
-        before = self.record.get("processes", 1)
-        if before != processes.count():
-            raise ConfigError(
-                f"--out: {self.out} contains a run with another number of processes: {before}, now {processes.count()}. "
-                f"Try: --nproc-per-node {before}, as before, or another directory for --out"
-            )
-        return None
-
-    def finish(self, scores: Mapping[str, Any]) -> None:
-        """Record that the run is finished."""
-        write_text(self.file, json.dumps({**self.record, "finished": scores}))

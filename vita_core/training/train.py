@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
-from tqdm import tqdm
 
-from vita_core.config.schema import Config
+from vita_core.config.schema import Config, TrainingConfig
 from vita_core.errors import ConfigError
 from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
@@ -29,10 +26,13 @@ from vita_core.training.align import CachedSamples, Rows, run_alignment
 from vita_core.training.connector import Connector, connect, described
 from vita_core.training.data import Sample, read_samples
 from vita_core.training.feature_cache import FeatureCache
+from vita_core.training.processes import tell
+from vita_core.training.record import Run
+from vita_core.training.reporters import check_reporters
 from vita_core.training.results import sources_of, write_results
+from vita_core.training.resumable import write_tensors
 from vita_core.training.warm_start import CaptionWords, run_warm_start
-from vita_core.training.written import check_place
-from vita_core.weights.files import write_text, write_whole
+from vita_core.weights.files import write_text
 
 __all__ = ["train"]
 
@@ -49,26 +49,23 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     """
     resolved = config if isinstance(config, Resolved) else resolve(config)
     _check(resolved)
+    check_reporters(resolved.config.training.report_to)
     config = resolved.config
     sets = [read_samples(path) for path in data]
     samples = [sample for group in sets for sample in group]
     groups = [number for number, group in enumerate(sets) for _ in group]
     settings = config.training
+    kept, held = _split(len(samples), settings)
     work = out / "work"
     front, steps = before_learning(resolved.tower)
     names = [*WRITTEN, *(reduction_file(step) for step in steps if step.spec.trainable)]
-    if (finished := _finished(config, samples, work, names)) is not None:
-        tqdm.write(f"{out}: this run is already finished, and its files stay as they are", file=sys.stderr)
+    run = Run(out, config, json.dumps([[str(s.image), s.caption] for s in samples]))
+    if (finished := run.finished(names)) is not None:
         return finished
     torch.manual_seed(settings.seed)
     vlm = build(replace(resolved, tower=front))
     trained = connect(steps, vlm)
-    if vlm.tower.shape.native is not None and isinstance(vlm.projector, WordProjector):
-        raise ConfigError(
-            f"projector.type: {config.projector.type!r} is trained on the captions' words, with equally many tokens of each "
-            f"picture, but tower {vlm.tower.resolved.spec.name!r} keeps their aspect. Try: `projector.type: mlp2x_gelu`"
-        )
-    kept, held = _split(len(samples), settings.held_out, settings.seed)
+    _check_words(vlm)
     answers = [_answer_ids(vlm, sample.caption) for sample in samples]
     captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
     captions.tell_projector()  # raises an error for unusable captions, before the pictures are encoded
@@ -77,18 +74,18 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     held_out = CachedSamples(cache, Rows(held, [groups[i] for i in held]), answers) if held else None
     trained.requires_grad_(True)
     warming = CachedSamples(cache, rows, answers, settings.warm_start_steps * settings.warm_start_batch)
-    _warm_start(vlm, trained, warming, captions, work)
+    _warm_start(vlm, trained, warming, captions, out)
     if isinstance(vlm.projector, WordProjector):
         vlm.projector.requires_grad_(False)
         for parameter in vlm.projector.alignment_parameters():
             parameter.requires_grad_(True)
-    tqdm.write(f"training: {described(trained)}", file=sys.stderr)
+    tell(f"training: {described(trained)}")
     training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
-    scores = run_alignment(vlm, trained, training, held_out, work / "alignment", settings)
+    scores = run_alignment(vlm, trained, training, held_out, out)
     scores |= {"samples": len(kept), "held_out": len(held)}
     write_results(vlm, trained, out, scores, sources_of(resolved, data, sets, licences))
     write_text(out / "held_out.jsonl", "".join(_row(samples[i]) for i in held))
-    write_text(work / "run.json", json.dumps({"key": _run_key(config, samples), "finished": scores}))
+    run.finish(scores)
     return scores
 
 
@@ -101,10 +98,10 @@ def _cached(work: Path, config: Config, vlm: VisionLanguageModel, samples: Seque
 
 
 def _warm_start(
-    vlm: VisionLanguageModel, trained: nn.Module, training: CachedSamples, captions: CaptionWords, work: Path
+    vlm: VisionLanguageModel, trained: nn.Module, training: CachedSamples, captions: CaptionWords, out: Path
 ) -> None:
     """Run the warm start, or load its result from an earlier, interrupted call."""
-    settings, done = vlm.settings.training, work / "warm_start.safetensors"
+    settings, done = vlm.settings.training, out / "work" / "warm_start.safetensors"
     projector, _ = vlm.resolved.language("training")
     opened = projector.settings.weights is not None or projector.part is not None
     started = opened and not isinstance(vlm.projector, WordProjector)
@@ -114,35 +111,10 @@ def _warm_start(
     if not done.is_file():
         if isinstance(trained, Connector):
             trained.train_untrained()
-        run_warm_start(vlm, trained, training, captions, work, settings)
+        run_warm_start(vlm, trained, training, captions, out)
         trained.requires_grad_(True)
-        write_whole(done, lambda path: save_file(trained.state_dict(), path))
+        write_tensors(done, trained.state_dict())
     trained.load_state_dict(load_file(done))
-
-
-def _run_key(config: Config, samples: Sequence[Sample]) -> str:
-    """Return a hash of everything that a run depends on."""
-    text = config.model_dump_json() + json.dumps([[str(s.image), s.caption] for s in samples])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _finished(config: Config, samples: Sequence[Sample], work: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    """Return the scores of the run in `work` if it is finished, with the files `names`, else record that it has begun.
-
-    Raises ConfigError if it was started with another config or other data.
-    """
-    check_place(work.parent)
-    key, file = _run_key(config, samples), work / "run.json"
-    run: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"key": key}
-    if run["key"] != key:
-        raise ConfigError(
-            f"--out: {work.parent} contains a run with another config or other data. Try: another directory for --out"
-        )
-    if "finished" in run and all((work.parent / name).is_file() for name in names):
-        scores: dict[str, Any] = run["finished"]
-        return scores
-    write_text(file, json.dumps({"key": key}))
-    return None
 
 
 def _check(resolved: Resolved) -> None:
@@ -160,10 +132,24 @@ def _check(resolved: Resolved) -> None:
         )
 
 
-def _split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+def _check_words(vlm: VisionLanguageModel) -> None:
+    """Raise ConfigError for a projector that is trained on words, behind a tower of native resolution."""
+    if vlm.tower.shape.native is not None and isinstance(vlm.projector, WordProjector):
+        raise ConfigError(
+            f"projector.type: {vlm.settings.projector.type!r} is trained on the captions' words, with equally many tokens of "
+            f"each picture, but tower {vlm.tower.resolved.spec.name!r} keeps their aspect. Try: `projector.type: mlp2x_gelu`"
+        )
+
+
+def _split(count: int, settings: TrainingConfig) -> tuple[list[int], list[int]]:
+    """Return the samples to train on, and those that are held out. Raises ConfigError if the best weights need some."""
     order = list(range(count))
-    random.Random(seed).shuffle(order)
-    held = round(count * share)
+    random.Random(settings.seed).shuffle(order)
+    held = round(count * settings.held_out)
+    if settings.best and not held:
+        raise ConfigError(
+            f"training.best: no sample is held out: {settings.held_out} of {count}. Try: a larger `training.held_out`"
+        )
     return sorted(order[held:]), sorted(order[:held])
 
 

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vita_core.config.schema import TrainingConfig
 from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
 from vita_core.training.align import IGNORE, CachedSamples, ProjectorTrainer, projected
+from vita_core.training.reporters import reporting
+from vita_core.training.reporting import Progress
 
 __all__ = ["CaptionWords", "run_warm_start"]
 
@@ -84,25 +85,22 @@ class CaptionWords:
 
 
 def run_warm_start(
-    vlm: VisionLanguageModel,
-    trained: nn.Module,
-    train: CachedSamples,
-    captions: CaptionWords,
-    folder: Path,
-    settings: TrainingConfig,
+    vlm: VisionLanguageModel, trained: nn.Module, train: CachedSamples, captions: CaptionWords, out: Path
 ) -> None:
-    """Train what `connect` returned to predict word embeddings; see `WarmStart`."""
-    trainer = WarmStart(
-        vlm,
-        trained,
-        train,
-        None,
-        captions=captions,
-        output_dir=str(folder),
-        max_steps=settings.warm_start_steps,
-        per_device_train_batch_size=settings.warm_start_batch,
-        learning_rate=settings.warm_start_learning_rate,
-        warmup_steps=settings.warm_start_steps // 10,
-        save_strategy="no",
-    )
-    trainer.train()
+    """Train what `connect` returned to predict word embeddings, starting from the last checkpoint; see `WarmStart`."""
+    settings = vlm.settings.training
+    with reporting(settings.report_to, out, "warm-start"):
+        trainer = WarmStart(
+            vlm,
+            trained,
+            train,
+            None,
+            out / "work" / "warm-start",
+            captions=captions,
+            max_steps=settings.warm_start_steps,
+            per_device_train_batch_size=settings.warm_start_batch,
+            learning_rate=settings.warm_start_learning_rate,
+            warmup_steps=settings.warm_start_steps // 10,
+            progress=Progress("warm-start", out / "metrics.jsonl"),
+        )
+        trainer.fit()

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from vita_core.config.training import PARTS
-from vita_core.errors import ConfigError
 from vita_core.models.model import VisionLanguageModel
 from vita_core.models.provenance import made_by, sources
 from vita_core.models.writing import write_model
@@ -21,20 +20,7 @@ from vita_core.training.stages import Stage
 from vita_core.weights.files import write_text
 from vita_core.weights.tensorfiles import tensors_sha256
 
-__all__ = ["check_place", "write_trained"]
-
-REPLACED = ("config.yaml", "provenance.json", "projector.safetensors", "tower", "llm")
-"""What a training writes to its directory in place of what is there."""
-
-
-def check_place(out: Path) -> None:
-    """Raise ConfigError if `out` holds files that a training would replace, but no training has begun there."""
-    there = [name for name in REPLACED if (out / name).exists()]
-    if there and not (out / "work" / "run.json").is_file():
-        raise ConfigError(
-            f"--out: {out} contains {', '.join(there)}, which this training did not write and would replace. "
-            "Try: another directory"
-        )
+__all__ = ["write_trained"]
 
 
 def write_trained(

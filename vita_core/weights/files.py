@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from collections.abc import Callable
-from contextlib import suppress
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +16,79 @@ from safetensors import SafetensorError
 
 from vita_core.errors import VitaError
 
-__all__ = ["sha256", "write_text", "write_whole"]
+__all__ = ["append_line", "sha256", "write_text", "write_whole", "writing"]
+
+FULL = re.compile(rf"os error ({errno.ENOSPC}|{errno.EFBIG}|{errno.EDQUOT})\b|inline_container")
+"""What safetensors and torch say of a full disk. torch only says that its archive is shorter than it should be."""
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file atomically: call ``write`` with a temporary path, then rename that file to `path`.
+@contextmanager
+def writing(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Convert the exceptions of a block that writes `path`, of `needed` bytes, to a VitaError that names it."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or FULL.search(str(error))
+        if isinstance(error, RuntimeError) and not full:
+            raise
+        if not full:
+            raise VitaError(
+                f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Try: another path, or check the "
+                "permissions of its directory"
+            ) from error
+        sizes = "" if needed is None else f": {needed:,} bytes are needed"
+        raise VitaError(
+            f"cannot write {path}: no space is left on the disk{sizes}{_free(path)}. Try: free some space and run the same "
+            "command again, or another directory"
+        ) from error
+
+
+def _free(path: Path) -> str:
+    """Return how much space is free on the disk of `path`, which may not exist."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    return f", {shutil.disk_usage(there).free:,} are free"
+
+
+def write_whole(path: Path, write: Callable[[Path], Any], needed: int | None = None) -> None:
+    """Write a file of `needed` bytes atomically: call ``write`` with a temporary path, then rename that file to `path`.
 
     The file gets the permissions of the user's umask. Raises VitaError if it cannot be written.
     """
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
+    with writing(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode
-        write(partial)
-        partial.chmod(mode)  # safetensors creates files that only their owner can read
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise VitaError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Try: another path, or check the "
-            "permissions and the free space of its directory"
-        ) from error
-    finally:
-        with suppress(OSError):  # an error here must not replace the one that is being raised
-            partial.unlink()
+        try:
+            partial.touch()
+            mode = partial.stat().st_mode
+            write(partial)
+            partial.chmod(mode)  # safetensors creates files that only their owner can read
+            partial.replace(path)
+        finally:
+            with suppress(OSError):  # an error here must not replace the one that is being raised
+                partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically (see `write_whole`)."""
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    content = text.encode()
+    write_whole(path, lambda partial: partial.write_bytes(content), len(content))
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append a line to a file in one call, so that the lines of several processes do not mix.
+
+    Raises VitaError if it cannot be written, and then leaves nothing of it.
+    """
+    line = (text + "\n").encode("utf-8", "backslashreplace")
+    with writing(path, len(line)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            if (written := os.write(place, line)) < len(line):  # what fits
+                os.ftruncate(place, os.fstat(place).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(place)
 
 
 def sha256(path: Path) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
 from vita_core.errors import ConfigError
 from vita_core.training.data.samples import SampleError
+from vita_core.weights.files import append_line
 
 __all__ = ["RejectedLog"]
 
@@ -33,13 +33,7 @@ class RejectedLog:
             return
         self.seen.add((data, error.where))
         row = {"data": data, "where": error.where, "reason": error.reason, "detail": error.detail}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-        place = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            os.write(place, line)  # one call, so that the lines of several processes do not mix
-        finally:
-            os.close(place)
+        append_line(self.file, json.dumps(row, ensure_ascii=False))
 
     def rows(self) -> list[dict[str, str]]:
         """Return the rows of the file, each sample once. A line that was cut off when the process died is left out."""
