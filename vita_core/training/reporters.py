@@ -37,6 +37,7 @@ def reporting(names: Sequence[str], out: Path, stage: str) -> Iterator[None]:
         "WANDB_DIR": str(out),
         "WANDB_ERROR_REPORTING": "false",
         "WANDB_NAME": stage,
+        "WANDB_PROJECT": "vita",
         "MLFLOW_TRACKING_URI": (out / "mlruns").as_uri(),
         "MLFLOW_ALLOW_FILE_STORE": "true",  # else MLflow 3 wants a database
         "MLFLOW_DISABLE_TELEMETRY": "true",

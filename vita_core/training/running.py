@@ -75,13 +75,13 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
 def checked_stages(resolved: Resolved, only: str | None = None) -> tuple[list[Stage], Sets]:
     """Return the stages up to the one named `only`, and the data sets, after every check that needs no weights."""
     processes.check_devices(resolved.config)
+    check_reporters(resolved.config.training.report_to)
     if resolved.config.training.parallel == "zero3":
         raise ConfigError(
             "training.parallel: zero3 can be planned, but not trained with. Try: `parallel: fsdp2`, which shares as much"
         )
     stages = _upto(resolve_stages(resolved, resolved.config.data, processes.count()), only)
     sets = open_sets(resolved.config.data, resolved.config.training.seed)
-    check_reporters(resolved.config.training.report_to)
     for stage in stages:
         check_pictures([sets[name][0] for name in stage.data])
         _check_best(stage, [sets[name][1] for name in stage.data])
