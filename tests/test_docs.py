@@ -146,8 +146,11 @@ def test_every_command_named_in_prose_has_its_options(document: Path) -> None:
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_every_config_is_valid(block: Block, tmp_path: Path) -> None:
-    """A whole config or some of its sections, through the loader; what it may extend is there."""
+    """A whole config or some of its sections, through the loader; what it may extend is there, the page's own files too."""
     shutil.copytree(REPOSITORY / "configs", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("quickstart"))
+    for other in blocks_of(block.document, "yaml"):
+        if other.title:
+            (tmp_path / other.title).write_text(other.text)
     file = tmp_path / "block.yaml"
     file.write_text(block.text)
     sections = yaml.safe_load(block.text)

@@ -10,9 +10,9 @@ import pytest
 from conftest import GOLDEN, REPOSITORY
 from documents import DOCUMENTS, blocks_of
 
-FOLLOWED = REPOSITORY / "docs" / "write-a-plugin.md"
-"""tests/plugins/test_write_a_plugin.py runs this page whole, in an environment of its own."""
-PAGES = [document for document in DOCUMENTS if document != FOLLOWED and blocks_of(document, "python")]
+FOLLOWED = [REPOSITORY / "docs" / name for name in ("write-a-plugin.md", "train.md")]
+"""Pages that are run whole: by tests/plugins/test_write_a_plugin.py and tests/training/test_train_page.py."""
+PAGES = [document for document in DOCUMENTS if document not in FOLLOWED and blocks_of(document, "python")]
 TRAINED = ("trained", "run-siglip")
 """Directories that `vita train` wrote, as the pages call them."""
 

@@ -19,6 +19,51 @@ from vita_core.training.parts import prepare_parts
 from vita_core.training.stages import Stage
 from vita_core.training.trainer import StageTrainer
 
+RATES = ("learning_rate", "batch_size", "accumulate", "epochs", "steps", "warmup", "weight_decay", "max_length")
+WAYS = ("precision", "prompt", "group_by_length")
+SCRIPTS: dict[str, dict[str, tuple[dict[str, str], tuple[Any, ...], tuple[Any, ...]]]] = {
+    # scripts/v1_5/pretrain.sh and finetune.sh in haotian-liu/LLaVA, on the 8 GPUs of its README
+    "llava-1.5": {
+        "align": ({"projector": "full"}, (1e-3, 256, 1, 1, 0, 0.03, 0.0, 2048), ("bfloat16", "plain", False)),
+        "finetune": (
+            {"projector": "full", "llm": "full"},
+            (2e-5, 128, 1, 1, 0, 0.03, 0.0, 2048),
+            ("bfloat16", "vicuna_v1", True),
+        ),
+    },
+    # internvl_chat/shell/internvl2.5/stage1 and stage2 of the 1B model in OpenGVLab/InternVL, on 512 GPUs
+    "internvl": {
+        "warmup": (
+            {"projector": "full"},
+            (2e-4, 512, 1, 0, 100_000, 100 / 100_000, 0.01, 16_384),
+            ("bfloat16", "internvl2_5", False),
+        ),
+        "finetune": (
+            {"tower": "full", "projector": "full", "llm": "full"},
+            (4e-5, 512, 1, 0, 22_000, 0.03, 0.01, 16_384),
+            ("bfloat16", "internvl2_5", False),
+        ),
+    },
+    # scripts/train/train_tinyllama.sh, pretrain.sh and finetune.sh in TinyLLaVA/TinyLLaVA_Factory, on 4 GPUs
+    "tinyllava": {
+        "align": (
+            {"projector": "full"},
+            (1e-3, 4 * 32 * 2, 2, 1, 0, 0.03, 0.0, 2048),
+            ("float16", "plain", False),
+        ),
+        "finetune": (
+            {"projector": "full", "llm": "full"},
+            (2e-5, 4 * 8 * 4, 4, 1, 0, 0.03, 0.0, 2048),
+            ("float16", "vicuna_v1", True),
+        ),
+    },
+}
+"""The values of the authors' scripts: what each stage trains, its `RATES` (0 for none) and its `WAYS`."""
+MODELS = {
+    "llava-1.5": ("openai/clip-vit-large-patch14-336", -2, "mlp2x_gelu", "lmsys/vicuna-7b-v1.5"),
+    "internvl": ("OpenGVLab/InternViT-300M-448px-V2_5", -1, "mlp2x_gelu", "Qwen/Qwen2.5-0.5B-Instruct"),
+    "tinyllava": ("google/siglip-so400m-patch14-384", -2, "mlp2x_gelu", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+}
 STAGES = load_config("recipes/llava-1.5").training.stages or []
 STEPS, BATCH = 40, 2
 ROWS = [
@@ -136,3 +181,23 @@ def test_the_schedule_of_the_whole_run_is_llavas(settings: StageConfig, tiny_llm
     scale = trainer.lr_scheduler.lr_lambdas[0]
     for step in (0, 1, 30, 65, 66, 67, 155, 156, 157, 1000, steps - 1, steps):
         assert scale(step) == pytest.approx(expected(step), rel=1e-12), step
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_recipe_has_the_values_of_its_authors_scripts(name: str) -> None:
+    config = load_config(f"recipes/{name}")
+    stages = {stage.name: stage for stage in config.training.stages or []}
+    assert list(stages) == list(SCRIPTS[name])
+    for stage, (parts, rates, ways) in SCRIPTS[name].items():
+        found = stages[stage]
+        trained = {
+            part: how.model_dump(exclude_none=True, exclude_defaults=True) for part, how in found.train.trained.items()
+        }
+        assert trained == {part: {how: True} for part, how in parts.items()}
+        assert tuple(getattr(found, key) or 0 for key in RATES) == pytest.approx(rates, rel=1e-12)
+        assert tuple(getattr(found, key) for key in WAYS) == ways
+        assert (found.schedule, found.clip, found.checkpointing) == ("cosine", 1.0, True)
+    assert config.llm is not None
+    assert config.projector is not None
+    built = (config.tower.weights, config.tower.select_layer, config.projector.type, config.llm.weights)
+    assert built == MODELS[name]
