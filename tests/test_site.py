@@ -7,7 +7,6 @@ import http.server
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from browsers import fits, window
 from conftest import REPOSITORY
 
 import vita_core
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 PAGES = sorted(path.stem for path in (REPOSITORY / "docs").glob("*.md"))
-CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-CHROMIUM += ["--disable-sync", "--no-first-run"]
 LOADED = [  # what a browser fetches without a click
     re.compile(r"<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\bsrc=[\"']?((?:https?:)?//[^\"'\s>]+)"),
     re.compile(r"<link\b[^>]*\bhref=[\"']?((?:https?:)?//[^\"'\s>]+)"),
@@ -98,33 +96,10 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    assert chromium, "no `chromium` on PATH; `make test-extras` installs Debian's package"
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture(params=[390, 1280], ids=["phone", "desk"])
 def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
-    """A window whose requests to other hosts, console errors and failed scripts make the test fail."""
-    context = browser.new_context(viewport={"width": request.param, "height": 900})
-    opened = context.new_page()
-    outside: list[str] = []
-    wrong: list[str] = []
-    opened.on("request", lambda asked: None if asked.url.startswith((address, "data:")) else outside.append(asked.url))
-    opened.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("response", lambda got: wrong.append(f"{got.status} {got.url}") if got.status >= 400 else None)
-    yield opened
-    context.close()
-    assert not outside
-    assert not wrong
+    with window(browser, request.param, address) as opened:
+        yield opened
 
 
 @pytest.mark.extras
@@ -152,6 +127,5 @@ def test_a_page_fits_its_window(page: Page, address: str, name: str, tmp_path: P
     page.goto(address + ("" if name == "index" else f"{name}/"), wait_until="networkidle")
     page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
     assert page.locator("h1").count() == 1
-    width = page.viewport_size["width"] if page.viewport_size else 0
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert fits(page)
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")

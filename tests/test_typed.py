@@ -40,7 +40,8 @@ def wrong(place: str) -> None:
 def test_a_users_program_is_checked_against_the_wheel(environment: Environment, tmp_path: Path) -> None:
     """What is right passes, and the two mistakes are found, which they are not in a package without types."""
     with zipfile.ZipFile(build_wheel(REPOSITORY, tmp_path)) as wheel:
-        assert {"vita_core/py.typed", "vita_plugins/py.typed"} <= set(wheel.namelist())
+        page = {f"vita_core/comparing/page/page.{kind}" for kind in ("html", "css", "js")}
+        assert {"vita_core/py.typed", "vita_plugins/py.typed"} | page <= set(wheel.namelist())
         wheel.extractall(environment.site)  # as pip does; pip would first uninstall the one that is tested
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "--cache-dir", tmp_path / "cache"]
