@@ -67,6 +67,12 @@ def test_a_row_each_resumed_and_mended(tiny_config: Path, tmp_path: Path, folder
     third = vita(*command)
     assert "0 answered, 3 skipped" in third.stdout
     assert out.read_bytes() == whole
+    first = {**rows(out)[0], "answer": "a cat\u2028and a dog"}
+    odd = whole.replace(whole.splitlines()[0], json.dumps(first, ensure_ascii=False).encode())
+    out.write_bytes(odd)
+    assert "0 answered, 3 skipped" in vita(*command).stdout
+    assert out.read_bytes() == odd
+    out.write_bytes(whole)
     longer = vita(*command, "--max-new-tokens", 7)
     assert longer.returncode == 2
     assert "contains 3 answers to this question with another config" in longer.stderr

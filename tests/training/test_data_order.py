@@ -15,6 +15,7 @@ from vita_core.errors import ConfigError
 from vita_core.training.data import Sample, SampleError, picture_of
 from vita_core.training.data.mixing import DataSet, Drawn, Mixture, check_pictures, parted
 from vita_core.training.data.rejecting import RejectedLog
+from vita_core.weights.files import write_whole
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +199,19 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     RejectedLog(file).add("a", SampleError("no answer", "", "d:1:1"))
     with file.open("a") as out:
         out.write('{"data": "a", "wh')
-    assert RejectedLog(file).counts() == {"no answer": 1}
+    log = RejectedLog(file)
+    assert log.counts() == {"no answer": 1}
+    log.add("a", SampleError("no question", "", "d:2:1"))
+    assert RejectedLog(file).counts() == {"no answer": 1, "no question": 1}
+
+
+def test_a_row_may_hold_any_character(tmp_path: Path) -> None:
+    file, where = tmp_path / "rejected.jsonl", "\u2028\x85\x1c.png"
+    RejectedLog(file).add("a", SampleError("a picture is missing", where, where))
+    log = RejectedLog(file)
+    assert [row["detail"] for row in log.rows()] == [where]
+    log.add("a", SampleError("a picture is missing", where, where))
+    assert file.read_bytes().count(b"\n") == 1
 
 
 def test_strict(damaged: DataSet, tmp_path: Path) -> None:
@@ -236,3 +249,18 @@ def test_the_processes_of_a_data_loader_see_the_same_order(damaged: DataSet, tmp
     loaded = DataLoader(shared, batch_size=4, num_workers=2, collate_fn=list)  # type: ignore[arg-type]  # it has what is needed
     assert [text for batch in loaded for text in batch] == alone
     assert RejectedLog(tmp_path / "b.jsonl").counts() == RejectedLog(tmp_path / "a.jsonl").counts() != {}
+
+
+def test_processes_that_write_the_same_file_do_not_mix(tmp_path: Path) -> None:
+    """The second begins and ends while the first one writes."""
+    file = tmp_path / "places.bin"
+
+    def slow(partial: Path) -> None:
+        partial.write_bytes(b"half")
+        write_whole(file, lambda other: other.write_bytes(b"whole"), shared=True)
+        assert file.read_bytes() == b"whole"
+        partial.write_bytes(b"whole too")
+
+    write_whole(file, slow, shared=True)
+    assert file.read_bytes() == b"whole too"
+    assert [*tmp_path.iterdir()] == [file]

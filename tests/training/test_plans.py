@@ -198,6 +198,15 @@ def test_layers_that_are_not_known_are_said(tiny_llm: Path, tmp_path: Path) -> N
         assert (plan.unknown, plan.memory, plan.flops) == (("llm",), {}, None)
 
 
+def test_some_of_several_encoders_are_named_and_not_counted(tiny_llm: Path) -> None:
+    how = {"from_layer": 2, "towers": [1]}
+    stage = {"name": "one", "learning_rate": 1e-3, "steps": 1, "train": {"projector": "full", "tower": how}}
+    towers = [{"weights": str(GOLDEN / name)} for name in ("clip", "siglip")]
+    (plan,) = planned({"tower": {"towers": towers}, "llm": {"weights": str(tiny_llm)}, "training": {"stages": [stage]}})
+    assert plan.parts[0].how == "from layer 2 of tower 1"
+    assert (plan.unknown, plan.memory) == (("tower",), {})
+
+
 def test_the_page_shows_what_the_command_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     output = CliRunner().invoke(app, ["plan", "recipes/llava-1.5", "--processes", "8"]).output

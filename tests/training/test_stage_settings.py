@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_stages import FINETUNE, config, samples
+from test_stages import FINETUNE, GOLDEN, config, samples
 
 from vita_core.models.building import build
 from vita_core.planning.resolution import resolve
@@ -69,6 +69,21 @@ def test_recomputed_activations_give_the_same_gradients(
     calls.clear()
     gradients(model, batch)
     assert calls.count("inside") == 1
+
+
+def test_the_blocks_of_each_encoder_are_recomputed(tiny_llm: Path) -> None:
+    """Not each encoder as one block, whose activations would all be there at once in the backward pass."""
+    towers = [{"weights": str(GOLDEN / name)} for name in ("clip", "siglip")]
+    written = config(tiny_llm, FINETUNE)
+    written["tower"] = {"towers": towers}
+    model = build(resolve(written), untrained=True)
+    with recomputed(Joint(model)) as blocks:
+        found = {name.rpartition(".")[0] for name in blocks if name.startswith("model.tower")}
+    assert {name.split(".layers")[0] for name in found} == {
+        f"model.tower.encoder.{part}.encoder.encoder" for part in "01"
+    }
+    counts = [sum(name.startswith(f"model.tower.encoder.{part}.") for name in blocks) for part in "01"]
+    assert counts == [part.resolved.geometry.blocks for part in model.tower.parts]
 
 
 @pytest.mark.parametrize("trained", [False, True])

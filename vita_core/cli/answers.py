@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ def _kept_rows(out: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise VitaError(f"cannot read {out}: {error.strerror}. Try: a file that you may read and write") from error
     rows, kept = [], ""
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    for number, line in enumerate(io.StringIO(text), 1):  # not splitlines, which also ends a line at U+2028
         row = _row(line)
         if row is None and line.endswith("\n"):
             raise ConfigError(

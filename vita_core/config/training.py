@@ -31,13 +31,15 @@ class LoraSettings(Section):
 class PartSettings(Section):
     """How a stage trains a part: `full`, by `lora`, or block `from_layer` (1 = the first) and all blocks behind it.
 
-    `learning_rate` is that of this part, if it is another than the stage's.
+    `learning_rate` is that of this part, if it is another than the stage's. Of several encoders (``tower.towers``), `towers`
+    are the places of those that are trained, by default all; `from_layer` counts the blocks of each.
     """
 
     full: Literal[True] | None = None
     lora: LoraSettings | None = None
     from_layer: PositiveInt | None = None
     learning_rate: PositiveFloat | None = None
+    towers: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
 
     @pydantic.model_validator(mode="after")
     def _one_way(self) -> PartSettings:
@@ -46,6 +48,14 @@ class PartSettings(Section):
             found = f"{' and '.join(stated)} exclude each other" if stated else "it does not say how to train the part"
             raise ValueError(f"{found}. Try: one of `full: true`, `lora: {{rank: 16}}` and `from_layer: 1`")
         return self
+
+    @property
+    def words(self) -> str:
+        """The way in words, for a table: ``LoRA, rank 16``."""
+        of = "" if self.towers is None else f" of tower {' and '.join(map(str, self.towers))}"
+        if self.lora is not None:
+            return f"LoRA, rank {self.lora.rank}{of}"
+        return f"full{of}" if self.from_layer is None else f"from layer {self.from_layer}{of}"
 
 
 Part = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from vita_core.language.llm import LanguageModel
 from vita_core.models.saving_towers import dtype_name, tensors, write_reductions, write_tower
 from vita_core.pixels.anyres import NEWLINE
 from vita_core.planning.resolution import Resolved
+from vita_core.towers.fused import FusedTower
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.weights.files import write_whole
 
@@ -59,15 +60,29 @@ def write_model(
         _write_llm(made / "llm", llm)
         sections["llm"] |= {"weights": "./llm", "dtype": dtype_name(llm.dtype)}
         sections["llm"].pop("revision", None)
-    roots = {"projector": projector, "llm": llm.model} | ({} if "tower" in parts else {"tower": tower.encoder})
-    for part, root in roots.items():
-        sections[part].pop("adapter", None)
+    for name, root, section in _adapted(sections, tower, projector, llm, parts):
+        section.pop("adapter", None)
         if root is not None and adapter_state(root):
-            save_adapter(root, made / f"{part}-adapter")
-            sections[part]["adapter"] = f"./{part}-adapter"
+            save_adapter(root, made / f"{name}-adapter")
+            section["adapter"] = f"./{name}-adapter"
     sections.pop("data", None)  # paths of the machine that trained; provenance.json names the data sets
     validate(Config, sections)  # report a dtype that the schema does not have before the directory appears
     (made / "config.yaml").write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
+
+
+def _adapted(
+    sections: dict[str, Any], tower: BaseVisionTower, projector: nn.Module, llm: LanguageModel, parts: Collection[str]
+) -> Iterator[tuple[str, nn.Module | None, dict[str, Any]]]:
+    """Yield the modules that may have an adapter, with a name and their section. `write_tower` writes those of `parts`."""
+    yield "projector", projector, sections["projector"]
+    yield "llm", llm.model, sections["llm"]
+    if "tower" in parts:
+        return
+    if isinstance(tower, FusedTower):
+        for place, (part, section) in enumerate(zip(tower.parts, sections["tower"]["towers"], strict=True)):
+            yield f"tower-{place}", part.vision_tower, section
+    else:
+        yield "tower", tower.vision_tower, sections["tower"]
 
 
 def _write_llm(made: Path, llm: LanguageModel) -> None:

@@ -189,15 +189,14 @@ def _plan(part: Part, how: PartSettings | None, state: State, enters: bool, reco
     if how is None:
         flops = 2 * (forward + (passed if enters else 0))
         return PartPlan(part.name, "frozen", total, 0, size, flops, part.run if enters else 0)
+    if how.towers is not None or (how.lora is not None and not adapter):  # some encoders, layers that are not known
+        return PartPlan(part.name, how.words, None, None, None, None, part.run)
     if how.lora is not None:
-        words = f"LoRA, rank {how.lora.rank}"
-        if not adapter:
-            return PartPlan(part.name, words, None, None, None, None, part.run)
-        return PartPlan(part.name, words, total, adapter * part.run, size, 2 * (forward + passed + extra), part.run)
+        return PartPlan(part.name, how.words, total, adapter * part.run, size, 2 * (forward + passed + extra), part.run)
     if how.from_layer is None:
         flops = 2 * (forward + passed + forward)
         return PartPlan(part.name, "full", total, part.used + adapter * part.run, size, flops, part.run)
-    words, count = f"from layer {how.from_layer}", part.run - how.from_layer + 1
+    words, count = how.words, part.run - how.from_layer + 1
     if not part.sizes:
         return PartPlan(part.name, words, total, None, size, None, count)
     own = sum(macs for _, macs in part.sizes[how.from_layer - 1 :]) + count * adapter * part.tokens

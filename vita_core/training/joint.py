@@ -13,6 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vita_core.language.merging import IGNORED_LABEL, merge_labelled
 from vita_core.models.model import VisionLanguageModel
+from vita_core.pixels.fused import FusedPixels, Pixels
+from vita_core.planning.towers import ResolvedTower
 from vita_core.training.cache.frozen import FrozenTower, Visual
 
 __all__ = ["Joint", "collate"]
@@ -82,10 +84,17 @@ class Joint(nn.Module):
         return [[place for found, size in row for place in pack(found, size)] for row in made], unused
 
     def _blank(self) -> Visual:
-        resolved = self.model.tower.resolved
-        shape = (*resolved.shape.pixels[:-2], *resolved.geometry.input_size)
-        pixels = torch.zeros(1, *shape, device=self.model.tower.device)
+        pixels = _black(self.model.tower.resolved, self.model.tower.device)
         return pixels if self.frozen is None else self.frozen.blank(pixels)
+
+
+def _black(tower: ResolvedTower, device: torch.device) -> Pixels:
+    """Return pixels of zeros for one picture or video, of a fused tower for each of its parts."""
+    black = [
+        torch.zeros(1, *part.shape.pixels[:-2], *part.geometry.input_size, device=device)
+        for part in tower.parts or (tower,)
+    ]
+    return FusedPixels(black) if tower.parts else black[0]
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

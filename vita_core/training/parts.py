@@ -15,8 +15,10 @@ from vita_core.config.training import LoraSettings, PartSettings
 from vita_core.errors import ConfigError, VitaError
 from vita_core.models.model import VisionLanguageModel
 from vita_core.towers.freezing import freeze
+from vita_core.towers.fused import FusedTower
+from vita_core.towers.tower import BaseVisionTower
 
-__all__ = ["PartRow", "cast", "freeze_unused", "prepare_parts", "roots", "table"]
+__all__ = ["PartRow", "cast", "encoders", "freeze_unused", "prepare_parts", "roots", "table"]
 
 
 @dataclass(frozen=True)
@@ -45,35 +47,54 @@ def roots(model: VisionLanguageModel) -> dict[str, nn.Module]:
 def prepare_parts(model: VisionLanguageModel, parts: Mapping[str, PartSettings], key: str) -> None:
     """Freeze the model but for `parts`, each as its settings say. `key` is that of the stage, for messages.
 
-    A part whose own weights are trained is float32 afterwards, and so are adapters. Raises ConfigError for adapters on a part
-    without linear layers.
+    A part whose own weights are trained is float32 afterwards, and so are adapters. The reductions in a part of a fused tower
+    are trained with its encoder, unless by adapters. Raises ConfigError for adapters on a part without linear layers.
     """
     for part, root in roots(model).items():
         how = parts.get(part)
         root.requires_grad_(False)
         if how is None:
             continue
+        if part == "tower":
+            for tower in encoders(model.tower, how.towers):
+                _train_encoder(tower, how, f"{key}.train.tower")
+                if tower is not model.tower and how.lora is None:
+                    cast(tower.reductions.requires_grad_(True), torch.float32)
+            continue
         if how.lora is not None:
             _add_lora(root, how.lora, part, f"{key}.train.{part}.lora")
-        elif part == "tower":
-            freeze(
-                root,
-                FreezeConfig(from_layer=how.from_layer) if how.from_layer else False,
-                model.tower.shape,
-                model.tower.in_run_order,
-            )
         elif how.from_layer is not None:
             _train_blocks(root, how.from_layer, f"{key}.train.{part}.from_layer")
         else:
             root.requires_grad_(True)
-        if how.lora is None:  # its frozen layers too: a layer takes values of its own dtype only
+        if how.lora is None:
             cast(root, torch.float32)
 
 
+def encoders(tower: BaseVisionTower, places: Sequence[int] | None = None) -> list[BaseVisionTower]:
+    """Return the towers of one encoder each that a tower consists of: itself, or its parts, of these only those at `places`."""
+    parts = tower.parts if isinstance(tower, FusedTower) else (tower,)
+    return [part for place, part in enumerate(parts) if places is None or place in places]
+
+
+def _train_encoder(tower: BaseVisionTower, how: PartSettings, key: str) -> None:
+    """Train one encoder as `how` says."""
+    encoder = tower.vision_tower
+    assert encoder is not None  # `roots` raises an error for a tower that is not loaded
+    if how.lora is not None:
+        _add_lora(encoder, how.lora, "tower", f"{key}.lora")
+        return
+    first = FreezeConfig(from_layer=how.from_layer) if how.from_layer else False
+    freeze(encoder, first, tower.shape, tower.in_run_order)
+    cast(encoder, torch.float32)  # its frozen layers too: a layer takes values of its own dtype only
+
+
 def cast(root: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the parameters and the saved buffers of a module. Tables that no checkpoint holds keep their dtype."""
+    """Cast the parameters and the saved buffers of a module. Adapters and tables that no checkpoint holds keep their dtype."""
+    adapter = {id(parameter) for parameter in adapter_state(root).values()}
     for parameter in root.parameters():
-        parameter.data = parameter.data.to(dtype)
+        if id(parameter) not in adapter:
+            parameter.data = parameter.data.to(dtype)
     for module in root.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set and buffer.is_floating_point():
@@ -158,13 +179,6 @@ def table(model: VisionLanguageModel, parts: Mapping[str, PartSettings]) -> list
         if part == "reduce" and not own:
             continue
         trained = sum(p.numel() for p in own if p.requires_grad)
-        rows.append(PartRow(part, _how(parts.get(part)), sum(p.numel() for p in own), trained))
+        how = "frozen" if part not in parts else parts[part].words
+        rows.append(PartRow(part, how, sum(p.numel() for p in own), trained))
     return rows
-
-
-def _how(settings: PartSettings | None) -> str:
-    if settings is None:
-        return "frozen"
-    if settings.lora is not None:
-        return f"LoRA, rank {settings.lora.rank}"
-    return "full" if settings.from_layer is None else f"from layer {settings.from_layer}"

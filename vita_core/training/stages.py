@@ -9,6 +9,7 @@ from vita_core.config.training import PartSettings, StageConfig
 from vita_core.errors import ConfigError, nearest
 from vita_core.language.conversations import CONVERSATIONS
 from vita_core.planning.resolution import Resolved
+from vita_core.planning.towers import ResolvedTower
 
 __all__ = ["Stage", "resolve_stages"]
 
@@ -86,10 +87,11 @@ def _check_part(resolved: Resolved, key: str, part: str, how: PartSettings) -> N
     geometry = resolved.tower.geometry
     if part == "reduce" and not any(step.spec.trainable for step in geometry.reductions):
         raise ConfigError(f"{key}: the tower has no reduction with weights. Try: leave it out")
+    chosen = _chosen(resolved, key, part, how)
     if how.from_layer is None:
         return
     if part == "tower":
-        most = max(geometry.layers)
+        most = min(max(tower.geometry.layers) for tower in chosen)
     elif part == "llm" and resolved.llm is not None:
         most = resolved.llm.layers or how.from_layer
     else:
@@ -99,6 +101,19 @@ def _check_part(resolved: Resolved, key: str, part: str, how: PartSettings) -> N
             f"{key}.from_layer: {how.from_layer} is after the last layer that runs, {most}, so nothing would be trained. "
             f"Try: {f'1 to {most}, or `{part}: full`' if most else f'`{part}: full`'}"
         )
+
+
+def _chosen(resolved: Resolved, key: str, part: str, how: PartSettings) -> list[ResolvedTower]:
+    """Return the encoders that `how` trains, if it trains the tower. Raises ConfigError for places that it does not have."""
+    several = resolved.tower.parts if part == "tower" else ()
+    if how.towers is not None and not several:
+        raise ConfigError(f"{key}.towers: it chooses among several encoders, `tower.towers`. Try: leave it out")
+    beyond = [place for place in how.towers or () if place >= len(several)]
+    if beyond:
+        raise ConfigError(
+            f"{key}.towers: there is no encoder {beyond[0]} in `tower.towers`. Try: places in 0..{len(several) - 1}"
+        )
+    return [several[place] for place in how.towers] if how.towers else [*several] or [resolved.tower]
 
 
 def _check_adapters(stages: list[Stage]) -> None:

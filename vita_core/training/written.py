@@ -15,7 +15,8 @@ from vita_core.models.model import VisionLanguageModel
 from vita_core.models.provenance import made_by, sources
 from vita_core.models.writing import write_model
 from vita_core.towers.devices import dtype_on
-from vita_core.training.parts import cast, roots
+from vita_core.towers.tower import BaseVisionTower
+from vita_core.training.parts import cast, encoders, roots
 from vita_core.training.stages import Stage
 from vita_core.weights.files import write_text
 from vita_core.weights.tensorfiles import tensors_sha256
@@ -31,16 +32,19 @@ def write_trained(
     The weights of a part that no stage trained are not written: the config names where they come from. Weights that were
     trained in float32 get the dtype of the config, on which `model` then runs too.
     """
-    llm, settings = model.settings.llm, model.tower.settings
-    assert llm is not None
-    decoder = getattr(torch, llm.dtype)
-    dtypes = {"tower": dtype_on(settings.dtype, model.tower.device), "llm": decoder, "projector": decoder}
+    assert model.settings.llm is not None
+    dtype = getattr(torch, model.settings.llm.dtype)
+    towers = encoders(model.tower)  # of several, the reductions behind all have the dtype of the first
+    dtypes = {"reduce": _dtype(towers[0]), "llm": dtype, "projector": dtype}
     ways = {part: [stage.parts[part] for stage in stages if part in stage.parts] for part in PARTS}
     written = [part for part, found in ways.items() if any(how.lora is None for how in found)]
     for part, root in roots(model).items():
         root.requires_grad_(False)
-        if part in written:
-            cast(root, dtypes.get(part, dtypes["tower"]))
+        if part in written and part != "tower":
+            cast(root, dtypes[part])
+        elif part in written:
+            for tower in towers:
+                cast(root if tower is model.tower else tower, _dtype(tower))
     model.eval()
     made = out / "work" / "made"
     shutil.rmtree(made, ignore_errors=True)
@@ -63,6 +67,11 @@ def write_trained(
             shutil.rmtree(target)
         entry.replace(target)
     made.rmdir()
+
+
+def _dtype(tower: BaseVisionTower) -> torch.dtype:
+    """Return the dtype of an encoder in its config. While it is trained, it has another one."""
+    return dtype_on(tower.settings.dtype, tower.device)
 
 
 def _result(out: Path, stage: Stage) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,12 +50,16 @@ def _free(path: Path) -> str:
     return f", {shutil.disk_usage(there).free:,} are free"
 
 
-def write_whole(path: Path, write: Callable[[Path], Any], needed: int | None = None) -> None:
+def write_whole(
+    path: Path, write: Callable[[Path], Any], needed: int | None = None, *, shared: bool = False
+) -> None:
     """Write a file of `needed` bytes atomically: call ``write`` with a temporary path, then rename that file to `path`.
 
-    The file gets the permissions of the user's umask. Raises VitaError if it cannot be written.
+    The file gets the permissions of the user's umask. If it is `shared`, other processes may write it at the same time.
+    Raises VitaError if it cannot be written.
     """
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    own = f".{uuid.uuid4().hex}" if shared else ""
+    partial = path.with_name(f".{path.stem}{own}.partial{path.suffix}")
     with writing(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from vita_core.errors import ConfigError
@@ -23,6 +24,8 @@ class RejectedLog:
     def __init__(self, file: Path, *, strict: bool = False) -> None:
         self.file, self.strict = file, strict
         self.seen = {(row["data"], row["where"]) for row in self.rows()}
+        if file.is_file() and not file.read_bytes().endswith(b"\n"):  # so that the next row is a line of its own
+            append_line(file, "")
 
     def add(self, data: str, error: SampleError) -> None:
         """Write a sample to the file, unless it is there. Raises ConfigError if `strict`."""
@@ -38,9 +41,9 @@ class RejectedLog:
     def rows(self) -> list[dict[str, str]]:
         """Return the rows of the file, each sample once. A line that was cut off when the process died is left out."""
         found: dict[tuple[str, str], dict[str, str]] = {}
-        lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True) if self.file.is_file() else []
-        for line in lines:
-            if line.endswith("\n"):
+        text = self.file.read_text(encoding="utf-8", errors="replace") if self.file.is_file() else ""
+        for line in text.split("\n")[:-1]:  # not splitlines, which also ends a line at U+2028
+            with suppress(ValueError):
                 row = json.loads(line)
                 found.setdefault((row["data"], row["where"]), row)
         return [*found.values()]
