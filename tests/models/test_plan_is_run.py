@@ -9,8 +9,9 @@ import pytest
 import torch
 from natives import SIZES, picture, saved_timm, saved_transformers
 
-from vita_core import build_model, make_plan
+from vita_core import build_model, build_tower, make_plan
 from vita_core.errors import ConfigError
+from vita_core.planning.native import of_picture
 from vita_core.planning.resolution import resolve
 
 Examples = dict[str, dict[str, Any]]
@@ -95,3 +96,40 @@ def test_a_budget_of_native_resolution_in_both_parts(naflex: dict[str, Any], tmp
     pooled = {"weights": str(tmp_path), "reduce": {"type": "pool", "window": 2}}
     plan = make_plan({"tower": {"towers": [pooled, naflex]}, "images": {"max_tokens": 9}})
     assert (plan.budget, plan.grid) == ((1, 9), (3, 3))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_each_part_of_native_resolution_resizes_the_picture_itself(
+    first: int, naflex: dict[str, Any], tmp_path: Path
+) -> None:
+    """Not what the first part made of it: the budgets and the blocks of the two are others."""
+    saved_transformers("pixtral", tmp_path)
+    towers = [naflex, {"weights": str(tmp_path)}]
+    model = build_tower({"towers": [towers[first], towers[1 - first]], "combine": "sequence"})
+    for size in SIZES:
+        (pixels,) = model.image_processor.preprocess([picture(*size)], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            found = model([pixels])[0].shape[1]
+        plan = make_plan({"tower": model.settings.model_dump(exclude_unset=True)}, picture=size)
+        assert plan.tokens == found, size
+
+
+@pytest.mark.parametrize(
+    ("step", "most"),
+    [
+        ({"type": "token_merging", "ratio": 0.4}, 10),
+        ([{"type": "pool", "window": 2}, {"type": "token_merging", "ratio": 0.5}], 12),
+        ({"type": "resampler", "queries": 4, "width": 16, "heads": 2}, 4),
+    ],
+    ids=["merged", "pooled and merged", "queries"],
+)
+def test_the_most_tokens_are_those_of_the_largest_picture(step: Any, most: int, naflex: dict[str, Any]) -> None:
+    """A wide picture may have more patches than the largest square."""
+    tower = resolve({"tower": naflex | {"reduce": step}, "images": {"max_tokens": 24}}).tower
+    assert tower.shape.native is not None
+    counts = {
+        of_picture(tower, height, width).geometry.num_tokens
+        for height in range(16, 400, 16)
+        for width in range(16, 400, 16)
+    }
+    assert max(counts) == tower.most_tokens == most

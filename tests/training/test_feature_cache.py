@@ -18,13 +18,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vita_core import VitaError, build_model
-from vita_core.config.schema import load_config
+from vita_core.config.schema import config_from, load_config
 from vita_core.models.building import build
 from vita_core.planning.resolution import resolve
 from vita_core.training import running
 from vita_core.training.cache.frozen import Features, FrozenTower, Keyed
 from vita_core.training.cache.store import FeatureStore
-from vita_core.training.data import PictureRef
+from vita_core.training.data import PictureRef, read_samples
+from vita_core.training.feature_cache import FeatureCache
 from vita_core.training.running import run_stages
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"
@@ -138,9 +139,7 @@ def test_later_epochs_open_no_picture(
     assert load_config(tmp_path / "out" / "config.yaml").training.stages
 
 
-def test_a_tower_that_an_earlier_stage_trained_is_another(
-    sections: dict[str, Any], tmp_path: Path, counted: list[int]
-) -> None:
+def test_a_tower_that_an_earlier_stage_trained_is_another(sections: dict[str, Any], tmp_path: Path) -> None:
     """Its files are the same, its weights are not; a stage that trains it has no cache."""
     stages = [
         {**ALIGN, "name": "tower", "train": {"projector": "full", "tower": "full"}, "epochs": 1},
@@ -242,6 +241,35 @@ def test_every_ingredient_counts(sections: dict[str, Any], tmp_path: Path) -> No
     with Image.open(picture) as opened:
         opened.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(picture)
     assert encoder_runs(base, cache, picture) == 1
+
+
+def test_features_without_stages_are_not_stale(sections: dict[str, Any], captioned: Path, tmp_path: Path) -> None:
+    """Neither if the weights nor if a picture change, whatever the names, sizes and times of the files say."""
+    weights = changed_copy(tmp_path / "mine", nothing)
+    tower = {"weights": weights, "select_layer": -2}
+    config = config_from(
+        {"tower": tower, "llm": sections["llm"], "device": "cpu", "training": {"variants": 1}}, [], "mine"
+    )
+    samples, picture = read_samples(captioned), captioned.parent / "tall.png"
+
+    def opened() -> FeatureCache:
+        return FeatureCache(tmp_path / "work", config, build(resolve(config), untrained=True).tower, samples)
+
+    cache = opened()
+    cache.fill()
+    before = cache.features(1, 1)
+    assert torch.equal(opened().features(1, 1), before)
+    other_weight(Path(weights))
+    changed = opened()
+    assert not changed.features(1, 1).any()
+    changed.fill()
+    assert not torch.equal(changed.features(1, 1), before)
+    content, state = picture.read_bytes(), picture.stat()
+    picture.write_bytes(
+        content[:-1] + bytes([content[-1] ^ 1])
+    )  # of the checksum of the last chunk, which PIL does not read
+    os.utime(picture, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert not opened().features(1, 1).any()
 
 
 def test_what_has_no_part_in_the_tokens_does_not_count(sections: dict[str, Any], tmp_path: Path) -> None:

@@ -28,10 +28,7 @@ from vita_core.plugins.specs import Shape, TowerSpec
 from vita_core.weights.sources import Source
 from vita_core.weights.stated import quantised, with_code
 
-__all__ = [
-    "ResolvedTower",
-    "resolve_encoder",
-]
+__all__ = ["ResolvedTower", "resolve_encoder"]
 
 
 @dataclass(frozen=True)
@@ -85,13 +82,16 @@ class ResolvedTower:
     def most_tokens(self) -> int:
         """The largest number of output tokens of one picture. Only with native resolution it exceeds that of a square one."""
         native, geometry = self.shape.native, self.geometry
-        if native is None or not self.by_blocks:
+        if native is None or self.settings.select_feature == "cls" or geometry.inside:
             return geometry.num_tokens
         most = int(native.max_tokens)
         if native.by_edge:  # each side is rounded up to whole blocks
-            edge = math.isqrt(int(native.max_tokens * native.patch**2))
-            most = (math.ceil(edge / native.block) * native.merge) ** 2
-        return self._extra + most // self.patches_per_token
+            most = (math.ceil(math.isqrt(int(native.max_tokens * native.patch**2)) / native.block) * native.merge) ** 2
+        tokens = int(self.settings.select_feature == "cls_patch") + most // self.patches_per_token
+        behind = geometry.reductions[len(stated_blocks(self.settings)) :]
+        with suppress(VitaError):  # a step that needs a grid gives every picture as many tokens
+            return math.prod(reduced(behind, (tokens, behind[0].before[-1]))[:-1]) if behind else tokens
+        return geometry.num_tokens
 
     @property
     def budget(self) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from vita_core.planning.geometry import tower_geometry
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.native import NativeSize
 
-__all__ = ["at_size", "with_budget"]
+__all__ = ["at_size", "of_picture", "with_budget"]
 
 
 def with_budget(tower: ResolvedTower, images: ImagesConfig) -> ResolvedTower:
@@ -92,15 +92,19 @@ def _budgeted(native: NativeSize, tower: ResolvedTower, wanted: dict[str, int]) 
     return changed
 
 
-def at_size(tower: ResolvedTower, size: tuple[int, int]) -> ResolvedTower:
-    """Return a tower of native resolution with its sizes and costs for resized pictures of `size` (height, width).
+def of_picture(tower: ResolvedTower, height: int, width: int) -> ResolvedTower:
+    """Return a tower with its sizes and costs for a picture of (height, width) pixels, which native resolution resizes.
 
-    The size is that of the first part of a fused tower. Its other parts of native resolution resize such a picture.
+    Each part of a fused tower resizes the picture itself. A tower of a fixed size stays as it is.
     """
-    if isinstance(tower, ResolvedFused):
-        others = [part.shape.native.size(*size) if part.shape.native else None for part in tower.parts[1:]]
-        parts = zip(tower.parts, [size, *others], strict=True)
-        return joined(tower, [part if own is None else at_size(part, own) for part, own in parts])
+    if isinstance(tower, ResolvedFused) and any(part.shape.native for part in tower.parts):
+        return joined(tower, [of_picture(part, height, width) for part in tower.parts])
+    native = None if tower.parts else tower.shape.native
+    return tower if native is None else at_size(tower, native.size(height, width))
+
+
+def at_size(tower: ResolvedTower, size: tuple[int, int]) -> ResolvedTower:
+    """Return a tower of one encoder, of native resolution, with its sizes and costs for resized pictures of (height, width)."""
     shape = shape_of(tower.spec, tower.owner, tower.source, tower.settings.options, size)
     shape = replace(shape, native=tower.shape.native)
     return replace(tower, shape=shape, geometry=tower_geometry(tower.settings, shape))

@@ -7,7 +7,7 @@ from typing import Any
 
 from vita_core.errors import PictureError
 from vita_core.planning.geometry import Grid
-from vita_core.planning.native import at_size
+from vita_core.planning.native import of_picture
 from vita_core.planning.origins import Setting, preprocessing, used_settings
 from vita_core.planning.resolution import Place, Resolved, resolve
 from vita_core.planning.stages import BYTES, PlannedStage, llm_stage, projector_stage, tower_stages
@@ -151,7 +151,7 @@ def _part(part: ResolvedTower, tiles: int) -> PlannedPart:
 def _of_picture(resolved: Resolved, picture: tuple[int, int] | None) -> tuple[ResolvedTower, int, int]:
     """Return the tower with its sizes for a picture of (width, height), and the picture's tiles and visual tokens."""
     tower, images = resolved.tower, resolved.config.images
-    native, side = tower.shape.native, tower.geometry.input_size[0]
+    side = tower.geometry.input_size[0]
     if picture is None:
         grid, tokens = _of_tile(resolved, tower)
         most = most_tokens(images, grid, tokens)
@@ -162,9 +162,9 @@ def _of_picture(resolved: Resolved, picture: tuple[int, int] | None) -> tuple[Re
             f"a picture of {width} x {height} pixels is not opened: it has fewer than 2 pixels on a side, or an aspect ratio "
             f"above {MAX_ASPECT}:1. Try: crop it into shorter pieces"
         )
-    if native is not None:
-        longer = max(width, height)
-        tower = at_size(tower, native.size(*((longer, longer) if images.aspect == "pad" else (height, width))))
+    longer = max(width, height)
+    shown = (longer, longer) if images.aspect == "pad" else (height, width)
+    tower = of_picture(tower, *((side, side) if images.tiles or images.anyres else shown))
     grid, tokens = _of_tile(resolved, tower)
     tiles, whole = tiles_and_tokens(images, picture, side, grid, tokens)
     return tower, tiles, whole + _ends(resolved, grid) * tiles

@@ -24,9 +24,10 @@ from vita_core.pixels.fused import Pixels
 from vita_core.pixels.images import MAX_PIXELS, open_picture
 from vita_core.pixels.prefetching import prefetched
 from vita_core.towers.tower import BaseVisionTower
+from vita_core.training.cache.identity import identity
 from vita_core.training.data import Sample
 from vita_core.training.variants import varied
-from vita_core.weights.files import write_text
+from vita_core.weights.files import sha256, write_text
 
 __all__ = ["FeatureCache"]
 
@@ -39,7 +40,8 @@ class FeatureCache:
     Index 0 of the first axis is the unchanged pictures. N is the number of tokens of the largest picture; with native
     resolution, `lengths` (variants + 1, samples) says how many of them are used. `grids` (variants + 1, samples, 2) are their
     rows and columns, or zeros if the tokens are on no grid. `fill` computes the features in order, and
-    continues where an interrupted run stopped. A cache of another tower, data set or seed is discarded.
+    continues where an interrupted run stopped. A cache of other pictures (their bytes), another seed or a tower whose weights,
+    settings or libraries are others is discarded.
     """
 
     def __init__(self, folder: Path, config: Config, tower: BaseVisionTower, samples: Sequence[Sample]) -> None:
@@ -79,10 +81,9 @@ class FeatureCache:
         return array
 
     def _identity(self) -> str:
-        tower = self.config.tower.model_dump_json() + self.config.images.model_dump_json()
-        pictures = "".join(f"{s.image}{s.image.stat().st_size}{s.image.stat().st_mtime_ns}" for s in self.samples)
-        parts = f"{tower}{self.tower.resolved.spec.name}{self.config.training.seed}{self.shape}{pictures}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        tower = identity(self.tower, self.tower.resolved, self.config.images, "float32")
+        pictures = "".join(sha256(sample.image) for sample in self.samples)
+        return hashlib.sha256(f"{tower}{self.config.training.seed}{self.shape}{pictures}".encode()).hexdigest()
 
     def _read_progress(self) -> int | None:
         if not self._progress.is_file():

@@ -50,9 +50,7 @@ def _free(path: Path) -> str:
     return f", {shutil.disk_usage(there).free:,} are free"
 
 
-def write_whole(
-    path: Path, write: Callable[[Path], Any], needed: int | None = None, *, shared: bool = False
-) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any], needed: int | None = None, *, shared: bool = False) -> None:
     """Write a file of `needed` bytes atomically: call ``write`` with a temporary path, then rename that file to `path`.
 
     The file gets the permissions of the user's umask. If it is `shared`, other processes may write it at the same time.

@@ -100,7 +100,7 @@ class FrozenTower:
     @functools.cached_property
     def identity(self) -> str:
         """The hash of everything but the picture that its tokens depend on."""
-        return identity(self.model, self.front, self.precision)
+        return identity(self.model.tower, self.front, self.model.settings.images, self.precision)
 
     # before the batch ------------------------------------------------------------------------------------------------
 

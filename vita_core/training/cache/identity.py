@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from vita_core.models.model import VisionLanguageModel
+from vita_core.config.images import ImagesConfig
 from vita_core.planning.towers import ResolvedTower
+from vita_core.towers.tower import BaseVisionTower
 
 __all__ = ["identity"]
 
@@ -21,22 +22,22 @@ FREE = {"weights", "revision", "adapter", "freeze", "delay_load", "device"}
 LIBRARIES = ("vita-core", "torch", "torchvision", "transformers", "timm", "open_clip_torch", "pillow")
 
 
-def identity(model: VisionLanguageModel, front: ResolvedTower, precision: str) -> str:
-    """Return the hash of what the tokens of the tower of `model` depend on, up to where `front` ends.
+def identity(tower: BaseVisionTower, front: ResolvedTower, images: ImagesConfig, precision: str) -> str:
+    """Return the hash of what the tokens of `tower` depend on, up to where `front` ends.
 
     `precision` is that of the computation. The weights are those in memory, so that an earlier stage may have trained them.
     """
     told = {
-        "towers": [_described(tower) for tower in (front, *front.parts)],
-        "images": model.settings.images.model_dump(mode="json", exclude={"anyres": {"newline"}}),
+        "towers": [_described(one) for one in (front, *front.parts)],
+        "images": images.model_dump(mode="json", exclude={"anyres": {"newline"}}),
         "precision": precision,
-        "device": model.tower.device.type,
+        "device": tower.device.type,
         "libraries": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
     }
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    encoder = model.tower.vision_tower
-    assert encoder is not None  # `roots` raises an error for a tower that is not loaded
-    for module in (encoder, *model.tower.reductions[: len(front.geometry.reductions)]):
+    encoder = tower.vision_tower
+    assert encoder is not None  # a tower that is not loaded cannot encode either
+    for module in (encoder, *tower.reductions[: len(front.geometry.reductions)]):
         digest.update(weights_digest(module))
     return digest.hexdigest()
 
