@@ -20,6 +20,7 @@ from vita_core.errors import ConfigError
 from vita_core.training.align import Alignment
 from vita_core.training.data import read_samples
 from vita_core.training.train import train
+from vita_core.weights.tensorfiles import tensors_sha256
 
 pytestmark = pytest.mark.usefixtures("queries_registered")
 STEPS = {
@@ -58,7 +59,7 @@ def test_a_short_training_opens_again(
     for again in (build_model(out), build_model(tmp_path / "saved")):
         assert torch.equal(logits(again, picture), logits(model, picture))
     record = json.loads((out / "provenance.json").read_text())
-    assert set(record["reduce_sha256"]) == {file.name}
+    assert record["tensors_sha256"][file.name] == tensors_sha256(file)
     assert record["made_by"]["reduce"][f"reduce{place}"]["distribution"] == step.owner.distribution
     section = yaml.safe_load((out / "config.yaml").read_text())["tower"]["reduce"]
     assert (section if isinstance(section, dict) else section[int(place[1])])["weights"] == f"./{file.name}"
@@ -184,7 +185,7 @@ def test_a_fused_tower(tiny_config: Path, captioned: Path, tmp_path: Path, golde
     tower = {"towers": parts, "combine": "sequence", "reduce": {"type": "queries"}}
     train(load_config(tiny_config, [*QUICK, f"tower={json.dumps(tower)}"]), [captioned], tmp_path / "out")
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())
-    assert set(record["reduce_sha256"]) == {"reduce-0.safetensors"}
+    assert set(record["tensors_sha256"]) == {"projector.safetensors", "reduce-0.safetensors"}
     model = build_model(tmp_path / "out")
     picture = golden / "pictures" / "wide.png"
     assert model.ask(picture).visual_tokens == 4

@@ -18,6 +18,7 @@ from vita_core.training.data import read_samples
 from vita_core.training.evaluate import evaluate, names_it
 from vita_core.training.feature_cache import FeatureCache
 from vita_core.training.train import train
+from vita_core.weights.tensorfiles import tensors_sha256
 
 QUICK = [
     "training={steps: 4, batch_size: 4, warm_start_steps: 2, warm_start_batch: 4, variants: 1, held_out: 0.25, "
@@ -60,7 +61,8 @@ def test_train_writes_what_run_opens(tiny_config: Path, captioned: Path, tmp_pat
     assert (scores["samples"], scores["held_out"], scores["steps"]) == (9, 3, 4)
     record = json.loads((out / "provenance.json").read_text())
     assert record["data"][0]["licence"] == "made up, CC0"
-    assert record["made_by"]["tower_plugin"] == "vita-core"
+    assert record["made_by"]["tower"]["distribution"] == "vita-core"
+    assert record["tensors_sha256"] == {"projector.safetensors": tensors_sha256(out / "projector.safetensors")}
     assert (record["training"]["steps"], record["training"]["learning_rate"]) == (4, 1e-3)
     assert yaml.safe_load((out / "config.yaml").read_text())["projector"]["weights"] == "./projector.safetensors"
     trained = load_file(out / "projector.safetensors")
@@ -138,6 +140,8 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
     train(config, [captioned], tmp_path / "broken")
     whole, broken = (load_file(tmp_path / name / "projector.safetensors") for name in ("whole", "broken"))
     assert all((whole[key] == broken[key]).all() for key in whole)
+    records = [json.loads((tmp_path / name / "provenance.json").read_text()) for name in ("whole", "broken")]
+    assert records[0] == records[1]
 
 
 @pytest.mark.slow

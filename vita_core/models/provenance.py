@@ -17,7 +17,7 @@ from vita_core.plugins.registry import CORE, SESSION
 from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256
 
-__all__ = ["full_type", "learning", "made_by", "plugins_of", "reduction_sources", "sources"]
+__all__ = ["full_type", "learning", "made_by", "reduction_sources", "sources"]
 
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
 
@@ -35,13 +35,8 @@ def made_by(resolved: Resolved) -> dict[str, Any]:
     owners |= {f"tower/{place}": part.owner for place, part in enumerate(resolved.tower.parts)}
     plugins: dict[str, Any] = {part: _plugin(owner) for part, owner in owners.items()}
     if learned := learning(resolved.tower):
-        plugins["reduce"] = plugins_of(learned)
+        plugins["reduce"] = {key: _plugin(step.owner) for key, step in learned.items()}
     return {"vita-core": version("vita-core"), **plugins}
-
-
-def plugins_of(learned: Mapping[str, ResolvedReduction]) -> dict[str, Any]:
-    """Return the distribution and the version of the plugin of each reduction."""
-    return {key: _plugin(step.owner) for key, step in learned.items()}
 
 
 def _plugin(owner: Owner) -> dict[str, str]:

@@ -42,11 +42,6 @@ class Connector(nn.Module):
         """Return each reduction with its module."""
         return zip(self.steps, self.reductions, strict=True)
 
-    @property
-    def learned(self) -> dict[str, ResolvedReduction]:
-        """The reductions that learn, by their names in a record (``reduce[0]``)."""
-        return {step.key.removeprefix("tower."): step for step in self.steps if step.spec.trainable}
-
     def train(self, mode: bool = True) -> Connector:
         """Set train or eval mode. Frozen reductions stay in eval mode."""
         super().train(mode)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
 from torch import nn
 
 from vita_core.models.model import VisionLanguageModel
-from vita_core.models.provenance import learning, plugins_of
+from vita_core.models.provenance import learning, made_by
 from vita_core.models.saving_towers import write_reductions
 from vita_core.planning.reduction_weights import reduction_files
 from vita_core.planning.resolution import Resolved
 from vita_core.training.connector import Connector
 from vita_core.training.data import Sample
+from vita_core.training.resumable import write_tensors
 from vita_core.weights.assets import ASSET_PREFIX, provenance
-from vita_core.weights.files import sha256, write_text, write_whole
+from vita_core.weights.files import sha256, write_text
+from vita_core.weights.tensorfiles import tensors_sha256
 
 __all__ = ["sources_of", "write_results"]
 
@@ -71,10 +71,18 @@ def _earlier(files: Sequence[Path]) -> dict[str, Any]:
 
 
 def write_results(
-    vlm: VisionLanguageModel, trained: nn.Module, out: Path, scores: dict[str, Any], sources: dict[str, Any]
+    resolved: Resolved,
+    vlm: VisionLanguageModel,
+    trained: nn.Module,
+    out: Path,
+    scores: Mapping[str, Any],
+    sources: Mapping[str, Any],
 ) -> None:
-    """Write the files, each atomically. The projector is saved in float16, reductions as they were trained, in float32."""
-    config, (plan, _) = vlm.settings, vlm.resolved.language("vita train")
+    """Write the files, each atomically. The projector is saved in float16, reductions as they were trained, in float32.
+
+    The tower of `vlm` ends before the reductions that were trained, that of `resolved` does not.
+    """
+    config, (plan, _) = vlm.settings, resolved.language("vita train")
     module = trained.projector if isinstance(trained, Connector) else trained
     state = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in module.state_dict().items()}
     widths = {
@@ -82,24 +90,16 @@ def write_results(
         "out_features": str(vlm.llm.hidden_size),
         "type": config.projector.type,
     }
-    projector = out / "projector.safetensors"
-    write_whole(projector, lambda path: save_file(state, path, metadata=widths))
+    files = [out / "projector.safetensors"]
+    write_tensors(files[0], state, **widths)
     sections = config.model_dump(mode="json", exclude_none=True)
     sections["projector"]["weights"] = "./projector.safetensors"
-    learned, files = {}, []
     if isinstance(trained, Connector):
-        learned, files = trained.learned, write_reductions(out, sections["tower"], trained.reduced_by())
+        files += write_reductions(out, sections["tower"], trained.reduced_by())
     write_text(out / "config.yaml", yaml.safe_dump(sections, sort_keys=False))
-    owner = vlm.tower.resolved.owner
     record = {
-        "made_by": {
-            "vita-core": version("vita-core"),
-            "tower_plugin": owner.distribution,
-            "tower_plugin_version": owner.version,
-            **({"reduce": plugins_of(learned)} if learned else {}),
-        },
-        "projector_sha256": sha256(projector),
-        **({"reduce_sha256": {file.name: sha256(file) for file in files}} if learned else {}),
+        "made_by": made_by(resolved),
+        "tensors_sha256": {file.name: tensors_sha256(file) for file in files},
         "training": config.training.model_dump(),
         "scores": scores,
         **sources,

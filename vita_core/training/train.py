@@ -83,7 +83,7 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
     scores = run_alignment(vlm, trained, training, held_out, out)
     scores |= {"samples": len(kept), "held_out": len(held)}
-    write_results(vlm, trained, out, scores, sources_of(resolved, data, sets, licences))
+    write_results(resolved, vlm, trained, out, scores, sources_of(resolved, data, sets, licences))
     write_text(out / "held_out.jsonl", "".join(_row(samples[i]) for i in held))
     run.finish(scores)
     return scores

@@ -18,7 +18,7 @@ from vita_core.towers.devices import dtype_on
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.training.parts import cast, encoders, roots
 from vita_core.training.stages import Stage
-from vita_core.weights.files import write_text
+from vita_core.weights.files import write_text, writing
 from vita_core.weights.tensorfiles import tensors_sha256
 
 __all__ = ["write_trained"]
@@ -48,8 +48,9 @@ def write_trained(
     model.eval()
     made = out / "work" / "made"
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    write_model(made, model.resolved, model.tower, model.projector, model.llm, model.newline, written)
+    with writing(made):
+        made.mkdir(parents=True)
+        write_model(made, model.resolved, model.tower, model.projector, model.llm, model.newline, written)
     files = sorted(made.rglob("*.safetensors"))
     record = {
         "made_by": made_by(model.resolved),

@@ -37,17 +37,17 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
                 f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Try: another path, or check the "
                 "permissions of its directory"
             ) from error
-        sizes = "" if needed is None else f": {needed:,} bytes are needed"
+        sizes = f"{_free(path):,} are free" if needed is None else f"{needed:,} are needed, {_free(path):,} are free"
         raise VitaError(
-            f"cannot write {path}: no space is left on the disk{sizes}{_free(path)}. Try: free some space and run the same "
+            f"cannot write {path}: no space is left on the disk, in bytes: {sizes}. Try: free some space and run the same "
             "command again, or another directory"
         ) from error
 
 
-def _free(path: Path) -> str:
-    """Return how much space is free on the disk of `path`, which may not exist."""
+def _free(path: Path) -> int:
+    """Return how many bytes are free on the disk of `path`, which may not exist."""
     there = next(parent for parent in path.absolute().parents if parent.exists())
-    return f", {shutil.disk_usage(there).free:,} are free"
+    return shutil.disk_usage(there).free
 
 
 def write_whole(path: Path, write: Callable[[Path], Any], needed: int | None = None, *, shared: bool = False) -> None:
