@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LMMS_EVAL := .compat/lmms-eval
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo quick test test-extras compat chromium lint docs site bench clean
+.PHONY: demo quick test test-extras compat lmms-eval chromium lint docs site bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt .ci/install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vita-core needs Python 3.11 or newer; run: make PYTHON=python3.11")'
@@ -32,6 +33,7 @@ test: lint
 # on Debian or Ubuntu, or install chromium yourself before.
 test-extras: $(VENV)/.extras chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m extras
+	$(MAKE) lmms-eval
 	$(BIN)/python tools/compat.py
 
 $(VENV)/.extras: $(VENV)/.installed
@@ -40,6 +42,17 @@ $(VENV)/.extras: $(VENV)/.installed
 
 chromium:
 	command -v chromium || { apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium; }
+
+# The tests of benchmarks, and of videos with the version of PyAV that lmms-eval needs, in an environment of their own.
+lmms-eval: $(LMMS_EVAL)/.installed
+	OMP_NUM_THREADS=1 $(LMMS_EVAL)/bin/python -m pytest -q -n 2 -m "slow or not slow" tests/benchmarking \
+		tests/pixels/test_video.py tests/models/test_video_models.py
+
+$(LMMS_EVAL)/.installed: pyproject.toml constraints-lmms-eval.txt .ci/install
+	$(PYTHON) -m venv --clear $(LMMS_EVAL)
+	.ci/install $(LMMS_EVAL) --constraint constraints-lmms-eval.txt --editable '.[video,data,lmms-eval]' \
+		pytest pytest-xdist scikit-image
+	touch $@
 
 compat: $(VENV)/.installed  # the tests with the oldest and with the newest versions that pyproject.toml allows
 	$(BIN)/python tools/compat.py

@@ -20,6 +20,7 @@ from messages import problems
 from packaging.requirements import Requirement
 
 from vita_core import load_config
+from vita_core.benchmarking.arguments import model_arguments
 from vita_core.cli import app
 from vita_core.cli.commands import BUILTIN, COMMANDS_GROUP
 
@@ -60,6 +61,7 @@ def test_every_shell_command_exists(block: Block) -> None:
             "python": check_python,
             "pytest": check_pytest,
             "torchrun": check_torchrun,
+            "lmms-eval": check_lmms_eval,
         }
         program = line[0]
         assert program in check.keys() | UNCHECKED, f"{program}: say in test_docs.py how to check it"
@@ -108,8 +110,19 @@ def check_python(words: list[str]) -> None:
 
 def check_torchrun(words: list[str]) -> None:
     at = words.index("-m")
-    assert words[at + 1] == "vita_core.training", "the only program of several processes"
+    if words[at + 1] == "lmms_eval":
+        check_lmms_eval(["eval", *words[at + 2 :]])
+        return
+    assert words[at + 1] == "vita_core.training", "the programs of several processes are this one and lmms-eval"
     parse_vita(["train", *words[at + 2 :]])
+
+
+def check_lmms_eval(words: list[str]) -> None:
+    """The model is ours, and it knows the arguments."""
+    options = dict(zip(words[1::2], words[2::2], strict=False))
+    assert (words[0], options["--model"]) == ("eval", "vita")
+    stated = dict(word.split("=", 1) for word in options["--model_args"].split(","))
+    model_arguments(stated, options.get("--batch_size", 1))
 
 
 def check_pytest(words: list[str]) -> None:

@@ -19,7 +19,6 @@ from vita_core.cli.answers import answer_folder
 from vita_core.cli.assets import assets
 from vita_core.cli.encode import encode
 from vita_core.cli.scaffolding import names, write_plugin
-from vita_core.cli.videos import open_video
 from vita_core.config.images import AnyresConfig
 from vita_core.config.schema import LLMConfig
 from vita_core.language.llm import LanguageModel
@@ -30,6 +29,7 @@ from vita_core.layouts import llava_hf, sections, vita
 from vita_core.layouts.finding import find_tower
 from vita_core.layouts.known import recognise
 from vita_core.models.model_values import ModelValues
+from vita_core.models.videos import open_video
 from vita_core.pixels.anyres import read_newline
 from vita_core.planning.described import named_tower
 from vita_core.planning.resolution import resolve
@@ -196,7 +196,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no final norm": (lambda _: Resnet.final_norm(Resnet.__new__(Resnet), torch.zeros(1)), "has no final_norm"),
     "another number of frames": (
         lambda folder: open_video(resolve({"tower": {"weights": str(save_vivit(folder))}}), folder / "v.mp4", 3),
-        "--max-frames: tower 'transformers' takes videos of 4 frames, not of 3",
+        "max_frames: tower 'transformers' takes videos of 4 frames, not of 3",
     ),
 }
 

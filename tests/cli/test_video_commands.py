@@ -81,7 +81,7 @@ def test_run_asks_about_a_video(video_config: Path, video: Path, tiny_config: Pa
     assert done.returncode == 0, done.stderr
     assert (json.loads(done.stdout)["tiles"], json.loads(done.stdout)["visual_tokens"]) == ([1], 8)
     wrong = vita("run", video_config, "--video", video, "--max-frames", 3)
-    assert "--max-frames: tower 'transformers' takes videos of 4 frames, not of 3" in wrong.stderr
+    assert "max_frames: tower 'transformers' takes videos of 4 frames, not of 3" in wrong.stderr
     done = vita("run", tiny_config, "--video", video, "--set", "images.frames=2", "--json", "-q", "what is this ?")
     assert json.loads(done.stdout)["tiles"] == [1, 1]
 

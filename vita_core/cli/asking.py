@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vita_core.cli.common import open_model, print_json
-from vita_core.cli.videos import open_video
+from vita_core.models.videos import open_video
 
 if TYPE_CHECKING:
     from vita_core.models.pictures import Picture

@@ -9,7 +9,8 @@ import typer
 
 from vita_core.cli.asking import MaxTilesOption, SystemOption, TowerWeightsOption, ask
 from vita_core.cli.common import JsonOption
-from vita_core.cli.videos import UNTILED, MaxFramesOption
+from vita_core.cli.videos import MaxFramesOption
+from vita_core.models.videos import UNTILED
 
 EXAMPLE = "`vita demo --model_path DIR --image_path PICTURE --question TEXT`"
 ModelPathOption = Annotated[

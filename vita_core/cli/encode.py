@@ -24,7 +24,8 @@ from vita_core.cli.common import (
 )
 from vita_core.cli.maps import SIDE, draw_maps
 from vita_core.cli.timing import Phases
-from vita_core.cli.videos import UNTILED, MaxFramesOption, open_video
+from vita_core.cli.videos import MaxFramesOption
+from vita_core.models.videos import UNTILED, open_video
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,7 +17,8 @@ from vita_core.cli.asking import (
     ask,
 )
 from vita_core.cli.common import CONFIG_HELP, DeviceOption, JsonOption, SetOption, overridden, print_json
-from vita_core.cli.videos import UNTILED, MaxFramesOption
+from vita_core.cli.videos import MaxFramesOption
+from vita_core.models.videos import UNTILED
 
 ConfigArgument = Annotated[str | None, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)]
 CheckpointOption = Annotated[

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vita_core.config.schema import GenerationConfig
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.generating import generate, shared_prefix
 from vita_core.language.llm import LanguageModel
@@ -102,7 +103,9 @@ class VisionLanguageModel(PictureTokens):
         images = (
             [pictures] if isinstance(pictures, str | os.PathLike | Image.Image | Clip | Prepared) else list(pictures)
         )
-        return self._answer([images], question, system, max_new_tokens, on_text)[0]
+        if not images:
+            raise VitaError("a question without a picture. Try: pass at least one picture")
+        return self._answer([images], [question or None], self._generation(max_new_tokens), system, on_text)[0]
 
     def ask_each(
         self,
@@ -113,7 +116,21 @@ class VisionLanguageModel(PictureTokens):
         max_new_tokens: int | None = None,
     ) -> list[Answer]:
         """Answer the same question about each of `pictures` in one padded batch."""
-        return self._answer([[picture] for picture in pictures], question, system, max_new_tokens, None)
+        rows = [[picture] for picture in pictures]
+        return self._answer(rows, [question or None] * len(rows), self._generation(max_new_tokens), system)
+
+    def ask_rows(
+        self,
+        rows: Sequence[Sequence[Picture]],
+        questions: Sequence[str],
+        *,
+        generation: GenerationConfig | None = None,
+    ) -> list[Answer]:
+        """Answer ``questions[b]`` about the pictures of row b, all in one padded batch. A row may have no picture.
+
+        `generation` replaces the config's section.
+        """
+        return self._answer(rows, questions, generation or self.settings.generation)
 
     def save(self, directory: str | os.PathLike[str], *, merge_adapters: bool = False) -> None:
         """Save the model to a directory for `build_model` and ``vita run``; see `vita_core.models.saving.save_model`.
@@ -147,29 +164,29 @@ class VisionLanguageModel(PictureTokens):
     def _answer(
         self,
         rows: Sequence[Sequence[Picture]],
-        question: str | None,
-        system: str | None,
-        max_new_tokens: int | None,
-        on_text: Callable[[str], None] | None,
+        questions: Sequence[str | None],
+        generation: GenerationConfig,
+        system: str | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
         start = time.perf_counter()
-        if not all(rows):
-            raise VitaError("a question without a picture. Try: pass at least one picture")
         prompt = self.settings.prompt if system is None else self.settings.prompt.model_copy(update={"system": system})
         pictures = [[self.prepare(picture, several=len(row) > 1) for picture in row] for row in rows]
         by_tile = self.llm.marks_tiles(prompt) and self.settings.images.anyres is None
         tiles = [[len(picture.pixels) for picture in row] for row in pictures]
         places = [[count if by_tile else 1 for count in row] for row in tiles]
-        ids = [self.llm.prompt(prompt, question or prompt.question, row) for row in places]
+        asked = zip(questions, places, strict=True)
+        ids = [
+            self.llm.prompt(prompt, prompt.question if question is None else question, row) for question, row in asked
+        ]
         prepared = time.perf_counter()
-        visual = self._visual_tokens(pictures, by_tile)
+        visual = self.visual_tokens(pictures, by_tile)
         if self.tower.device.type != "cpu":
             torch.accelerator.synchronize(self.tower.device)  # else its time would count as the language model's
         encoded = time.perf_counter()
         parts, shared = [[part for picture in row for part in picture] for row in visual], shared_prefix(self.llm, ids)
         embeds, mask = merge(ids, parts, self.llm.embed, shared=shared)
-        limit = max_new_tokens or self.settings.generation.max_new_tokens
-        self._check_context(embeds.shape[1], limit)
+        self._check_context(embeds.shape[1], generation.max_new_tokens)
         first: list[float] = []
 
         def piece(text: str) -> None:
@@ -177,8 +194,9 @@ class VisionLanguageModel(PictureTokens):
             if on_text is not None:
                 on_text(text)
 
-        settings, streamed = self.settings.generation, piece if len(rows) == 1 else None
-        generated = generate(self.llm, settings, embeds, mask, limit, shared=shared, on_text=streamed)
+        streamed = piece if len(rows) == 1 else None
+        limit = generation.max_new_tokens
+        generated = generate(self.llm, generation, embeds, mask, limit, shared=shared, on_text=streamed)
         end = time.perf_counter()
         timings = {
             "pictures": prepared - start,
@@ -192,13 +210,17 @@ class VisionLanguageModel(PictureTokens):
         answers = zip(generated, tiles, counts, mask.sum(1).tolist(), strict=True)
         return [self._finished(*answer, timings) for answer in answers]
 
-    def _visual_tokens(self, pictures: Sequence[Sequence[Prepared]], by_tile: bool) -> list[list[list[Tensor]]]:
+    def _generation(self, max_new_tokens: int | None) -> GenerationConfig:
+        stated = {"max_new_tokens": max_new_tokens} if max_new_tokens else {}
+        return self.settings.generation.model_copy(update=stated)
+
+    def visual_tokens(self, pictures: Sequence[Sequence[Prepared]], by_tile: bool) -> list[list[list[Tensor]]]:
         """Return the projected tokens (N, D) of each picture of each row, one tensor for each place in the prompt.
 
         All tiles of all rows go through the tower in one batch.
         """
         flat = [picture.pixels for row in pictures for picture in row]
-        found = iter(self.encode_each(flat))
+        found = iter(self.encode_each(flat) if flat else ())
         return [[self.pack(next(found), picture.size, by_tile) for picture in row] for row in pictures]
 
     def _check_context(self, prompt_tokens: int, limit: int) -> None:

@@ -38,6 +38,15 @@ class Joint(nn.Module):
 
     def forward(self, batch: Mapping[str, Any], count: Tensor | int | None = None) -> Tensor:
         """Return the summed loss of the labelled tokens, divided by `count`, or by their number in this batch."""
+        logits, targets = self.read(batch)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), reduction="sum", ignore_index=IGNORED_LABEL
+        )
+        labelled = targets != IGNORED_LABEL
+        return loss / (labelled.sum().clamp(min=1) if count is None else count)
+
+    def read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the logits (B, K, V) before the tokens that have a label in any row of a batch, and these labels (B, K)."""
         model = self.model
         rows = [
             (ids[:length], labels[:length])
@@ -63,12 +72,7 @@ class Joint(nn.Module):
             logits_to_keep=kept,
             use_cache=False,
         )
-        targets = targets[:, kept]
-        loss = F.cross_entropy(
-            read.logits.flatten(0, 1).float(), targets.flatten(), reduction="sum", ignore_index=IGNORED_LABEL
-        )
-        labelled = targets != IGNORED_LABEL
-        return loss / (labelled.sum().clamp(min=1) if count is None else count)
+        return read.logits, targets[:, kept]
 
     def _pictures(self, batch: Mapping[str, Any]) -> tuple[list[list[Tensor]], Tensor]:
         """Return the projected tokens (M, D) of each row's places, and zero times those of the blank pictures."""
