@@ -83,13 +83,15 @@ if (window.Plotly) {
   draw();
   dark.addEventListener("change", draw);
 }
-// On paper, what is folded is open, and a chart is as wide as the sheet.
+// On paper, what is folded is open, and a chart is as wide as a sheet (A4 or letter).
+const sheet = 620;
 let folded = [];
 addEventListener("beforeprint", () => {
   folded = [...document.querySelectorAll("details:not([open])")];
   for (const one of folded) one.open = true;
-  for (const chart of document.querySelectorAll(".chart")) Plotly.Plots.resize(chart);
+  for (const chart of document.querySelectorAll(".chart")) Plotly.relayout(chart, { width: sheet });
 });
 addEventListener("afterprint", () => {
   for (const one of folded) one.open = false;
+  for (const chart of document.querySelectorAll(".chart")) Plotly.relayout(chart, { autosize: true, width: null });
 });
