@@ -118,7 +118,7 @@ def test_a_row_of_the_results_has_every_number_and_the_best_config_is_first(html
 def test_differences_say_which_are_shown_and_how_many_pictures_would_do(html: str) -> None:
     text = sections(html)["differences"]
     assert "one minus two † pictures named +11.0 points +6.0 to +16.0 0.42 0.21 not shown 1,240" in text
-    assert "one minus two † held-out loss -0.230 -0.320 to -0.140 0.0061 0.0004 one" in text
+    assert "one minus two † held-out loss -0.23 -0.32 to -0.14 0.0061 0.0004 one" in text
 
 
 def test_what_is_unequal_or_failed_is_marked_in_every_section(html: str) -> None:

@@ -52,7 +52,7 @@ class Series:
 
 
 NAMED = Measure("named", "pictures named", ".0%", more=True)
-LOSS = Measure("loss", "held-out loss", ".3~g", more=False)
+LOSS = Measure("loss", "held-out loss", "~g", more=False)
 
 
 def charts(
@@ -92,7 +92,7 @@ def _intervals(measure: Measure, alive: Sequence[Series]) -> Chart:
         if measure is NAMED:
             chance = one.config["shuffled"]
             told = f"with captions shuffled: {measure.told(chance)}"
-            traces.append(drawing.points([chance["mean"]], row, "circle-open", "var(--muted)", told))
+            traces.append(drawing.points([chance["mean"]], row, "circle-open", "var(--muted)", told, size=14))
     told = "Each row is a config: the mark is its mean, the line its 95% interval, each small stroke a seed. "
     told += "Grey rings: with the captions shuffled, which is chance." if measure is NAMED else "Lower is better."
     figure = drawing.forest(traces, [one.label for one in rows], measure.name, measure.ticks)
@@ -166,7 +166,8 @@ def _likeness(cka: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator[Cha
         marks = [str(number) for number in range(1, len(names) + 1)]
         figure = drawing.heatmap(names, marks, cka["matrix"], "tower")
         yield Chart("likeness-towers", "Between towers", told, figure, names)
-    for place, (name, found) in enumerate(cka["layers"].items()):
+    for place, name in enumerate(name for name in labels if name in cka["layers"]):
+        found = cka["layers"][name]
         marks = [str(layer) for layer in found["layers"]]
         figure = drawing.heatmap([f"layer {mark}" for mark in marks], marks, found["matrix"], "layer")
         yield Chart(f"likeness-layers-{place}", f"Between the layers of {labels[name]}", told, figure)

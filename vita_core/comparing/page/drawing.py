@@ -66,14 +66,14 @@ def interval(found: Mapping[str, float], row: float, told: str, number: int, *, 
     }
 
 
-def points(values: Sequence[float], row: int, symbol: str, colour: str, told: str) -> dict[str, Any]:
-    """Return small marks in a row of a forest plot."""
+def points(values: Sequence[float], row: int, symbol: str, colour: str, told: str, size: int = 9) -> dict[str, Any]:
+    """Return thin marks in a row of a forest plot."""
     return {
         "type": "scatter",
         "mode": "markers",
         "x": [*values],
         "y": [row] * len(values),
-        "marker": {"symbol": symbol, "size": 9, "color": colour, "line": {"width": 1.5, "color": colour}},
+        "marker": {"symbol": symbol, "size": size, "color": colour, "line": {"width": 1.5, "color": colour}},
         "hovertemplate": f"{told}<extra></extra>",
     }
 

@@ -137,7 +137,7 @@ def differences(pairs: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -
 def _difference(pair: Mapping[str, Any], labels: Mapping[str, str]) -> list[Cell]:
     named = pair["measure"] == "named"
     difference, low, high = (
-        f"{100 * pair[key]:+.1f}" if named else f"{pair[key]:+.3f}" for key in ("difference", "low", "high")
+        f"{100 * pair[key]:+.1f}" if named else f"{pair[key]:+.3g}" for key in ("difference", "low", "high")
     )
     first_is_better = (pair["difference"] > 0) == named
     better = labels[pair["a"] if first_is_better else pair["b"]] if pair["significant"] else "not shown"
