@@ -95,7 +95,7 @@ def test_batch_statistics(
     written = config(tiny_llm, {**FINETUNE, "train": parts}, tower=tower_examples["torchvision"])
     model, stage = prepared(written)
     data = samples(model, 4)
-    freeze_unused(Joint(model), collate(data[:1]))
+    freeze_unused(Joint(model), [collate(data[:1])])
     before = {name: value.clone() for name, value in model.tower.state_dict().items()}
     trainer(model, stage, data, tmp_path).train()
     moved = {name for name, value in model.tower.state_dict().items() if not torch.equal(value, before[name])}
@@ -103,7 +103,7 @@ def test_batch_statistics(
     assert statistics
     assert (moved >= statistics) if trained else not moved
     other, _ = prepared(written)
-    freeze_unused(Joint(other), collate(data[:1]))
+    freeze_unused(Joint(other), [collate(data[:1])])
     load_trained(other, trained_state(model))
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())
 

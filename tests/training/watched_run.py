@@ -26,6 +26,11 @@ def note(**values: Any) -> None:
         opened.write(json.dumps({"time": time.time(), **values}) + "\n")
 
 
+def own_share(parameter: Any) -> Any:
+    """What this process keeps of a parameter: of DeepSpeed's `ds_tensor`, of a DTensor, or the whole."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else getattr(parameter, "ds_tensor", parameter)
+
+
 forward, step = Joint.forward, Progress.on_step_end
 
 
@@ -38,9 +43,9 @@ def seen(self: Joint, batch: Any, *rest: Any) -> Any:
 def stepped(self: Progress, args: Any, state: Any, control: Any, **given: Any) -> None:
     step(self, args, state, control, **given)
     parameters = [*given["model"].parameters()]
-    whole = sum(parameter.numel() for parameter in parameters)
-    own = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
-    shared = all(isinstance(parameter, DTensor) for parameter in parameters)
+    whole = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
+    own = sum(own_share(parameter).numel() for parameter in parameters)
+    shared = all(isinstance(one, DTensor) or hasattr(one, "ds_tensor") for one in parameters)
     note(stage=self.stage, step=state.global_step, world=dist.get_world_size(), shared=shared, share=own / whole)
     if rank == args.world_size - 1 and os.environ.get("KILLED") == f"{self.stage}:{state.global_step}":
         note(killed=True)

@@ -95,17 +95,15 @@ class LanguageModel(nn.Module):
         places = [1] * pictures if isinstance(pictures, int) else list(pictures)
         return prompt_ids(self.tokenizer, prompt, question, places)
 
-    def rows(self, prompt: PromptConfig, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """Return a picture's tokens (N, D) of a `grid`, (rows, cols), with the embedded ``prompt.row_tokens`` after its rows.
+    def row_ends(self, prompt: PromptConfig) -> Tensor | None:
+        """Return the embedded ``prompt.row_tokens`` (2, D), one for after each row of a picture but the last, one for after that.
 
-        Without row tokens they are returned as they are. Raises CheckpointError if the tokenizer does not have one.
+        None if the prompt has no such tokens. Raises CheckpointError if the tokenizer does not have one.
         """
         if prompt.row_tokens is None:
-            return tokens
+            return None
         names = [known_token(self.tokenizer, token, "row_tokens") for token in prompt.row_tokens]
-        between, last = self.embed(torch.tensor(self.tokenizer.convert_tokens_to_ids(names))).to(tokens)
-        ends = torch.stack([between] * (grid[0] - 1) + [last])
-        return torch.cat([tokens.unflatten(0, (grid[0], grid[1])), ends[:, None]], dim=1).flatten(0, 1)
+        return self.embed(torch.tensor(self.tokenizer.convert_tokens_to_ids(names)))
 
     def marks_tiles(self, prompt: PromptConfig) -> bool:
         """Return whether the prompt format has one ``<image>`` per tile instead of one per picture."""

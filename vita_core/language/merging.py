@@ -32,8 +32,9 @@ def merge(
     `pictures[b]` holds the tokens (N, D) of row b's pictures, in order. All rows share their first `shared` tokens; padding
     on the left comes after these. Raises VitaError if a row has another number of pictures than places.
     """
-    pairs = zip(prompts, pictures, strict=True)
-    rows = [torch.cat(_parts(torch.tensor(ids, dtype=torch.long), visual, embed)) for ids, visual in pairs]
+    ids = [torch.tensor(row, dtype=torch.long) for row in prompts]
+    each = zip(ids, pictures, _embedded(ids, embed), strict=True)
+    rows = [torch.cat(_parts(row, visual, words)) for row, visual, words in each]
     front, rest = torch.stack([row[:shared] for row in rows]), [row[shared:] for row in rows]
     ones = torch.ones(front.shape[:2], dtype=torch.long, device=front.device)
     padded = pad_sequence(rest, batch_first=True, padding_side=padding)
@@ -61,13 +62,14 @@ def merge_labelled(
 ) -> Batch:
     """Do the same as `merge`, with labels and positions. Rows are cut at `max_length`.
 
-    `ids` and `labels` are rows (T) of any length. The label of a picture's tokens is `IGNORED_LABEL`.
+    `ids` and `labels` are rows (T) of any length. The label of a picture's tokens is `IGNORED_LABEL`. All words are embedded
+    by one call, whatever the batch: the processes of a distributed training gather the table together.
     """
     rows, targets = [], []
-    for row, label, visual in zip(ids, labels, pictures, strict=True):
-        rows.append(torch.cat(_parts(row, visual, embed))[:max_length])
+    for row, words, label, visual in zip(ids, _embedded(ids, embed), labels, pictures, strict=True):
+        rows.append(torch.cat(_parts(row, visual, words))[:max_length])
         unlabelled = [label.new_full((len(tokens),), IGNORED_LABEL) for tokens in visual]
-        targets.append(torch.cat(_parts(row, unlabelled, lambda part: part, words=label))[:max_length])
+        targets.append(torch.cat(_parts(row, unlabelled, label))[:max_length])
     positions = [torch.arange(len(row), device=row.device) for row in rows]
     return Batch(
         pad_sequence(rows, batch_first=True, padding_side=padding),
@@ -77,9 +79,14 @@ def merge_labelled(
     )
 
 
-def _parts(ids: Tensor, visual: Sequence[Tensor], embed: Embed, words: Tensor | None = None) -> list[Tensor]:
-    """Return the embedded stretches of `words` (by default `ids` (T)) with one of `visual` at each `PICTURE_ID` of `ids`."""
-    words = ids if words is None else words
+def _embedded(ids: Sequence[Tensor], embed: Embed) -> Sequence[Tensor]:
+    """Return the embeddings (T, D) of rows of ids (T), by one call. Those in the place of a picture have no meaning."""
+    every = torch.cat(list(ids))
+    return torch.split(embed(every.masked_fill(every == PICTURE_ID, 0)), [len(row) for row in ids])
+
+
+def _parts(ids: Tensor, visual: Sequence[Tensor], words: Tensor) -> list[Tensor]:
+    """Return the stretches of `words` (T, ...) with one of `visual` in the place of each `PICTURE_ID` of `ids` (T)."""
     places = (ids == PICTURE_ID).nonzero().flatten().tolist()
     if len(places) != len(visual):
         raise VitaError(
@@ -87,9 +94,9 @@ def _parts(ids: Tensor, visual: Sequence[Tensor], embed: Embed, words: Tensor | 
         )
     parts, begin = [], 0
     for place, tokens in zip(places, visual, strict=True):
-        parts += [embed(words[begin:place]), tokens]
+        parts += [words[begin:place], tokens]
         begin = place + 1
-    return [*parts, embed(words[begin:])]
+    return [*parts, words[begin:]]
 
 
 def _mask(rows: Sequence[Tensor], padding: str) -> Tensor:

@@ -51,20 +51,25 @@ class PictureTokens(OldNames):
         dtype = self.llm.dtype if own is None else own.dtype
         return project(self.projector, features.to(dtype), grid).to(self.llm.dtype)
 
-    def pack(self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False) -> list[Tensor]:
+    def pack(
+        self, tokens: Tensor, size: tuple[int, int], by_tile: bool = False, ends: Tensor | None = None
+    ) -> list[Tensor]:
         """Join the tokens (tiles, N, D) of a picture of `size` (width, height) to a tensor (M, D) for each of its places.
 
-        With `by_tile`, each tile has its own place in the prompt.
+        With `by_tile`, each tile has its own place in the prompt. `ends` are the language model's `row_ends`, if they are known.
         """
         anyres, (projector, _) = self.settings.images.anyres, self.resolved.language("the model")
         if anyres is not None:
             tile = self.tower.resolved.geometry.input_size[0]
             grid, _ = projector.behind(self.tower.grid, self.tower.num_tokens)
             return [pack(tokens, grid, size, anyres, tile, self.newline)]
-        prompt = self.settings.prompt
-        if prompt.row_tokens is not None:
+        ends = self.llm.row_ends(self.settings.prompt) if ends is None else ends
+        if ends is not None:
             own = token_grid(self.tower, self.settings.images, size)
             grid, _ = projector.behind(own, math.prod(own))
             assert grid is not None  # checked when the model was resolved
-            tokens = torch.stack([self.llm.rows(prompt, tile, grid) for tile in tokens])
+            between, last = ends.to(tokens)
+            after = torch.stack([between] * (grid[0] - 1) + [last])[:, None]
+            rows = [torch.cat([tile.unflatten(0, tuple(grid)), after], dim=1) for tile in tokens]
+            tokens = torch.stack([tile.flatten(0, 1) for tile in rows])
         return list(tokens) if by_tile else [tokens.flatten(0, 1)]

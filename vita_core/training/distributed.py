@@ -1,4 +1,4 @@
-"""``parallel: fsdp2``: each process keeps a share of every weight, its gradient and the state of its optimizer."""
+"""Trainers of a model whose weights are shared among the processes, and that of ``parallel: fsdp2``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vita_core.training.joint import Joint
 from vita_core.training.parts import roots
 from vita_core.training.trainer import StageTrainer
 
-__all__ = ["ShardedTrainer"]
+__all__ = ["OPTIMIZER", "SCHEDULER", "GatheringTrainer", "ShardedTrainer"]
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 """Checkpoints hold whole tensors, as those of one process do."""
@@ -49,15 +49,10 @@ def shard(joint: Joint) -> None:
     fully_shard(joint, mesh=mesh)
 
 
-class ShardedTrainer(StageTrainer):
+class GatheringTrainer(StageTrainer):
     """Trains one stage on a model that is shared among the processes. The model stays so afterwards."""
 
-    def __init__(self, joint: Joint, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(joint, *arguments, **keywords)
-        shard(joint)
-        prepare = self.accelerator.prepare_model
-        # only the autocast of bf16 and fp16: accelerate would wrap the model in DDP
-        self.accelerator.prepare_model = lambda model, **_: prepare(model, device_placement=False, evaluation_mode=True)
+    shared = True
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *arguments: Any, **keywords: Any) -> Any:
         """Return the loss of `StageTrainer`. Each process encodes equally many pictures, blank ones too.
@@ -68,6 +63,17 @@ class ShardedTrainer(StageTrainer):
         most = torch.tensor(max(1, own), device=self.args.device)
         all_reduce(most, ReduceOp.MAX)
         return super().compute_loss(model, {**inputs, "blanks": int(most) - own}, *arguments, **keywords)
+
+
+class ShardedTrainer(GatheringTrainer):
+    """Trains one stage on a model that torch's ``fully_shard`` shares."""
+
+    def __init__(self, joint: Joint, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(joint, *arguments, **keywords)
+        shard(joint)
+        prepare = self.accelerator.prepare_model
+        # only the autocast of bf16 and fp16: accelerate would wrap the model in DDP
+        self.accelerator.prepare_model = lambda model, **_: prepare(model, device_placement=False, evaluation_mode=True)
 
     def evaluation_loop(self, *arguments: Any, **keywords: Any) -> EvalLoopOutput:
         """Return what `StageTrainer` returns. The parameters are shared again afterwards."""

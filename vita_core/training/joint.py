@@ -84,7 +84,8 @@ class Joint(nn.Module):
         made = [[next(pairs) for _ in range(places)] for places in batch["places"]]
         zero = torch.zeros((), dtype=self.model.llm.dtype, device=self.model.llm.device)
         unused = sum((tokens.sum() * 0 for tokens in encoded[len(flat) :]), zero)
-        pack = functools.partial(self.model.pack, by_tile=batch["by_tile"])
+        ends = self.model.llm.row_ends(self.model.settings.prompt)
+        pack = functools.partial(self.model.pack, by_tile=batch["by_tile"], ends=ends)
         return [[place for found, size in row for place in pack(found, size)] for row in made], unused
 
     def _blank(self) -> Visual:

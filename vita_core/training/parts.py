@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vita_core.adapters import adapter_state, add_adapter
 from vita_core.config.schema import FreezeConfig
@@ -152,23 +152,41 @@ def _add_lora(root: nn.Module, lora: LoraSettings, part: str, key: str) -> None:
         parameter.requires_grad_(True)
 
 
-def freeze_unused(joint: nn.Module, batch: Mapping[str, Any]) -> list[str]:
-    """Freeze the parameters that get no gradient from a batch, and return their names.
+def freeze_unused(joint: nn.Module, batches: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Freeze the trained parameters that the losses of `batches` do not depend on, and return their names.
 
     Such are a final norm that `norm: false` does not apply, and layers that a projector keeps but does not use. A distributed
-    training would wait for their gradients for ever.
+    training would wait for their gradients for ever. The batches run one by one, without a backward pass and without keeping
+    activations, until every trained parameter was reached. One that only other batches reach counts as unused.
     """
-    joint.zero_grad()
     mode = [module.training for module in joint.modules()]
     joint.eval()
-    joint(batch).backward()
+    unused = {name: value for name, value in joint.named_parameters() if value.requires_grad}
+    for batch in batches:
+        with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept.shape, torch.empty):
+            reached = _leaves(joint(batch))
+        unused = {name: value for name, value in unused.items() if id(value) not in reached}
+        if not unused:
+            break
     for module, training in zip(joint.modules(), mode, strict=True):
         module.training = training
-    unused = [name for name, value in joint.named_parameters() if value.requires_grad and value.grad is None]
-    for name in unused:
-        joint.get_parameter(name).requires_grad_(False)
-    joint.zero_grad()
-    return unused
+    for parameter in unused.values():
+        parameter.requires_grad_(False)
+    return list(unused)
+
+
+def _leaves(loss: Tensor) -> set[int]:
+    """Return the identities of the parameters that a loss depends on."""
+    nodes: list[Any] = [loss.grad_fn]
+    seen, found = set(nodes), set()
+    while nodes:
+        node = nodes.pop()
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        behind = {follower for follower, _ in getattr(node, "next_functions", ())} - seen
+        seen |= behind
+        nodes += behind
+    return found
 
 
 def table(model: VisionLanguageModel, parts: Mapping[str, PartSettings]) -> list[PartRow]:

@@ -169,7 +169,11 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
     def _save_checkpoint(self, *arguments: Any) -> None:
         """Write a checkpoint, and delete the oldest. Raises VitaError if there is no space, and then leaves nothing of it."""
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
+        trained = sum(
+            getattr(p, "ds_numel", p.numel()) * p.element_size()  # DeepSpeed leaves nothing of a parameter
+            for p in self.model.parameters()
+            if p.requires_grad
+        )
         try:
             with writing(folder, 3 * trained or None):  # AdamW keeps two values for each
                 super()._save_checkpoint(*arguments)

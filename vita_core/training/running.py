@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch.distributed.fsdp import FSDPModule
 
 from vita_core.errors import ConfigError
 from vita_core.models.building import build
@@ -37,9 +36,17 @@ from vita_core.training.sets import Sets, described, open_sets, stamp
 from vita_core.training.stages import Stage, resolve_stages
 from vita_core.training.trainer import StageTrainer
 from vita_core.training.written import write_trained
+from vita_core.training.zero3 import Zero3Trainer, load_deepspeed
 from vita_core.weights.files import write_text
 
 __all__ = ["checked_stages", "prepared", "run_stages"]
+
+KINDS: dict[str, type[StageTrainer]] = {"ddp": StageTrainer, "fsdp2": ShardedTrainer, "zero3": Zero3Trainer}
+"""How several processes train, by ``training.parallel``."""
+DONE = "done.safetensors"
+"""The file in the directory of a finished stage with the weights that it trained."""
+JUDGED = 8
+"""At most so many samples say which parameters no loss depends on."""
 
 
 def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str | None = None) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
     cannot be trained on.
     """
     stages, sets = checked_stages(resolved, only)
-    kind = ShardedTrainer if resolved.config.training.parallel == "fsdp2" and processes.count() > 1 else StageTrainer
+    kind = KINDS[resolved.config.training.parallel] if processes.count() > 1 else StageTrainer
     run = Run(out, resolved.config, "".join(stamp(settings.path) for settings in resolved.config.data.values()))
     if (finished := run.finished(["config.yaml"], [stage.name for stage in stages])) is not None:
         return finished
@@ -60,11 +67,16 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
     model, scores = build(resolved, untrained=True), dict[str, Any]()
     log = RejectedLog(out / "rejected.jsonl", strict=strict)
     for number, stage in enumerate(stages, 1):
-        scores[stage.name] = _run_stage(model, stage, sets, out / "work" / stage.name, log, kind)
-        if any(isinstance(module, FSDPModule) for module in model.modules()):
+        folder = out / "work" / stage.name
+        if (folder / DONE).is_file():
+            scores[stage.name] = _reopen(model, stage, folder)
+            continue
+        scores[stage.name] = _run_stage(model, stage, sets, folder, log, kind)
+        if kind.shared:
+            del model
             model = build(resolved, untrained=True)  # with whole weights again
             for done in stages[:number]:
-                _run_stage(model, done, sets, out / "work" / done.name, log, kind)
+                _reopen(model, done, out / "work" / done.name)
     if processes.first():
         write_trained(out, model, stages, described(resolved.config.data, sets))
         run.finish(scores)
@@ -76,10 +88,8 @@ def checked_stages(resolved: Resolved, only: str | None = None) -> tuple[list[St
     """Return the stages up to the one named `only`, and the data sets, after every check that needs no weights."""
     processes.check_devices(resolved.config)
     check_reporters(resolved.config.training.report_to)
-    if resolved.config.training.parallel == "zero3":
-        raise ConfigError(
-            "training.parallel: zero3 can be planned, but not trained with. Try: `parallel: fsdp2`, which shares as much"
-        )
+    if resolved.config.training.parallel == "zero3" and processes.count() > 1:
+        load_deepspeed(cpu=resolved.config.device == "cpu" or not torch.cuda.is_available())
     stages = _upto(resolve_stages(resolved, resolved.config.data, processes.count()), only)
     sets = open_sets(resolved.config.data, resolved.config.training.seed)
     for stage in stages:
@@ -108,13 +118,9 @@ def _upto(stages: list[Stage], only: str | None) -> list[Stage]:
 def _run_stage(
     model: VisionLanguageModel, stage: Stage, sets: Sets, folder: Path, log: RejectedLog, kind: type[StageTrainer]
 ) -> dict[str, Any]:
-    """Train one stage, from its last checkpoint if there is one, or load its result. Return its scores."""
-    seed, done = model.settings.training.seed, folder / "done.safetensors"
+    """Train one stage, from its last checkpoint if there is one. Return its scores."""
+    seed = model.settings.training.seed
     joint, data, held_out, unused = prepared(model, stage, sets, folder.parent / "cache", log)
-    if done.is_file():
-        load_trained(model, load_file(done))
-        scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
-        return scores
     rows = table(model, stage.parts)
     if processes.first():
         show_table(stage, rows, unused)
@@ -138,11 +144,23 @@ def _run_stage(
     if joint.frozen is not None:
         joint.frozen.flush()
     state = trainer.trained()
+    trainer.release()
     if processes.first():
         record = {"scores": scores, "parts": [asdict(row) for row in rows], "unused": unused}
         write_text(folder / "scores.json", json.dumps(record))
-        write_tensors(done, state)
+        write_tensors(folder / DONE, state)
     processes.wait()
+    return scores
+
+
+def _reopen(model: VisionLanguageModel, stage: Stage, folder: Path) -> dict[str, Any]:
+    """Load the result of a finished stage into a model that has those of the stages before it. Return its scores."""
+    record: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    prepare_parts(model, stage.parts, stage.key)
+    for name in record["unused"]:
+        model.get_parameter(name.removeprefix("model.")).requires_grad_(False)
+    load_trained(model, load_file(folder / DONE))
+    scores: dict[str, Any] = record["scores"]
     return scores
 
 
@@ -158,7 +176,8 @@ def prepared(
     prepare_parts(model, stage.parts, stage.key)
     joint = Joint(model, frozen_tower(model, stage, cache))
     data, held_out = _samples(joint, stage, sets, log)
-    return joint, data, held_out, freeze_unused(joint, collate([data[0]]))
+    judged = (collate([data[place]]) for place in range(min(JUDGED, len(data))))
+    return joint, data, held_out, freeze_unused(joint, judged)
 
 
 def _check_words(model: VisionLanguageModel) -> None:

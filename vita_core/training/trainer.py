@@ -27,6 +27,9 @@ class StageTrainer(ResumableTrainer):
     `data` and `held_out` are datasets of what `collate` joins; `data` has the samples in the order in which they are seen.
     """
 
+    shared = False
+    """Whether each process keeps only a share of the model, which is then of no use for the next stage."""
+
     def __init__(
         self,
         joint: Joint,
@@ -129,3 +132,6 @@ class StageTrainer(ResumableTrainer):
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Load what `trained` returned."""
         load_trained(self.model.model, state)
+
+    def release(self) -> None:
+        """Let go of the model, whose parameters may not be read afterwards if it is `shared`."""
