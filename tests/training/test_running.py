@@ -85,11 +85,16 @@ def test_two_stages_open_with_the_trained_values(written: Path, tmp_path: Path) 
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
-def test_a_stage_may_run_by_itself_first(written: Path, tmp_path: Path) -> None:
+def test_a_stage_may_run_by_itself_first(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Afterwards its result is read, and its samples are not."""
     first = run_stages(resolve(written), tmp_path / "out", only="align")
     assert list(first) == ["align"]
     assert not (tmp_path / "out" / "llm-adapter").exists()
+    judged: list[Any] = []
+    freeze = running.freeze_unused
+    monkeypatch.setattr(running, "freeze_unused", lambda *given: judged.append(given) or freeze(*given))
     both = run_stages(resolve(written), tmp_path / "out")
+    assert len(judged) == 1
     assert both["align"] == first["align"]
     whole = run_stages(resolve(written), tmp_path / "whole")
     assert both == whole

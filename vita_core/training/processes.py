@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import time
 import warnings
@@ -16,10 +17,10 @@ from tqdm import tqdm
 from vita_core.config.schema import Config
 from vita_core.errors import ConfigError, VitaError
 
-__all__ = ["check_devices", "count", "first", "start", "tell", "together", "wait"]
+__all__ = ["check_devices", "count", "first", "lost", "start", "tell", "together", "wait"]
 
-LOST = ("peer", "NCCL", "Socket")
-"""Words in torch's errors when a process waits for one that has ended."""
+LOST = re.compile(r"(closed|reset) by (remote )?peer|remote process exit|connection was likely closed", re.IGNORECASE)
+"""What gloo, NCCL and torch's store write into the error of a process that waits for one that has ended."""
 
 
 def count() -> int:
@@ -83,7 +84,10 @@ def check_devices(config: Config) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Run a command in all processes. If it fails, one of them raises VitaError, and the others exit without a word."""
+    """Run a command in all processes. If it fails, the first of them raises its error.
+
+    The others exit without a word if they fail only because that one is gone, or by a VitaError, which would be the same.
+    """
     if count() == 1:
         yield
         return
@@ -96,21 +100,19 @@ def together() -> Iterator[None]:
     try:
         yield
         wait()
-    except VitaError:
-        _leave_to_the_first()
+    except Exception as error:
+        told = _store().add("failed", 1) > 1  # by a process that failed before
+        if lost(error) and not told:
+            raise VitaError(
+                "another process of this training has ended or cannot be reached, so this one cannot go on. Try: the same "
+                "command again, which goes on from the last checkpoint"
+            ) from error
+        if told and (lost(error) or isinstance(error, VitaError)):
+            time.sleep(1)  # torchrun ends all processes when one exits, and the message has to be written first
+            raise SystemExit(2) from error
         raise
-    except RuntimeError as error:
-        if not any(word in str(error) for word in LOST):
-            raise
-        _leave_to_the_first()
-        raise VitaError(
-            "another process of this training has ended, so this one cannot go on. Try: the same command again, which goes "
-            "on from the last checkpoint"
-        ) from error
 
 
-def _leave_to_the_first() -> None:
-    """Exit if another process has failed before: it prints the message."""
-    if _store().add("failed", 1) > 1:
-        time.sleep(1)  # torchrun ends all processes when one exits, and the message has to be written first
-        raise SystemExit(2)
+def lost(error: Exception) -> bool:
+    """Return whether an error only says that another process of a training has gone, whatever that one died of."""
+    return isinstance(error, RuntimeError) and LOST.search(str(error)) is not None

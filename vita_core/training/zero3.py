@@ -121,8 +121,8 @@ class Zero3Trainer(GatheringTrainer):
             write_whole(Path(output_dir) / SCHEDULER, lambda path: torch.save(self.lr_scheduler.state_dict(), path))
 
     def _load_states(self, checkpoint: Path) -> None:
-        optimizer, device = self.deepspeed.optimizer, self.args.device
-        state = torch.load(self._own_file(checkpoint), weights_only=True, map_location=device)
+        optimizer = self.deepspeed.optimizer
+        state = torch.load(self._own_file(checkpoint), weights_only=True, map_location="cpu")
         vars(optimizer.loss_scaler).update(state["loss_scaler"])
         own = {**state, "loss_scaler": optimizer.loss_scaler}
         optimizer.load_state_dict([own] * processes.count())  # it takes that of its own number
