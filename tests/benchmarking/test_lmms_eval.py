@@ -14,6 +14,7 @@ from benchmark import spread_answers
 from tasks import NAMES, QUESTION, photos, write_tasks
 
 from vita_core import VitaError, build_model
+from vita_core.benchmarking.running import benchmark_scores
 from vita_core.errors import ConfigError
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is only in the environment that `make lmms-eval` creates")
@@ -122,11 +123,11 @@ def test_one_process_or_two_and_any_batch(folder: Path, saved: Path, tmp_path: P
     model, shown = build_model(saved), photos()
     questions = [QUESTION] * 6 + ["is it a cat ?"] * 6
     ours = [model.ask(one, text, max_new_tokens=5).text for one, text in zip(shown, questions, strict=True)]
-    assert [answer[0] for answer in answers["vita_photos"]] == ours
+    assert answers["vita_photos"] == ours
     assert len(set(ours)) > len(NAMES) // 2  # the answers depend on the pictures
     pairs = [[one, shown[(number + 1) % 12]][: 1 + number % 2] for number, one in enumerate(shown)]
     ours = [model.ask(row, text, max_new_tokens=5).text for row, text in zip(pairs, questions, strict=True)]
-    assert [answer[0] for answer in answers["vita_pairs"]] == ours
+    assert answers["vita_pairs"] == ours
     assert scores["vita_pairs"]["letters,none"] == pytest.approx(sum(map(len, ours)) / 12)
 
 
@@ -166,3 +167,14 @@ def test_requests_that_the_model_refuses(saved: Path) -> None:
         model.generate_visual_cot([])
     with pytest.raises(VitaError, match="--apply_chat_template: the prompt is written as the config says"):
         _ = model.chat_template
+
+
+def test_scores_of_a_saved_model(folder: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task may be the path of its file, which says where its data are."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    scores = benchmark_scores(saved, [str(folder / "photos.yaml")], tmp_path / "scores", device="cpu", batch=4)
+    model, texts = build_model(saved), [QUESTION] * 6 + ["is it a cat ?"] * 6
+    ours = [model.ask(one, text, max_new_tokens=5).text for one, text in zip(photos(), texts, strict=True)]
+    assert scores["vita_photos"]["letters"] == pytest.approx(sum(map(len, ours)) / 12)
+    with pytest.raises(VitaError, match=r"no scores for no_such_task: .*no_such_task.* Try: read .*log.txt"):
+        benchmark_scores(saved, ["no_such_task"], tmp_path / "scores", device="cpu")

@@ -1,0 +1,102 @@
+"""Run lmms-eval on a saved model, in a process of its own, and read the scores that it writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vita_core.errors import VitaError
+
+__all__ = ["benchmark_scores", "check_lmms_eval", "mean_scores"]
+
+Scores = dict[str, dict[str, float]]
+"""By task and metric."""
+
+
+def check_lmms_eval() -> None:
+    """Raise VitaError if lmms-eval is not installed."""
+    if importlib.util.find_spec("lmms_eval") is None:
+        raise VitaError("--lmms-eval: lmms-eval is not installed. Try: `pip install 'vita-core[lmms-eval]'`")
+
+
+def benchmark_scores(model: Path, tasks: Sequence[str], out: Path, *, device: str, batch: int = 8) -> Scores:
+    """Return the scores of the model in a directory. A task is a name that lmms-eval knows, or a YAML file in one folder.
+
+    lmms-eval writes its results, and what it prints (``log.txt``), to the directory `out`, which is emptied first. Raises
+    VitaError if it gives no scores.
+    """
+    check_lmms_eval()
+    names, folders = _named(tasks)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    command = [sys.executable, "-m", "lmms_eval", "--model", "vita", "--model_args", "config=."]
+    command += ["--tasks", ",".join(names), "--batch_size", str(batch), "--device", device]
+    command += [word for folder in folders for word in ("--include_path", str(folder))]
+    with (out / "log.txt").open("w") as log:
+        # in the directory of the model, since a path with a comma would be two arguments
+        done = subprocess.run(
+            [*command, "--output_path", out.absolute()], cwd=model, stdout=log, stderr=subprocess.STDOUT, check=False,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+        )  # fmt: skip
+    found = sorted(out.rglob("*_results.json"))
+    if done.returncode != 0 or not found:
+        raise VitaError(
+            f"lmms-eval gave no scores for {','.join(tasks)}: {_reason((out / 'log.txt').read_text(errors='replace'))}. "
+            f"Try: read {out / 'log.txt'}"
+        )
+    return _scores(json.loads(found[-1].read_text(encoding="utf-8"))["results"])
+
+
+def mean_scores(runs: Sequence[Scores]) -> Scores:
+    """Return the mean of every score over the runs."""
+    return {
+        task: {metric: sum(run[task][metric] for run in runs) / len(runs) for metric in metrics}
+        for task, metrics in runs[0].items()
+    }
+
+
+def _named(tasks: Sequence[str]) -> tuple[list[str], set[Path]]:
+    """Return the names of the tasks, and the folder of those that are files, if there are any. Raises VitaError."""
+    names, folders = [], set()
+    for task in tasks:
+        if not task.endswith((".yaml", ".yml")):
+            names.append(task)
+            continue
+        file = Path(task).expanduser().absolute()
+        stated = re.search(r"^task:\s*[\"']?([^\s\"'#]+)", file.read_text(), re.MULTILINE) if file.is_file() else None
+        if stated is None:
+            what = "has no key `task`" if file.is_file() else "no such file"
+            raise VitaError(f"--lmms-eval: {task}: {what}. Try: the YAML file of a task, or the name of one")
+        names.append(stated[1])
+        folders.add(file.parent)
+    if len(folders) > 1:
+        raise VitaError("--lmms-eval: the files are in several folders. Try: put them into one folder")
+    return names, folders
+
+
+def _scores(results: Mapping[str, Mapping[str, Any]]) -> Scores:
+    """Return the numbers of each task, without their errors. lmms-eval names them ``METRIC,FILTER``."""
+    return {
+        task: {
+            key.removesuffix(",none"): float(value)
+            for key, value in sorted(row.items())
+            if "," in key and "_stderr" not in key and isinstance(value, int | float)
+        }
+        for task, row in sorted(results.items())
+    }
+
+
+def _reason(log: str) -> str:
+    """Return the last line that names an error, or else the last line, as one sentence."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    named = [line for line in lines if "Error: " in line]
+    last = (named or lines or ["it printed nothing"])[-1]
+    return last.partition(" Try: ")[0].rstrip(" .")
