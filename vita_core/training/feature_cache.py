@@ -93,24 +93,34 @@ class FeatureCache:
 
     @torch.inference_mode()
     def fill(self) -> None:
-        """Encode the pictures that are not in the cache yet. The next pictures are read while the tower runs."""
+        """Encode the pictures that are not in the cache yet. The next pictures are read while the tower runs.
+
+        What is done is kept if it stops in the middle, as by Ctrl-C.
+        """
         total, done = self.copies * len(self.samples), self._read_progress() or 0
         flat, lengths = self.array.reshape(total, *self.shape[2:]), self.lengths.reshape(total)
         grids = self.grids.reshape(total, 2)
         bar = tqdm(total=total, initial=done, unit="picture", desc="features", disable=None)
-        with prefetched(range(done, total), self._pixels, batch=BATCH) as batches, bar:
-            for pixels in batches:
-                for features, picture in zip(encoded(self.tower, pixels), pixels, strict=True):
-                    self._check_length(features)
-                    lengths[done], grids[done] = features.shape[1], grid_of(self.tower, picture) or (0, 0)
-                    flat[done, : features.shape[1]] = features[0].to(torch.float16).cpu().numpy()
-                    done += 1
-                bar.update(len(pixels))
-                if done == total or done // BATCH % 20 == 0:
-                    written: tuple[Any, ...] = (self.array, self.lengths, self.grids)
-                    for array in written:
-                        array.flush()  # a numpy.memmap
-                    write_text(self._progress, json.dumps({"key": self._key, "done": done}))
+        try:
+            with prefetched(range(done, total), self._pixels, batch=BATCH) as batches, bar:
+                for pixels in batches:
+                    for features, picture in zip(encoded(self.tower, pixels), pixels, strict=True):
+                        self._check_length(features)
+                        lengths[done], grids[done] = features.shape[1], grid_of(self.tower, picture) or (0, 0)
+                        flat[done, : features.shape[1]] = features[0].to(torch.float16).cpu().numpy()
+                        done += 1
+                    bar.update(len(pixels))
+                    if done // BATCH % 20 == 0:
+                        self._record(done)
+        finally:
+            self._record(done)
+
+    def _record(self, done: int) -> None:
+        """Write what was computed so far, and that it is."""
+        written: tuple[Any, ...] = (self.array, self.lengths, self.grids)
+        for array in written:
+            array.flush()  # a numpy.memmap
+        write_text(self._progress, json.dumps({"key": self._key, "done": done}))
 
     def _check_length(self, features: Tensor) -> None:
         """Raise VitaError for features (1, N, C) of a picture that a rule of native resolution sized beyond its budget."""

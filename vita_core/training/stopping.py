@@ -45,3 +45,5 @@ class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]  # transformers is
         """Ask the trainer to save and stop."""
         if self.asked:
             control.should_save = control.should_training_stop = True
+
+    on_evaluate = on_step_end  # Ctrl-C while the held-out loss is computed
