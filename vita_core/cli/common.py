@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +29,7 @@ __all__ = [
     "print_json",
     "print_table",
     "quiet_transformers",
+    "resumable",
 ]
 
 CONFIG_HELP = "A YAML file, a shipped config (such as quickstart), or the directory of a trained model or a checkpoint."
@@ -113,3 +116,18 @@ def quiet_transformers() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Keep transformers' bars away, and what a training prints out of stdout. Ctrl-C ends with 130 and says how to go on."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except KeyboardInterrupt:
+        again = shlex.join(["vita", *sys.argv[1:]])
+        typer.echo(f"stopped. What is done so far is kept. To go on, run the same command again: {again}", err=True)
+        raise typer.Exit(130) from None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +16,7 @@ from vita_core.cli.common import (
     overridden,
     print_json,
     print_table,
+    resumable,
 )
 
 if TYPE_CHECKING:
@@ -127,7 +125,7 @@ def _try(resolved: Resolved, stage: str | None, *, strict: bool, json: bool) -> 
 
     from vita_core.training.trying import try_stages
 
-    with _quiet():
+    with resumable():
         tried = try_stages(resolved, strict=strict, only=stage)
     total = sum(one.seconds for one in tried)
     if json:
@@ -158,7 +156,7 @@ def _flat(resolved: Resolved, data: list[Path], out: Path, licences: Sequence[st
         read_samples(path)
     from vita_core.training.train import train as run_training
 
-    with _quiet():
+    with resumable():
         scores = run_training(resolved, data, out, licences)
     reductions = "".join(f", {file.name}" for file in sorted(out.glob("reduce-*.safetensors")))
     return scores, f"projector.safetensors{reductions}, config.yaml and provenance.json"
@@ -168,21 +166,6 @@ def _stages(resolved: Resolved, out: Path, stage: str | None, *, strict: bool) -
     """Train in stages. Return the scores, and the files that were written."""
     from vita_core.training.running import run_stages
 
-    with _quiet():
+    with resumable():
         scores = run_stages(resolved, out, strict=strict, only=stage)
     return scores, "config.yaml, provenance.json and what was trained"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' bars away, and what it prints out of stdout. Ctrl-C ends with 130 and says how to go on."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    except KeyboardInterrupt:
-        again = shlex.join(["vita", *sys.argv[1:]])
-        typer.echo(f"stopped. What is done so far is kept. To go on, run the same command again: {again}", err=True)
-        raise typer.Exit(130) from None

@@ -16,7 +16,7 @@ from vita_core.models.pictures import Prepared
 from vita_core.pixels.prefetching import prefetched
 from vita_core.training.data import Sample
 
-__all__ = ["evaluate", "names_it"]
+__all__ = ["evaluate", "named_and_shuffled", "names_it"]
 
 WORDS = 8
 
@@ -33,6 +33,17 @@ def names_it(answer: str, caption: str, names: Sequence[str] = ()) -> bool:
 
 def _words(text: str) -> list[str]:
     return [word for word in (part.strip(".,;:!?\"'()") for part in text.casefold().split()) if word]
+
+
+def named_and_shuffled(
+    samples: Sequence[Sample], answers: Sequence[str], seed: int = 0
+) -> tuple[list[bool], list[bool]]:
+    """Return whether each answer names what its picture shows, and whether it names what a random other picture shows."""
+    order = list(range(len(samples)))
+    random.Random(seed).shuffle(order)
+    named = [names_it(answer, sample.caption, sample.names) for answer, sample in zip(answers, samples, strict=True)]
+    others = [samples[place] for place in order]
+    return named, [names_it(answer, one.caption, one.names) for answer, one in zip(answers, others, strict=True)]
 
 
 def evaluate(
@@ -56,10 +67,7 @@ def evaluate(
     with prefetched([sample.image for sample in samples], read, batch=batch) as batches:
         for pictures in tqdm(batches, desc="eval", unit="batch", total=math.ceil(len(samples) / batch), disable=None):
             texts += [row.text for row in model.ask_each(pictures, question)]
-    named = [names_it(text, sample.caption, sample.names) for text, sample in zip(texts, samples, strict=True)]
-    order = list(range(len(samples)))
-    random.Random(seed).shuffle(order)
-    shuffled = [names_it(text, samples[i].caption, samples[i].names) for text, i in zip(texts, order, strict=True)]
+    named, shuffled = named_and_shuffled(samples, texts, seed)
     return {
         "n": len(samples),
         "named": sum(named) / len(samples),

@@ -41,11 +41,14 @@ class FeatureCache:
     resolution, `lengths` (variants + 1, samples) says how many of them are used. `grids` (variants + 1, samples, 2) are their
     rows and columns, or zeros if the tokens are on no grid. `fill` computes the features in order, and
     continues where an interrupted run stopped. A cache of other pictures (their bytes), another seed or a tower whose weights,
-    settings or libraries are others is discarded.
+    settings or libraries are others is discarded. `seed` is that of the variants, by default the training's.
     """
 
-    def __init__(self, folder: Path, config: Config, tower: BaseVisionTower, samples: Sequence[Sample]) -> None:
+    def __init__(
+        self, folder: Path, config: Config, tower: BaseVisionTower, samples: Sequence[Sample], seed: int | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.seed = config.training.seed if seed is None else seed
         # alignment uses one tile per picture, so that every sample has the same number of tokens
         self.config = config.model_copy(update={"images": config.images.model_copy(update={"tiles": None})})
         self.tower, self.samples = tower, samples
@@ -83,7 +86,7 @@ class FeatureCache:
     def _identity(self) -> str:
         tower = identity(self.tower, self.tower.resolved, self.config.images, "float32")
         pictures = "".join(sha256(sample.image) for sample in self.samples)
-        return hashlib.sha256(f"{tower}{self.config.training.seed}{self.shape}{pictures}".encode()).hexdigest()
+        return hashlib.sha256(f"{tower}{self.seed}{self.shape}{pictures}".encode()).hexdigest()
 
     def _read_progress(self) -> int | None:
         if not self._progress.is_file():
@@ -144,7 +147,7 @@ class FeatureCache:
         picture = open_picture(self.samples[index].image, max_pixels=self.config.images.max_pixels or MAX_PIXELS)
         if copy:
             side = self.tower.resolved.geometry.input_size[0]
-            picture = varied(picture, random.Random(f"{self.config.training.seed}-{item}"), side)
+            picture = varied(picture, random.Random(f"{self.seed}-{item}"), side)
         return prepare(self.tower, self.config.images, picture).copied(self.tower.device).pixels
 
 

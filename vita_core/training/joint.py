@@ -45,6 +45,12 @@ class Joint(nn.Module):
         labelled = targets != IGNORED_LABEL
         return loss / (labelled.sum().clamp(min=1) if count is None else count)
 
+    def each(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return the mean loss (B) of the labelled tokens of each sample."""
+        logits, targets = self.read(batch)
+        losses = F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none", ignore_index=IGNORED_LABEL)
+        return losses.sum(1) / (targets != IGNORED_LABEL).sum(1).clamp(min=1)
+
     def read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the logits (B, K, V) before the tokens that have a label in any row of a batch, and these labels (B, K)."""
         model = self.model

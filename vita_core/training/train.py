@@ -40,12 +40,19 @@ WRITTEN = ("projector.safetensors", "config.yaml", "provenance.json", "held_out.
 """The files of a finished run, besides those of reductions."""
 
 
-def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: Sequence[str] = ()) -> dict[str, Any]:
+def train(
+    config: Place | Resolved,
+    data: Sequence[Path],
+    out: Path,
+    licences: Sequence[str] = (),
+    features: Path | None = None,
+) -> dict[str, Any]:
     """Train a projector, and the reductions that learn, on captioned pictures, and write the directory `out`.
 
     Its files are projector.safetensors, reduce-0.safetensors and so on, config.yaml and provenance.json.
     Call it again with the same arguments to continue an interrupted run: features and checkpoints are in ``out/work``.
-    `licences` are texts for the provenance, one for each of `data`. Returns the scores. Raises VitaError.
+    `licences` are texts for the provenance, one for each of `data`. `features` is a directory for the features that runs
+    with other seeds share: their altered copies are then those of seed 0. Returns the scores. Raises VitaError.
     """
     resolved = config if isinstance(config, Resolved) else resolve(config)
     _check(resolved)
@@ -56,7 +63,6 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     groups = [number for number, group in enumerate(sets) for _ in group]
     settings = config.training
     kept, held = _split(len(samples), settings)
-    work = out / "work"
     front, steps = before_learning(resolved.tower)
     names = [*WRITTEN, *(reduction_file(step) for step in steps if step.spec.trainable)]
     run = Run(out, config, json.dumps([[str(s.image), s.caption] for s in samples]))
@@ -69,16 +75,13 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     answers = [_answer_ids(vlm, sample.caption) for sample in samples]
     captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
     captions.tell_projector()  # raises an error for unusable captions, before the pictures are encoded
-    cache = _cached(work, config, vlm, samples)
+    cache = _cached(features or out / "work", config, vlm, samples, None if features is None else 0)
     rows = Rows(kept, [groups[i] for i in kept])
     held_out = CachedSamples(cache, Rows(held, [groups[i] for i in held]), answers) if held else None
     trained.requires_grad_(True)
     warming = CachedSamples(cache, rows, answers, settings.warm_start_steps * settings.warm_start_batch)
     _warm_start(vlm, trained, warming, captions, out)
-    if isinstance(vlm.projector, WordProjector):
-        vlm.projector.requires_grad_(False)
-        for parameter in vlm.projector.alignment_parameters():
-            parameter.requires_grad_(True)
+    _keep_words(vlm.projector)
     tell(f"training: {described(trained)}")
     training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
     scores = run_alignment(vlm, trained, training, held_out, out)
@@ -89,10 +92,20 @@ def train(config: Place | Resolved, data: Sequence[Path], out: Path, licences: S
     return scores
 
 
-def _cached(work: Path, config: Config, vlm: VisionLanguageModel, samples: Sequence[Sample]) -> FeatureCache:
+def _keep_words(projector: nn.Module) -> None:
+    """Freeze what the warm start taught a `WordProjector`."""
+    if isinstance(projector, WordProjector):
+        projector.requires_grad_(False)
+        for parameter in projector.alignment_parameters():
+            parameter.requires_grad_(True)
+
+
+def _cached(
+    folder: Path, config: Config, vlm: VisionLanguageModel, samples: Sequence[Sample], seed: int | None
+) -> FeatureCache:
     """Return the features of all pictures. They do not depend on reductions that are trained."""
     tower = config.tower.model_copy(update={"reduce": vlm.tower.settings.reduce})
-    cache = FeatureCache(work, config.model_copy(update={"tower": tower}), vlm.tower, samples)
+    cache = FeatureCache(folder, config.model_copy(update={"tower": tower}), vlm.tower, samples, seed)
     cache.fill()
     return cache
 

@@ -166,7 +166,7 @@ class FrozenTower:
 
     def encode_each(self, pictures: Sequence[Visual]) -> list[Tensor]:
         """Return the projected tokens (tiles, N', D) of each picture, as `PictureTokens.encode_each` does."""
-        found, tower = self._features(pictures), self.model.tower
+        found, tower = self.features(pictures), self.model.tower
         tokens = [each.tokens.to(tower.device, torch.float32) for each in found]
         if tower.shape.native is None:
             whole = self._projected(torch.cat(tokens), self.front.geometry.grid, tower.grid)
@@ -180,7 +180,7 @@ class FrozenTower:
         reduced, _ = self.model.tower.reduced(tokens, grid, first=self.cut)
         return self.model.projected(reduced.to(torch.float32), behind)
 
-    def _features(self, pictures: Sequence[Visual]) -> list[Features]:
+    def features(self, pictures: Sequence[Visual]) -> list[Features]:
         """Return the tokens of each picture, and keep those that are new."""
         found: dict[int, Features] = {}
         missing: dict[str, list[int]] = {}

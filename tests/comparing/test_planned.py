@@ -1,0 +1,136 @@
+"""Which configs can be compared, what they are given, and what a sweep compares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import FLAT, STAGES, write_config
+
+from vita_core.comparing.planned import Asked, named, plan_configs
+from vita_core.comparing.running import rate_overrides
+from vita_core.comparing.sweeping import swept
+from vita_core.errors import ConfigError, VitaError
+from vita_core.planning.resolution import resolve
+
+
+@pytest.fixture
+def clip(tmp_path: Path, tiny_llm: Path) -> str:
+    return write_config(tmp_path / "clip.yaml", tiny_llm)
+
+
+def test_tokens_are_pooled_down_to_the_grid_that_fits_best(clip: str, tmp_path: Path, tiny_llm: Path) -> None:
+    siglip = write_config(tmp_path / "siglip.yaml", tiny_llm, tower="siglip")
+    one, two = plan_configs(named([clip, siglip]), tokens=8, steps=7)
+    for planned in (one, two):
+        assert (planned.before, planned.tokens) == (16, 8)
+        assert planned.resolved.tower.geometry.grid in ((2, 4), (4, 2))
+        assert planned.resolved.config.training.steps == 7
+        again = planned.with_overrides(["training.seed=3"]).config
+        assert (again.tower, again.training.seed) == (planned.resolved.config.tower, 3)
+    assert [step.spec.name for step in one.resolved.tower.geometry.reductions] == ["pool"]
+
+
+def test_a_config_keeps_its_own_reductions_before_the_pooling(clip: str, tmp_path: Path, tiny_llm: Path) -> None:
+    steps = [{"type": "interpolate", "grid": 6}]
+    other = write_config(tmp_path / "other.yaml", tiny_llm, tower="siglip", training=FLAT, generation={})
+    overridden = Asked("other", other, (f"tower.reduce={json.dumps(steps)}",))
+    _, planned = plan_configs([*named([clip]), overridden], tokens=9)
+    assert [step.spec.name for step in planned.resolved.tower.geometry.reductions] == ["interpolate", "pool"]
+    assert (planned.before, planned.tokens) == (36, 9)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tokens", "message"),
+    [
+        (["tower.pool=2"], None, r"b: tower: 16 tokens a picture, but another config has 4\. Try: `--tokens 4`"),
+        (["tower.pool=2"], 9, r"b: tower: 4 tokens a picture, fewer than 9, and tokens are only pooled down\. Try: `--tokens 4`"),
+        ([], 7, r"cannot be pooled to 7: no grid of 7 tokens fits into 4 x 4"),
+        (["tower.select_feature=cls_patch"], 4, r"17 tokens a picture cannot be pooled to 4: they are on no grid"),
+        (["projector={type: ldpv2, options: {grid: 2}}"], 1, "4 tokens a picture cannot be pooled to 1: projector 'ldpv2'"),
+        (["images.tiles={max: 4}"], 4, r"images: a picture has up to 5 tiles, so its tokens differ"),
+        (["training.steps=3"], None, r"training\.steps: 3, but 2 in a\. Try: `--set training\.steps=VALUE` for all of them"),
+        (["prompt.question=what"], None, r'prompt\.question: "what", but "'),
+        (["generation.max_new_tokens=4"], None, r"generation\.max_new_tokens: 4, but 3 in a"),
+        (["llm.dtype=bfloat16"], None, r'llm\.dtype: "bfloat16", but "float32" in a'),
+        ([f"training.stages={json.dumps(STAGES)}"], None, r"training\.stages: b has stages, a has none"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused_with_the_reason(
+    clip: str, overrides: list[str], tokens: int | None, message: str
+) -> None:
+    first = ("tower.pool=2",) if "16 tokens" in message else ()
+    own = () if first else tuple(overrides)
+    asked = [Asked("a", clip, first), Asked("b", clip, own)]
+    with pytest.raises(ConfigError, match=message) as refused:
+        plan_configs(asked, tokens=tokens)
+    assert all("`--unequal`" in line for line in str(refused.value).splitlines())
+    _, other = plan_configs(asked, tokens=tokens, unequal=True)
+    assert all(f"b: {reason}. Try: " in str(refused.value) for reason in other.unequal)
+    assert other.unequal
+
+
+def test_stages_are_compared_key_by_key(clip: str) -> None:
+    more = [{**STAGES[0], "batch_size": 8}]
+    two = [*STAGES, {**STAGES[0], "name": "again"}]
+    asked = [
+        Asked(name, clip, (f"training.stages={json.dumps(stages)}",)) for name, stages in (("a", STAGES), ("b", more))
+    ]
+    with pytest.raises(ConfigError, match=r"training\.stages\.0\.batch_size: 8, but 4 in a"):
+        plan_configs(asked)
+    with pytest.raises(ConfigError, match=r"training\.stages: 2 stages, 1 in a"):
+        plan_configs([asked[0], Asked("b", clip, (f"training.stages={json.dumps(two)}",))])
+    epochs = [{key: value for key, value in STAGES[0].items() if key != "steps"} | {"epochs": 2}]
+    (planned,) = plan_configs([Asked("a", clip, (f"training.stages={json.dumps(epochs)}",))], steps=5)
+    stages: Any = planned.resolved.config.training.stages
+    assert (stages[0].steps, stages[0].epochs) == (5, None)
+    assert rate_overrides(planned.resolved, 0.5) == ["training.stages.0.learning_rate=0.5"]
+    several = resolve(clip, [f"training.stages={json.dumps(two)}"])
+    with pytest.raises(ConfigError, match="learning_rate is that of one stage, but the config has 2"):
+        rate_overrides(several, 0.5)
+
+
+def test_an_error_of_a_config_names_it(clip: str) -> None:
+    with pytest.raises(VitaError, match=r"^b: tower\.select_layer: 40 is out of range"):
+        plan_configs([Asked("a", clip), Asked("b", clip, ("tower.select_layer=40",))])
+    with pytest.raises(ConfigError, match=r"^b: .*the section 'llm' is missing: vita compare needs a language model"):
+        plan_configs([Asked("a", clip), Asked("b", clip, ("llm=null",))])
+
+
+def test_configs_are_named_after_their_files(tmp_path: Path) -> None:
+    assert [one.name for one in named(["a.yaml", "trained/"])] == ["a", "trained"]
+    assert [one.name for one in named(["x/a.yaml", "y/a.yaml", "my b.yaml"])] == ["x-a", "y-a", "my-b"]
+    with pytest.raises(ConfigError, match=r"two configs have the name 'x-a': x/a\.yaml, x/a\.yml"):
+        named(["x/a.yaml", "x/a.yml"])
+
+
+def test_a_sweep_is_a_grid_with_readable_names() -> None:
+    found = swept("base.yaml", ["tower.select_layer=-1", "tower.select_layer=[-1, -2]", "tower.pool=2"], ["device=cpu"])
+    assert [(one.name, one.overrides) for one in found] == [
+        ("select_layer=-1+pool=2", ("device=cpu", "tower.select_layer=-1", "tower.pool=2")),
+        ("select_layer=-1,-2+pool=2", ("device=cpu", "tower.select_layer=[-1, -2]", "tower.pool=2")),
+    ]
+    paths = swept("base.yaml", ["tower.weights=./a/clip", "tower.weights=google/siglip", "llm.weights=x"])
+    assert [one.name for one in paths] == ["tower.weights=clip+llm.weights=x", "tower.weights=siglip+llm.weights=x"]
+    same = swept("base.yaml", ["tower.weights=./a/clip", "tower.weights=./b/clip"])
+    assert [one.name for one in same] == ["weights=clip.1", "weights=clip.2"]
+    assert [one.name for one in swept("c", ["images.tiles={max: 4}", "images.tiles=null"])] == [
+        "tiles=max-4",
+        "tiles=null",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        (["tower.pool"], "--over tower.pool: not of the form KEY=VALUE"),
+        (["tower.pool=2", "tower.pool=2"], "--over tower.pool=2: given twice"),
+        ([], "--over: no value is given"),
+        (["tower.pool=[2"], "--over tower.pool"),
+    ],
+)
+def test_a_sweep_of_nothing_is_refused(over: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        swept("base.yaml", over)

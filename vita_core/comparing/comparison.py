@@ -1,0 +1,161 @@
+"""The whole of ``vita compare``: plan, divide the data, train and score every config, and write what was found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vita_core.comparing.assembling import config_entry, examples, pairs, rounded
+from vita_core.comparing.dividing import Divided, divided
+from vita_core.comparing.page import write_page
+from vita_core.comparing.planned import Asked, Planned, plan_configs
+from vita_core.comparing.report import write_report
+from vita_core.comparing.running import Finished, Runner, check_folder, rate_overrides
+from vita_core.comparing.statistics import RESAMPLES, check_installed
+from vita_core.comparing.towers import likeness, open_towers, spread, time_towers, write_pictures
+from vita_core.comparing.verdict import notes, verdict
+from vita_core.errors import ConfigError
+from vita_core.training import processes
+from vita_core.training.data import Sample, read_samples
+from vita_core.weights.files import write_text
+
+__all__ = ["Options", "compare", "prepared"]
+
+Scored = dict[str, list[Finished]]
+Tunings = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a comparison is told: the `seeds`, the visual `tokens` of a picture and the training `steps` (None: those of the
+    configs), the learning `rates` to try, and whether `unequal` configs are compared too.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tokens: int | None = None
+    steps: int | None = None
+    rates: tuple[float, ...] = ()
+    unequal: bool = False
+
+
+def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> tuple[list[Planned], Divided]:
+    """Make every check that needs no weights, and divide the data. Raises VitaError."""
+    check_installed()
+    if processes.count() > 1:
+        raise ConfigError(
+            f"a comparison runs in one process, not {processes.count()}. Try: `vita compare` without torchrun"
+        )
+    if len(asked) < 2:
+        raise ConfigError("one config cannot be compared. Try: `vita compare A.yaml B.yaml --data DATA --out DIR`")
+    planned = plan_configs(asked, tokens=options.tokens, steps=options.steps, unequal=options.unequal)
+    for one in planned:
+        for rate in options.rates:
+            rate_overrides(one.resolved, rate)
+    found = divided(data, out / "data")
+    check_folder(out, found, planned)
+    return planned, found
+
+
+def compare(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> dict[str, Any]:
+    """Train and score configs side by side, and return what ``out/comparison.json`` says.
+
+    Call it again with the same arguments to go on after it was interrupted. A config that fails is in the result, with
+    the reason; the others are compared without it. Raises VitaError before anything is trained if they cannot be compared.
+    """
+    planned, found = prepared(asked, data, out, options)
+    runner = Runner(out, found)
+    best, tunings = _tuned(runner, planned, options)
+    scored = _scored(runner, planned, best, options)
+    test = read_samples(out / "data" / "test.jsonl")
+    comparison = _comparison(planned, scored, tunings, runner.failed, found, options)
+    comparison |= {"examples": examples(scored, test) if scored else []}
+    timings = _look(out, [one for one in planned if one.name in scored], scored, comparison, test)
+    write_text(out / "timings.json", json.dumps(timings, indent=2))
+    write_text(out / "comparison.json", json.dumps(rounded(comparison), indent=1, ensure_ascii=False, sort_keys=True))
+    write_report(out)
+    write_page(out)
+    return comparison
+
+
+def _tuned(runner: Runner, planned: Sequence[Planned], options: Options) -> tuple[dict[str, float | None], Tunings]:
+    """Try every rate with the first seed of each config. Return the best rate by validation loss, and all losses."""
+    best: dict[str, float | None] = {one.name: None for one in planned}
+    losses: Tunings = {one.name: [] for one in planned}
+    for rate in options.rates:
+        for one in planned:
+            loss = runner.validated(runner.run(one, rate, options.seeds[0]))
+            if loss is not None:
+                losses[one.name].append({"learning_rate": rate, "validation_loss": loss})
+    for name, found in losses.items():
+        if found:
+            best[name] = min(found, key=lambda row: row["validation_loss"])["learning_rate"]
+    return best, losses
+
+
+def _scored(runner: Runner, planned: Sequence[Planned], best: dict[str, float | None], options: Options) -> Scored:
+    """Return the runs of every config that did not fail. The configs take turns, so that their times can be compared."""
+    found: Scored = {one.name: [] for one in planned}
+    for seed in options.seeds:
+        for one in planned:
+            finished = runner.tested(runner.run(one, best[one.name], seed))
+            if finished is not None:
+                found[one.name].append(finished)
+    return {name: runs for name, runs in found.items() if name not in runner.failed}
+
+
+def _comparison(
+    planned: Sequence[Planned],
+    scored: Scored,
+    tunings: Tunings,
+    failed: dict[str, str],
+    found: Divided,
+    options: Options,
+) -> dict[str, Any]:
+    entries = [config_entry(one, scored.get(one.name), failed.get(one.name), tunings[one.name]) for one in planned]
+    training = planned[0].resolved.config.training
+    steps = [training.steps] if training.stages is None else [stage.steps for stage in training.stages]
+    comparison: dict[str, Any] = {
+        "format": 1,
+        "unequal": [f"{one.name}: {reason}" for one in planned for reason in one.unequal],
+        "data": {
+            **{key: getattr(found, key) for key in ("name", "train", "validation", "test", "groups", "sha256")},
+            "test_groups": len(set(found.test_groups)),
+        },
+        "settings": {
+            "seeds": list(options.seeds),
+            "tokens": options.tokens,
+            "steps": options.steps or (sum(step or 0 for step in steps) or None),
+            "tune": {"learning_rate": list(options.rates)} if options.rates else {},
+            "resamples": RESAMPLES,
+        },
+        "configs": entries,
+        "pairs": pairs(scored, found.test),
+    }
+    comparison["verdict"] = verdict(comparison)
+    comparison["notes"] = notes(comparison)
+    return comparison
+
+
+def _look(
+    out: Path, planned: Sequence[Planned], scored: Scored, comparison: dict[str, Any], test: Sequence[Sample]
+) -> dict[str, Any]:
+    """Add to the comparison what the towers themselves show, write the pictures of the page, and return the times."""
+    towers = open_towers(planned)
+    every = [*test, *(one for name in ("validation", "train") for one in read_samples(out / "data" / f"{name}.jsonl"))]
+    comparison["cka"] = likeness(towers, every) if towers else {"towers": [], "matrix": [], "pictures": 0, "layers": {}}
+    shown = comparison["examples"]
+    drawn = write_pictures(towers, [test[row.pop("place")] for row in shown], out / "page")
+    comparison["examples"] = [{**row, **files} for row, files in zip(shown, drawn, strict=True)]
+    times, timings = time_towers(towers, test), {}
+    for name, runs in scored.items():
+        seconds = [run.record["seconds"] for run in runs if run.record["seconds"] is not None]
+        peaks = [run.record["peak_bytes"] for run in runs if run.record["peak_bytes"] is not None]
+        timings[name] = {
+            "ms_per_picture": times[name],
+            "peak_bytes": max(peaks, default=None),
+            "training_seconds": spread(seconds) if seconds else None,
+        }
+    return timings

@@ -1,0 +1,139 @@
+"""The data of a comparison: read once, divided into three splits, and written where every run finds it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vita_core.config.data import DataSetConfig
+from vita_core.errors import ConfigError
+from vita_core.probing.splits import divide, near_duplicates
+from vita_core.training.data import PictureRef, Sample, open_source
+from vita_core.training.data.folders import FolderSource
+from vita_core.weights.files import write_text, write_whole
+
+__all__ = ["SPLITS", "Divided", "divided"]
+
+SPLITS = ("train", "validation", "test")
+SEED = 0
+"""The splits do not depend on the seeds of the trainings: every comparison of the same data has the same ones."""
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A divided data set: the number of samples in each split and of groups in all, and the groups of the test pictures.
+
+    `sha256` is that of the pictures and their texts in order.
+    """
+
+    name: str
+    train: int
+    validation: int
+    test: int
+    groups: int
+    test_groups: tuple[int, ...]
+    sha256: str
+
+    @property
+    def samples(self) -> int:
+        """All samples."""
+        return self.train + self.validation + self.test
+
+
+def divided(data: Path, folder: Path) -> Divided:
+    """Divide a data set, and write each split to ``folder/SPLIT.jsonl``. Pictures inside an archive are written beside it.
+
+    Each sample has one picture and at least one answer. If the same data was divided there before, it stays. Raises
+    ConfigError for too few pictures, and SampleError for a sample that cannot be used.
+    """
+    source = open_source(DataSetConfig(path=str(data)), absolute=True)
+    if isinstance(source, FolderSource):
+        source = FolderSource(data, captioned=True)
+    samples = [source.sample(index) for index in range(len(source))]
+    digest = _digest(samples)
+    record = folder / "data.json"
+    with suppress(OSError, ValueError, KeyError):
+        known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        if known["sha256"] == digest and all((folder / f"{name}.jsonl").is_file() for name in SPLITS):
+            return Divided(**{**known, "test_groups": tuple(known["test_groups"])})
+    pictures = [sample.pictures[0] for sample in samples]
+    splits = divide(near_duplicates(pictures), seed=SEED, labels=_labels(samples))
+    for name in SPLITS:
+        if len({splits.groups[place] for place in getattr(splits, name)}) < 2:
+            raise ConfigError(
+                f"--data: {len(samples)} pictures in {len(set(splits.groups))} groups of near-duplicates are too few for three "
+                f"splits: there would be no two different ones in {name}. Try: at least 20 different pictures"
+            )
+    for name in SPLITS:
+        rows = (_row(samples[place], place, folder) for place in getattr(splits, name))
+        write_text(folder / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    found = Divided(
+        name=data.absolute().stem,
+        train=len(splits.train),
+        validation=len(splits.validation),
+        test=len(splits.test),
+        groups=len(set(splits.groups)),
+        test_groups=tuple(splits.groups[place] for place in splits.test),
+        sha256=digest,
+    )
+    write_text(record, json.dumps(asdict(found)))
+    return found
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    """Return the SHA-256 of the pictures' bytes and the texts of samples. Raises ConfigError for one that cannot be used."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        if len(sample.pictures) != 1 or sample.videos:
+            found = f"{len(sample.pictures)} pictures and {len(sample.videos)} videos"
+            raise ConfigError(
+                f"--data: {sample.where}: a comparison takes samples of one picture each, not {found}. "
+                "Try: remove the others from the data set"
+            )
+        ref = sample.pictures[0]
+        if not ref.exists():
+            raise ConfigError(f"--data: {sample.where}: a picture is missing: {ref.name}. Try: copy it there")
+        with ref.opened() as file:
+            digest.update(hashlib.sha256(file.read()).digest())
+        told = [[[turn.question, turn.answer] for turn in sample.turns], list(sample.names), sample.system]
+        digest.update(json.dumps(told).encode())
+    return digest.hexdigest()
+
+
+def _labels(samples: Sequence[Sample]) -> list[str]:
+    """Return the caption of each sample if it is that of several, else an empty text: equal captions are divided evenly."""
+    counts = Counter(sample.caption for sample in samples)
+    return [sample.caption if counts[sample.caption] > 1 else "" for sample in samples]
+
+
+def _row(sample: Sample, place: int, folder: Path) -> dict[str, Any]:
+    """Return a sample as a row of a JSONL. A caption stays one; turns with questions become ``conversations``."""
+    row: dict[str, Any] = {"image": str(_file(sample.pictures[0], place, folder)), "names": list(sample.names)}
+    if len(sample.turns) == 1 and sample.turns[0].question is None:
+        return row | {"caption": sample.caption}
+    return row | {"conversations": list(_messages(sample))}
+
+
+def _messages(sample: Sample) -> Iterator[dict[str, str]]:
+    if sample.system is not None:
+        yield {"from": "system", "value": sample.system}
+    for turn in sample.turns:
+        yield {"from": "human", "value": turn.question or ""}
+        yield {"from": "gpt", "value": turn.answer}
+
+
+def _file(ref: PictureRef, place: int, folder: Path) -> Path:
+    """Return the file of a picture. One inside an archive is written to a file of its own."""
+    if ref.whole is not None:
+        return ref.whole.absolute()
+    file = folder.absolute() / "pictures" / f"{place:06d}{Path(ref.name).suffix or '.png'}"
+    with ref.opened() as opened:
+        content = opened.read()
+    write_whole(file, lambda path: path.write_bytes(content))
+    return file

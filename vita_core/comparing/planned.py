@@ -1,0 +1,217 @@
+"""Resolve the configs of a comparison, give them the same tokens and steps, and say what makes them incomparable."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vita_core.config.schema import Config
+from vita_core.errors import ConfigError, VitaError
+from vita_core.planning.plan import make_plan
+from vita_core.planning.resolution import Resolved, resolve
+from vita_core.planning.videos import refuse_stills
+
+__all__ = ["Asked", "Planned", "named", "plan_configs", "stepped"]
+
+FLAT = ("steps", "batch_size", "warm_start_steps", "warm_start_batch", "variants")
+STAGE = ("steps", "epochs", "batch_size", "prompt", "max_length")
+"""Keys of a training, and of one of its stages, that say how much is trained on."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A config of a comparison: its name there, its file (or another place), and what overrides it."""
+
+    name: str
+    place: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A config that can be trained: its overrides with the common tokens and steps, and what it resolves to.
+
+    `tokens` are those of a picture in the language model, `before` what they are without the pooling of the comparison.
+    `unequal` says in what it differs from the first config, if that is accepted.
+    """
+
+    asked: Asked
+    resolved: Resolved
+    tokens: int
+    before: int
+    unequal: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its name in the comparison."""
+        return self.asked.name
+
+    def with_overrides(self, overrides: Sequence[str]) -> Resolved:
+        """Return what it resolves to with more overrides."""
+        return resolve(self.asked.place, [*self.asked.overrides, *overrides])
+
+
+def named(places: Sequence[str], overrides: Sequence[str] = ()) -> list[Asked]:
+    """Name configs after their files, or after the folders of files with the same name. Raises ConfigError."""
+    paths = [Path(place).expanduser() for place in places]
+    stems = [path.stem if path.suffix in (".yaml", ".yml") else path.name for path in paths]
+    twice = {stem for stem, count in Counter(stems).items() if count > 1}
+    names = [
+        f"{path.absolute().parent.name}-{stem}" if stem in twice else stem
+        for stem, path in zip(stems, paths, strict=True)
+    ]
+    clean = [re.sub(r"[^\w.=,+-]", "-", name) for name in names]
+    if again := next((name for name, count in Counter(clean).items() if count > 1), None):
+        which = [place for name, place in zip(clean, places, strict=True) if name == again]
+        raise ConfigError(
+            f"two configs have the name {again!r}: {', '.join(which)}. Try: another name for one of the files"
+        )
+    return [Asked(name, place, tuple(overrides)) for name, place in zip(clean, places, strict=True)]
+
+
+def plan_configs(
+    asked: Sequence[Asked], *, tokens: int | None = None, steps: int | None = None, unequal: bool = False
+) -> list[Planned]:
+    """Resolve configs with `tokens` visual tokens a picture and so many `steps`.
+
+    Raises ConfigError, one line for each reason, for configs that cannot be compared fairly. With `unequal`, those that
+    can be trained all the same get the reasons instead.
+    """
+    found = [_planned(one, tokens, steps) for one in asked]
+    reasons = [(one, *reason) for one in found for reason in _reasons(one, found[0], found, tokens)]
+    if reasons and not unequal:
+        raise ConfigError(
+            "\n".join(f"{one.name}: {what}. Try: {advice}, or `--unequal`" for one, what, advice in reasons)
+        )
+    return [replace(one, unequal=tuple(what for of, what, _ in reasons if of is one)) for one in found]
+
+
+def _planned(asked: Asked, tokens: int | None, steps: int | None) -> Planned:
+    """Return a config with fewer tokens and other steps, as far as it can have them."""
+    try:
+        resolved = resolve(asked.place, asked.overrides)
+        resolved.language("vita compare")
+        refuse_stills(resolved.tower, "vita compare: it takes still pictures")
+        own = asked
+        if steps is not None:
+            own = replace(asked, overrides=(*asked.overrides, *stepped(resolved.config, steps)))
+            resolved = resolve(own.place, own.overrides)
+        before = make_plan(resolved).tokens
+        pooled = None if tokens is None or tokens >= before else _pooled(resolved, tokens)
+        if pooled is not None:
+            fewer = replace(own, overrides=(*own.overrides, pooled))
+            resolved = resolve(fewer.place, fewer.overrides)
+            return Planned(fewer, resolved, make_plan(resolved).tokens, before)
+    except VitaError as error:
+        raise type(error)(f"{asked.name}: {error}") from error
+    return Planned(own, resolved, before, before)
+
+
+def stepped(config: Config, steps: int) -> list[str]:
+    """Return the overrides for so many steps, of each stage if there are any."""
+    stages = config.training.stages
+    if stages is None:
+        return [f"training.steps={steps}"]
+    keys = [f"training.stages.{place}" for place in range(len(stages))]
+    return [f"{key}.{setting}" for key in keys for setting in ("epochs=null", f"steps={steps}")]
+
+
+def _pooled(resolved: Resolved, tokens: int) -> str | None:
+    """Return the override that pools the tower's tokens to so many, or None if they cannot be pooled so."""
+    if _unpoolable(resolved) is not None or resolved.config.images.most_tiles > 1:
+        return None
+    grid = resolved.tower.geometry.grid
+    assert grid is not None
+    rows, cols = grid
+    sides = [(side, tokens // side) for side in range(1, tokens + 1) if tokens % side == 0]
+    fitting = [(down, right) for down, right in sides if down <= rows and right <= cols]
+    if not fitting:
+        return None
+    best = min(fitting, key=lambda side: abs(side[0] * cols - side[1] * rows))
+    stated = resolved.config.tower.reduce
+    own = stated if isinstance(stated, list) else [] if stated is None else [stated]
+    steps = [step.model_dump(mode="json", exclude_none=True) for step in own]
+    return f"tower.reduce={json.dumps([*steps, {'type': 'pool', 'grid': list(best)}])}"
+
+
+def _reasons(one: Planned, first: Planned, every: Sequence[Planned], tokens: int | None) -> Iterator[tuple[str, str]]:
+    """Yield why a config cannot be compared with the first one, each with what to do."""
+    yield from _of_tokens(one, every, tokens)
+    if one is first:
+        return
+    mine, theirs = one.resolved.config, first.resolved.config
+    assert mine.llm is not None
+    assert theirs.llm is not None
+    for section, key, ignored in (
+        ("llm", "llm", {"attention"}),
+        ("prompt", "prompt", set()),
+        ("generation", "generation", set()),
+    ):
+        own, other = (getattr(config, section).model_dump(mode="json", exclude=ignored) for config in (mine, theirs))
+        yield from _differing(key, own, other, first.name)
+    if (mine.training.stages is None) != (theirs.training.stages is None):
+        has, not_ = (one, first) if mine.training.stages else (first, one)
+        yield f"training.stages: {has.name} has stages, {not_.name} has none", "the same form of training"
+        return
+    if mine.training.stages is None or theirs.training.stages is None:
+        own, other = (config.training.model_dump(mode="json", include=set(FLAT)) for config in (mine, theirs))
+        yield from _differing("training", own, other, first.name)
+        return
+    if len(mine.training.stages) != len(theirs.training.stages):
+        counts = f"{len(mine.training.stages)} stages, {len(theirs.training.stages)} in {first.name}"
+        yield f"training.stages: {counts}", "equally many stages"
+        return
+    for place, stages in enumerate(zip(mine.training.stages, theirs.training.stages, strict=True)):
+        own, other = (stage.model_dump(mode="json", include=set(STAGE)) for stage in stages)
+        yield from _differing(f"training.stages.{place}", own, other, first.name)
+
+
+def _differing(key: str, own: Mapping[str, Any], other: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
+    """Yield the keys of a section that differ from those of the config `name`."""
+    for part in own:
+        if own[part] != other[part]:
+            mine, theirs = (json.dumps(value, ensure_ascii=False) for value in (own[part], other[part]))
+            yield f"{key}.{part}: {mine}, but {theirs} in {name}", f"`--set {key}.{part}=VALUE` for all of them"
+
+
+def _of_tokens(one: Planned, every: Sequence[Planned], tokens: int | None) -> Iterator[tuple[str, str]]:
+    """Yield why a config has other tokens than the comparison asks for, or than the other configs have."""
+    resolved, fewest = one.resolved, min(each.tokens for each in every)
+    if resolved.config.images.most_tiles > 1:
+        most = resolved.config.images.most_tiles
+        yield f"images: a picture has up to {most} tiles, so its tokens differ", "`--set images.tiles=null`"
+    elif resolved.tower.shape.native is not None:
+        yield "tower: it keeps the aspect of each picture, so its tokens differ", "a tower of one picture size"
+    elif tokens is None and one.tokens != fewest:
+        yield f"tower: {one.tokens} tokens a picture, but another config has {fewest}", f"`--tokens {fewest}`"
+    elif tokens is not None and one.before < tokens:
+        yield (
+            f"tower: {one.before} tokens a picture, fewer than {tokens}, and tokens are only pooled down",
+            f"`--tokens {min(each.before for each in every)}`",
+        )
+    elif tokens is not None and one.tokens != tokens:
+        yield (
+            f"tower: {one.before} tokens a picture cannot be pooled to {tokens}: {_why(one, tokens)}",
+            "other --tokens",
+        )
+
+
+def _why(one: Planned, tokens: int) -> str:
+    grid = one.resolved.tower.geometry.grid
+    fits = f"no grid of {tokens} tokens fits into {' x '.join(map(str, grid or ()))}"
+    return _unpoolable(one.resolved) or fits
+
+
+def _unpoolable(resolved: Resolved) -> str | None:
+    """Return why the tokens of a picture cannot be pooled at all, or None."""
+    geometry, projector = resolved.tower.geometry, resolved.projector
+    if projector is not None and projector.behind(geometry.grid, geometry.num_tokens)[1] != geometry.num_tokens:
+        return f"projector {projector.name!r} changes their number"
+    if resolved.tower.shape.native is not None or geometry.grid is None or len(geometry.grid) != 2:
+        return "they are on no grid"
+    return None if geometry.num_tokens == geometry.grid[0] * geometry.grid[1] else "they are on no grid"

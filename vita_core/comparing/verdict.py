@@ -1,0 +1,138 @@
+"""Say in one sentence which config to take, and how sure that is. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vita_core.comparing.statistics import FEWEST
+
+__all__ = ["notes", "percent", "sides", "verdict"]
+
+MANY = 1_000_000
+"""Nobody has more pictures than this for a test."""
+
+
+def verdict(comparison: Mapping[str, Any]) -> str:
+    """Return the sentence that stands on top of a comparison."""
+    alive = {one["name"]: one for one in comparison["configs"] if one["failed"] is None}
+    if len(alive) < 2:
+        left = f"only {next(iter(alive))} finished" if alive else "no config finished"
+        return f"There is nothing to compare: {left}."
+    pairs = comparison["pairs"]
+    winners = {measure: _winner(alive, pairs, measure) for measure in ("named", "loss")}
+    size = f"{comparison['data']['test']} test pictures, {_plural(len(comparison['settings']['seeds']), 'seed')}"
+    if (named := winners["named"]) is not None:
+        told = f"Take {named}: it {_told(_closest(pairs, named, 'named'), named)} ({size})"
+        rival = winners["loss"]
+        return f"{told}; but {rival} has the lower held-out loss." if rival not in (None, named) else f"{told}."
+    if (lower := winners["loss"]) is not None:
+        told = f"Take {lower}: it {_told(_closest(pairs, lower, 'loss'), lower)} ({size})"
+        return f"{told}; in the share of pictures named, it does not stand out from every other config."
+    return _undecided(alive, pairs, size)
+
+
+def _undecided(alive: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], size: str) -> str:
+    """Return the sentence where no config is better than every other."""
+    worse = {loser for pair in pairs if pair["significant"] and (loser := sides(pair)[1])}
+    leaders = [name for name in alive if name not in worse] or list(alive)
+    cheapest = min(leaders, key=lambda name: (alive[name]["flops_per_picture"], leaders.index(name)))
+    if len(leaders) == 1:
+        return f"Take {cheapest}: no config is better, but it is not shown to be better than every other ({size})."
+    among = [pair for pair in pairs if pair["a"] in leaders and pair["b"] in leaders]
+    nearest = min(among, key=lambda pair: pair["p"])
+    better, _ = sides(nearest)
+    found = "is sure" if nearest["p"] < 0.05 else "was found"  # sure: also after Holm's correction
+    told = f"No difference {found} between {_listed(leaders)} ({size})"
+    if better is not None:
+        told += f": the nearest to one is that {better} {_told(nearest, better)}; {_needs(nearest)}"
+    if worse - {*leaders}:
+        told += f"; {_listed([name for name in alive if name in worse])} did worse"
+    costs = {alive[name]["flops_per_picture"] for name in leaders}
+    return f"{told}; take {cheapest}, which costs least." if len(costs) > 1 else f"{told}; they cost the same."
+
+
+def _needs(pair: Mapping[str, Any]) -> str:
+    """Return what would show a difference as large as that of a pair."""
+    if pair["needed"] is None:
+        return "more seeds, not more pictures, would show whether it is real"
+    return f"about {_count(pair['needed'])} test pictures would be needed to show one of this size"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number <= MANY else "more than a million"
+
+
+def _winner(alive: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], measure: str) -> str | None:
+    """Return the config that is better than every other one in a measure, after the correction."""
+    beaten: dict[str, set[str]] = {name: set() for name in alive}
+    for pair in pairs:
+        better, worse = sides(pair)
+        if pair["measure"] == measure and pair["significant"] and better is not None and worse is not None:
+            beaten[better].add(worse)
+    return next((name for name, found in beaten.items() if len(found) == len(alive) - 1), None)
+
+
+def sides(pair: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the better and the worse config of a pair, or twice None if they are equal."""
+    good = pair["difference"] if pair["measure"] == "named" else -pair["difference"]
+    if good == 0:
+        return None, None
+    return (pair["a"], pair["b"]) if good > 0 else (pair["b"], pair["a"])
+
+
+def _closest(pairs: Sequence[Mapping[str, Any]], name: str, measure: str) -> Mapping[str, Any]:
+    """Return the pair of a winner with its closest rival."""
+    own = [pair for pair in pairs if pair["measure"] == measure and name in (pair["a"], pair["b"])]
+    return min(own, key=lambda pair: abs(pair["difference"]))
+
+
+def _told(pair: Mapping[str, Any], name: str) -> str:
+    """Return how much better a config is than the other one of a pair."""
+    other = pair["b"] if pair["a"] == name else pair["a"]
+    sign = 1 if (pair["a"] == name) == (pair["measure"] == "named") else -1
+    low, high = sorted((sign * pair["low"], sign * pair["high"]))
+    sureness = f", p = {pair['p_holm']:.2g} after Holm's correction"
+    if pair["measure"] == "named":
+        points = abs(pair["difference"]) * 100
+        interval = f"95% interval {low * 100:.1f} to {high * 100:.1f}"
+        return f"names {points:.1f} points more of the pictures than {other} ({interval}{sureness})"
+    interval = f"95% interval {low:.3g} to {high:.3g}"
+    return f"has a held-out loss {abs(pair['difference']):.3g} lower than {other} ({interval}{sureness})"
+
+
+def notes(comparison: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know before the numbers."""
+    data, found = comparison["data"], []
+    groups = data["test_groups"]
+    if comparison["unequal"]:
+        found.append(f"The configs are not compared on equal terms: {'; '.join(comparison['unequal'])}.")
+    found += [f"{one['name']} failed: {one['failed']}" for one in comparison["configs"] if one["failed"] is not None]
+    if groups < FEWEST:
+        whole = data["train"] + data["validation"] + data["test"]
+        found.append(
+            f"{groups} different test pictures are too few for intervals to rely on. {FEWEST} would do, which a data set of "
+            f"about {-(-whole * FEWEST // groups):,} such pictures has."
+        )
+    if len(comparison["settings"]["seeds"]) == 1:
+        found.append("One seed: the intervals do not contain how much another seed would change.")
+    alive = [one for one in comparison["configs"] if one["failed"] is None]
+    if alive and all(one["named"]["mean"] <= one["shuffled"]["high"] for one in alive):
+        found.append(
+            "No config names clearly more pictures than with the captions shuffled: the models have hardly learned to tell "
+            "pictures apart. Train on more pictures or for more steps before you decide."
+        )
+    return found
+
+
+def percent(value: Mapping[str, float]) -> str:
+    """Return a share with its interval, in percent."""
+    return f"{value['mean']:.1%} ({value['low']:.1%} to {value['high']:.1%})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
