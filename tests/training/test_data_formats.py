@@ -92,7 +92,8 @@ ROW = {"image": "red.png", "caption": "red"}
 @pytest.mark.parametrize(
     ("row", "reason", "detail"),
     [
-        ([1], "not an object", "[1]"),
+        ([1], "a list where one sample is expected", "1 entries"),
+        (1, "not an object", "1"),
         ({"caption": "red"}, "no picture", "'image' is missing"),
         ({"image": 5, "caption": "red"}, "no picture", "5"),
         ({"image": "red.png"}, "no answer", "neither a caption nor turns, but ['image']"),

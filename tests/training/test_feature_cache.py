@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vita_core import VitaError, build_model
-from vita_core.config.schema import config_from, load_config
+from vita_core.config.schema import Config, config_from, load_config
 from vita_core.models.building import build
 from vita_core.planning.resolution import resolve
 from vita_core.training import running
@@ -27,6 +27,7 @@ from vita_core.training.cache.store import FeatureStore
 from vita_core.training.data import PictureRef, read_samples
 from vita_core.training.feature_cache import FeatureCache
 from vita_core.training.running import run_stages
+from vita_core.training.sets import kept_sets, open_sets
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"
 ALIGN = {"name": "align", "train": {"projector": "full"}, "learning_rate": 1e-2, "epochs": 3, "batch_size": 4}
@@ -97,6 +98,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+def load_sections(sections: dict[str, Any]) -> Config:
+    return config_from(sections, [], "mine")
+
+
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     made = {**below, **{k: merged(below[k], v) if isinstance(v, dict) and k in below else v for k, v in above.items()}}
     return {key: value for key, value in made.items() if value is not None}
@@ -137,6 +142,42 @@ def test_later_epochs_open_no_picture(
     assert not (tmp_path / "out" / "rejected.jsonl").exists()
     assert same(tmp_path / "out", tmp_path / "without")
     assert load_config(tmp_path / "out" / "config.yaml").training.stages
+
+
+KEPT: dict[str, tuple[list[dict[str, Any]], Any, set[str]]] = {
+    "one epoch": ([ALIGN | {"epochs": 1}], "auto", set()),
+    "some steps": ([{**ALIGN, "epochs": None, "steps": 3}], "auto", {"captions"}),
+    "few steps": ([{**ALIGN, "epochs": None, "steps": 2}], "auto", set()),
+    "two stages": ([ALIGN | {"epochs": 1}, ALIGN | {"epochs": 1, "name": "again"}], "auto", {"captions"}),
+    "two data sets": ([ALIGN | {"epochs": 1}, ALIGN | {"epochs": 1, "name": "b", "data": "more"}], "auto", set()),
+    "a tower that is trained": ([ALIGN | {"train": {"projector": "full", "tower": "full"}}], "auto", set()),
+    "one epoch, kept": ([ALIGN | {"epochs": 1}], {}, {"captions", "more"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("stages", "cache", "kept"), KEPT.values(), ids=list(KEPT))
+def test_what_is_seen_again_is_kept(
+    stages: list[dict[str, Any]], cache: Any, kept: set[str], sections: dict[str, Any], captioned: Path
+) -> None:
+    data = {"captions": {"path": str(captioned), "held_out": 0.25}, "more": {"path": str(captioned), "held_out": 0.25}}
+    only = [{**stage, "data": stage.get("data", "captions")} for stage in stages]
+    config = load_sections(sections | {"data": data, "training": {"stages": only, "cache": cache}})
+    assert kept_sets(config.training, open_sets(config.data, 0)) == kept
+
+
+def test_of_pictures_that_are_seen_once_nothing_is_kept(
+    sections: dict[str, Any], tmp_path: Path, counted: list[int]
+) -> None:
+    """Only of those that are held out, which every score sees."""
+    once = resolve(merged(sections, {"training": {"stages": [ALIGN | {"epochs": 1, "eval_steps": 1}]}}))
+    run_stages(once, tmp_path / "out")
+    store = FeatureStore(tmp_path / "out" / "work" / "cache", GB)
+    store.get("none")
+    held = open_sets(once.config.data, once.config.training.seed)["captions"][1]
+    assert held is not None
+    assert len(store.index) == len({held.source.sample(index).pictures for index in range(len(held.source))}) < 3
+    run_stages(resolve(once.config.model_dump(), ["training.cache={}"]), tmp_path / "kept")
+    assert same(tmp_path / "kept", tmp_path / "out")
 
 
 def test_a_tower_that_an_earlier_stage_trained_is_another(sections: dict[str, Any], tmp_path: Path) -> None:

@@ -135,8 +135,8 @@ class CacheConfig(Section):
 
 
 Cache = Annotated[
-    Annotated[Literal[False], Tag("(flag)")] | Annotated[CacheConfig, Tag("(section)")],
-    Discriminator(lambda value: "(section)" if isinstance(value, Mapping | CacheConfig) else "(flag)"),
+    Annotated[Literal["auto", False], Tag("(word)")] | Annotated[CacheConfig, Tag("(section)")],
+    Discriminator(lambda value: "(section)" if isinstance(value, Mapping | CacheConfig) else "(word)"),
 ]
 
 
@@ -144,9 +144,10 @@ class TrainingConfig(Section):
     """Training (``vita train``). Without `stages`, it trains the projector and reductions that learn; the rest stays frozen.
 
     With `stages`, they run one after the other. Of the keys here, only `parallel`, `cache`, `keep`, `report_to` and `seed` then
-    have a meaning. `parallel` is how several processes share the work. `cache` keeps what frozen towers compute of the
-    pictures, unless it is false. `keep` is the number of checkpoints that are kept, besides the weights with the lowest
-    held-out loss. `report_to` are programs that show the course of a training, besides ``metrics.jsonl``.
+    have a meaning. `parallel` is how several processes share the work. `cache` keeps what frozen towers compute: ``auto`` of
+    the pictures that are seen more than once, a section of all, false of none. `keep` is the number of checkpoints that are
+    kept, besides the weights with the lowest held-out loss. `report_to` are programs that show the course of a training,
+    besides ``metrics.jsonl``.
 
     `variants` is the number of altered copies (cropped, rescaled, sharpened, blurred, re-compressed) of each photo that are
     encoded in addition to the photo. `warm_start_steps` steps, each of `warm_start_batch` photos, first regress the
@@ -174,7 +175,7 @@ class TrainingConfig(Section):
     best: bool = False
     report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
     parallel: Literal["ddp", "fsdp2", "zero3"] = "ddp"
-    cache: Cache = CacheConfig()
+    cache: Cache = "auto"
     stages: Annotated[list[StageConfig], Field(min_length=1)] | None = None
 
     @pydantic.model_validator(mode="after")

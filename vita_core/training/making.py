@@ -34,7 +34,7 @@ Seen = tuple[Visual, tuple[int, int]]
 class SampleMaker:
     """Turns samples into what `vita_core.training.joint.collate` joins. `prompt` is that of the stage.
 
-    If the tower is `frozen`, pictures whose tokens are kept are not opened.
+    If the tower is `frozen`, pictures whose tokens are kept are not opened. Unless `keep`, no tokens are kept.
     """
 
     def __init__(
@@ -43,8 +43,10 @@ class SampleMaker:
         prompt: PromptConfig,
         max_length: int | None,
         frozen: FrozenTower | None = None,
+        *,
+        keep: bool = True,
     ) -> None:
-        self.model, self.prompt, self.frozen = model, prompt, frozen
+        self.model, self.prompt, self.frozen, self.keep = model, prompt, frozen, keep
         self.by_tile = model.llm.marks_tiles(prompt) and model.settings.images.anyres is None
         context = model.llm.context
         limits = [limit for limit in (max_length, context) if limit is not None]
@@ -83,7 +85,7 @@ class SampleMaker:
     def _seen(self, ref: PictureRef, *, several: bool) -> Seen:
         """Return a picture for the tower, or what it computed of it. Raises SampleError."""
         if self.frozen is not None:
-            kept = self.frozen.visual(ref, several=several)
+            kept = self.frozen.visual(ref, several=several, keep=self.keep)
             return kept, kept.size
         limit = self.model.settings.images.max_pixels or MAX_PIXELS
         prepared = self.model.prepare(picture_of(ref, limit), several=several)

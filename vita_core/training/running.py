@@ -32,7 +32,7 @@ from vita_core.training.record import Run
 from vita_core.training.reporters import check_reporters, reporting
 from vita_core.training.reporting import Progress, show_table
 from vita_core.training.resumable import load_trained, write_tensors
-from vita_core.training.sets import Sets, described, open_sets, stamp
+from vita_core.training.sets import Sets, described, kept_sets, open_sets, stamp
 from vita_core.training.stages import Stage, resolve_stages
 from vita_core.training.trainer import StageTrainer
 from vita_core.training.written import write_trained
@@ -196,11 +196,13 @@ def _samples(joint: Joint, stage: Stage, sets: Sets, log: RejectedLog) -> tuple[
     seed, prompt = model.settings.training.seed, model.settings.prompt
     if settings.prompt is not None:
         prompt = prompt.model_copy(update={"template": settings.prompt})
-    maker = SampleMaker(model, prompt, settings.max_length, joint.frozen)
+    keep = not kept_sets(model.settings.training, sets).isdisjoint(stage.data)
+    maker = SampleMaker(model, prompt, settings.max_length, joint.frozen, keep=keep)
     mixture = Mixture([sets[name][0] for name in stage.data], seed)
     steps = settings.steps or math.ceil((settings.epochs or 1) * mixture.epoch / settings.batch_size)
     data = Drawn(mixture, steps * settings.batch_size, maker, log)
     held = [one for _, one in (sets[name] for name in stage.data) if one is not None]
+    maker = SampleMaker(model, prompt, settings.max_length, joint.frozen)  # every score sees them
     held = [one for one in held if _usable(one, seed, maker, log)]
     _check_best(stage, held or [None])
     held_mixture = Mixture(held, seed) if held else None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vita_core.config.data import DataSetConfig
+from vita_core.config.training import TrainingConfig
 from vita_core.errors import ConfigError, nearest
 from vita_core.training.data.mixing import DataSet, parted
 from vita_core.training.data.opening import expanded, open_source
 
-__all__ = ["Sets", "described", "open_sets", "refuse_licences", "replaced_paths", "stamp"]
+__all__ = ["Sets", "described", "kept_sets", "open_sets", "refuse_licences", "replaced_paths", "stamp"]
 
 Sets = Mapping[str, tuple[DataSet, DataSet | None]]
 """The data sets of a training by name: the samples to train on, and those that are held out for the score."""
@@ -68,6 +71,25 @@ def open_sets(data: Mapping[str, DataSetConfig], seed: int) -> Sets:
         train = DataSet(name, kept, settings.weight)
         sets[name] = (train, None if held is None else DataSet(name, held))
     return sets
+
+
+def kept_sets(training: TrainingConfig, sets: Sets) -> set[str]:
+    """Return the data sets of whose pictures the cache keeps the tokens: those that are seen again, or all if it is configured.
+
+    A picture is seen again in another epoch, or in another stage that leaves the tower frozen.
+    """
+    if training.cache != "auto":
+        return {*sets}
+    draws: Counter[str] = Counter()
+    for stage in training.stages or ():
+        names = [stage.data] if isinstance(stage.data, str) else stage.data or [*sets]
+        shares = {name: sets[name][0].share for name in names}
+        epochs = stage.epochs or 1.0
+        if stage.steps is not None:
+            epochs = stage.steps * stage.batch_size / sum(shares.values())
+        if stage.train.tower == "frozen":
+            draws.update({name: math.floor(epochs * share) for name, share in shares.items()})
+    return {name for name, count in draws.items() if count > len(sets[name][0].source)}
 
 
 def described(data: Mapping[str, DataSetConfig], sets: Sets) -> list[dict[str, Any]]:

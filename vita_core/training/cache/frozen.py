@@ -78,7 +78,8 @@ def frozen_tower(model: VisionLanguageModel, stage: Stage, folder: Path) -> Froz
     if "tower" in stage.parts or training.parallel != "ddp":
         return None
     store, cache = None, training.cache
-    if isinstance(cache, CacheConfig):
+    if cache is not False:
+        cache = CacheConfig() if cache == "auto" else cache
         place = folder if cache.path is None else Path(cache.path)
         store = FeatureStore(place, int(cache.max_gb * 1e9))
     return FrozenTower(model, store, stage.settings.precision)
@@ -104,14 +105,15 @@ class FrozenTower:
 
     # before the batch ------------------------------------------------------------------------------------------------
 
-    def visual(self, ref: PictureRef, *, several: bool) -> Keyed | Features:
+    def visual(self, ref: PictureRef, *, several: bool, keep: bool = True) -> Keyed | Features:
         """Return the tokens of a picture if they are kept, else its pixels. Raises SampleError as `picture_of` does.
 
-        A picture that is gone, but was read before, is found by its content then. `several` is that of `prepare`.
+        A picture that is gone, but was read before, is found by its content then. `several` is that of `prepare`. Unless `keep`,
+        it is neither found nor kept.
         """
         anyres = self.model.settings.images.anyres
         way = "whole" if several and anyres is not None and anyres.several == "pad" else "alone"
-        if self.store is not None and (digest := self._digest(ref)) is not None:
+        if self.store is not None and keep and (digest := self._digest(ref)) is not None:
             key = self._key(f"{digest} {way}")
             if (kept := self._kept(key)) is not None:
                 return kept
@@ -119,7 +121,7 @@ class FrozenTower:
         picture = picture_of(content, self.model.settings.images.max_pixels or MAX_PIXELS)
         prepared = self.model.prepare(picture, several=several)
         digest = "" if content.data is None else hashlib.sha256(content.data).hexdigest()
-        return Keyed(self._key(f"{digest} {way}"), prepared.pixels, prepared.size)
+        return Keyed(self._key(f"{digest} {way}") if keep else "", prepared.pixels, prepared.size)
 
     def blank(self, pixels: Pixels) -> Keyed:
         """Return the pixels of the blank picture that stands for none, whose tokens are kept too."""
@@ -202,7 +204,7 @@ class FrozenTower:
             size = first.size if isinstance(first, Keyed) else _sides(pixels)
             features = Features(next(made), size, _sides(pixels))
             found |= dict.fromkeys(places, features)
-            if self.store is not None and isinstance(first, Keyed):
+            if self.store is not None and isinstance(first, Keyed) and first.key:
                 self.store.add(key, self._exact(features.tokens), (*features.size, *features.sides))
         return [found[place] for place in range(len(pictures))]
 

@@ -61,6 +61,8 @@ def sample_of(row: Any, where: str, find: Find) -> Sample:
 
 
 def _sample(row: Any, where: str, find: Find) -> Sample:
+    if isinstance(row, list):  # a file that is one list, under a name that ends with .jsonl
+        raise SampleError("a list where one sample is expected", f"{len(row)} entries")
     if not isinstance(row, Mapping):
         raise SampleError("not an object", reprlib.repr(row))
     pictures, videos = (_found(row, keys, find) for keys in (PICTURES, VIDEOS))
