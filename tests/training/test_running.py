@@ -17,6 +17,7 @@ from vita_core import VitaError, build_model
 from vita_core.models.building import build
 from vita_core.planning.resolution import resolve
 from vita_core.training import running
+from vita_core.training.data.mixing import Drawn
 from vita_core.training.joint import Joint, collate
 from vita_core.training.running import run_stages
 from vita_core.training.train import train
@@ -222,3 +223,35 @@ def test_other_data_under_the_same_name_are_another_run(written: Path, captioned
 def test_a_share_that_leaves_no_samples(written: Path, tmp_path: Path) -> None:
     with pytest.raises(VitaError, match=r"data\.captions\.held_out: 0\.99 of 12 samples leaves none to train on"):
         run_stages(resolve(written, ["data.captions.held_out=0.99"]), tmp_path / "out")
+
+
+def test_a_resumed_run_reads_nothing_of_what_came_before(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apart from the first sample of a stage, which tells what it trains."""
+    resolved = resolve(written, ["training.stages.0.steps=6", "training.stages.0.save_steps=1"])
+    forward, getitem, read, left = Joint.forward, Drawn.__getitem__, list[int](), [4]
+
+    def interrupted(self: Joint, *args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    def counted(self: Drawn[Any], position: int) -> Any:
+        if len(self) == 12:  # six steps of two samples
+            read.append(position)
+        return getitem(self, position)
+
+    monkeypatch.setattr(Drawn, "__getitem__", counted)
+    with monkeypatch.context() as patched:
+        patched.setattr(Joint, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(resolved, tmp_path / "out", only="align")
+    assert read[-1] < 11
+    (last, *_) = sorted((tmp_path / "out" / "work" / "align").glob("checkpoint-*"), reverse=True)
+    first = 2 * int(last.name.rpartition("-")[2])
+    read.clear()
+    run_stages(resolved, tmp_path / "out", only="align")
+    assert first > 0
+    assert read == [0, *range(first, 12)]
