@@ -7,6 +7,7 @@ torchvision, timm and transformers, and the formulas of the linear ones.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from conftest import GOLDEN as FIXTURES
 from conftest import close
 from natives import picture
 from safetensors.torch import load_file
@@ -32,6 +34,9 @@ from vita_core.language.projectors import build_projector
 from vita_core.planning.projectors import resolve_projector
 
 CPU = torch.device("cpu")
+FACTS = json.loads((FIXTURES / "projectors" / "expected.json").read_text())
+EXPECTED = {name: facts for name, facts in FACTS.items() if isinstance(facts, dict)}
+"""The numbers of tokens and the keys of each of VITA's projectors, as its own code makes them."""
 GOLDEN = ["minigpt", "vanilla", "ldp", "ldpv2", "spp_v1", "spp_v2", "spp_v3"]
 
 
@@ -52,6 +57,18 @@ def test_the_originals_files(golden: Path, name: str) -> None:
     module = built(name, x.shape[-1], y.shape[-1])
     module.load_state_dict({key.removeprefix("weight."): tensor for key, tensor in tensors.items()}, strict=True)
     close(module(x), y)  # the original itself differs by 1e-6 between processors
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_the_originals_keys_and_sizes(name: str) -> None:
+    width, expected = FACTS["mm_hidden_size"], EXPECTED[name]
+    module = built(name, width, FACTS["hidden_size"] if name != "identity" else width)
+    assert sorted(module.state_dict()) == expected["keys"]
+    assert module(torch.randn(2, expected["tokens_in"], width)).shape == (
+        2,
+        expected["tokens_out"],
+        expected["width_out"],
+    )
 
 
 def weights(module: nn.Module) -> Callable[[str, torch.Tensor], torch.Tensor]:

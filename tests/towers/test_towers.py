@@ -24,6 +24,15 @@ def test_features_are_the_originals(golden: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_sizes_are_the_originals(golden: Path, name: str) -> None:
+    expected = json.loads((golden / name / "expected.json").read_text())
+    tower = build_tower({**golden_settings(name), "delay_load": True})
+    assert (tower.hidden_size, tower.num_patches, tower.num_tokens) == tuple(
+        expected[key] for key in ("hidden_size", "num_patches", "tokens")
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_pictures_end_to_end(golden: Path, name: str) -> None:
     expected = load_file(golden / name / "expected.safetensors")
     tower = build_tower(golden_settings(name))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from interrupting import interrupted
 from natives import saved_timm
 from safetensors.torch import load_file, save_file
 from test_training import QUICK
@@ -90,23 +91,13 @@ def test_training_lowers_the_loss_and_moves_the_reduction(tiny_config: Path, cap
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(
-    tiny_config: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tiny_config: Path, captioned: Path, tmp_path: Path, capsys: Any
 ) -> None:
     """With batch statistics and dropout in the reduction."""
     config = load_config(tiny_config, [*QUICK, "tower.reduce={type: queries}"])
     train(config, [captioned], tmp_path / "whole")
-    original, calls = Alignment.compute_loss, []
-
-    def interrupt(self: Alignment, model: object, inputs: object, *args: object, **kwargs: object) -> object:
-        calls.append(1)
-        if len(calls) == 6:  # after the checkpoint of step 2 and its evaluation
-            raise KeyboardInterrupt
-        return original(self, model, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(Alignment, "compute_loss", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(Alignment, "compute_loss", 6):  # after the checkpoint of step 2 and its evaluation
         train(config, [captioned], tmp_path / "broken")
-    monkeypatch.setattr(Alignment, "compute_loss", original)
     train(config, [captioned], tmp_path / "broken")
     for name in ("projector.safetensors", "reduce-0.safetensors"):
         whole, broken = (load_file(tmp_path / run / name) for run in ("whole", "broken"))

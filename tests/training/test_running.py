@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import vita
+from interrupting import interrupted
 from safetensors.torch import load_file
 
 from vita_core import VitaError, build_model
@@ -101,24 +102,11 @@ def test_a_stage_may_run_by_itself_first(written: Path, tmp_path: Path, monkeypa
     assert both == whole
 
 
-def test_a_run_that_stopped_goes_on_to_the_same_values(
-    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_stopped_goes_on_to_the_same_values(written: Path, tmp_path: Path) -> None:
     run_stages(resolve(written), tmp_path / "whole")
-    forward, left = Joint.forward, [0]
-
-    def interrupted(self: Joint, *args: Any, **kwargs: Any) -> Any:
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-        return forward(self, *args, **kwargs)
-
-    for batches in (3, 6, 10):  # in the first stage, in its held-out loss, after a checkpoint of the second stage
-        left[0] = batches
-        with monkeypatch.context() as patched:
-            patched.setattr(Joint, "forward", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                run_stages(resolve(written), tmp_path / "parts")
+    for batch in (3, 6, 10):  # in the first stage, in its held-out loss, after a checkpoint of the second stage
+        with interrupted(Joint, "forward", batch):
+            run_stages(resolve(written), tmp_path / "parts")
     run_stages(resolve(written), tmp_path / "parts")
     for name in ("projector.safetensors", "tower/model.safetensors", "llm-adapter/adapter_model.safetensors"):
         whole, parts = (load_file(tmp_path / run / name) for run in ("whole", "parts"))

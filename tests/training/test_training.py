@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import vita
+from interrupting import interrupted
 from safetensors.torch import load_file
 
 from vita_core import build_model, load_config
@@ -116,25 +117,13 @@ def test_a_dead_channel_and_a_set_of_one_picture_stay_finite(
     assert max(float(drawn[item]["features"].abs().max()) for item in range(100)) < 100
 
 
-def test_an_interrupted_run_ends_as_an_unbroken_one(
-    tiny_config: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_ends_as_an_unbroken_one(tiny_config: Path, captioned: Path, tmp_path: Path) -> None:
     from vita_core.training.align import Alignment
 
     config = load_config(tiny_config, QUICK)
     train(config, [captioned], tmp_path / "whole")
-    original, calls = Alignment.compute_loss, []
-
-    def interrupt_fourth(self: Alignment, model: object, inputs: object, *args: object, **kwargs: object) -> object:
-        calls.append(1)
-        if len(calls) == 6:  # after the checkpoint of step 2 and its evaluation
-            raise KeyboardInterrupt
-        return original(self, model, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(Alignment, "compute_loss", interrupt_fourth)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(Alignment, "compute_loss", 6):  # after the checkpoint of step 2 and its evaluation
         train(config, [captioned], tmp_path / "broken")
-    monkeypatch.setattr(Alignment, "compute_loss", original)
     assert not (tmp_path / "broken" / "projector.safetensors").exists()
     assert (tmp_path / "broken" / "work" / "alignment" / "checkpoint-2").is_dir()
     train(config, [captioned], tmp_path / "broken")

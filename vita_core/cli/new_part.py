@@ -8,15 +8,13 @@ from typing import Annotated
 import typer
 
 from vita_core.cli.common import JsonOption
-from vita_core.cli.scaffolding import names, write_plugin
+from vita_core.cli.scaffolding import name_argument, names, write_plugin
 
 __all__ = ["new_projector", "new_reduction"]
 
 
 def new_reduction(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The name of the reduction (`type:` in a config), such as my_pool.")
-    ],
+    name: Annotated[str, name_argument("reduction")],
     at: Annotated[
         Path | None,
         typer.Option(help="The directory, new or empty. Default: ./vita-reduction-NAME.", show_default=False),
@@ -28,9 +26,7 @@ def new_reduction(
 
 
 def new_projector(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The name of the projector (`type:` in a config), such as my_mlp.")
-    ],
+    name: Annotated[str, name_argument("projector")],
     at: Annotated[
         Path | None,
         typer.Option(help="The directory, new or empty. Default: ./vita-projector-NAME.", show_default=False),

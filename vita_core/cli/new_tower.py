@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vita_core.cli.common import JsonOption
-from vita_core.cli.scaffolding import names, template, write_plugin
+from vita_core.cli.scaffolding import name_argument, names, template, write_plugin
 from vita_core.config.configfiles import overridden
 from vita_core.config.yamlfile import Document, Mark
 from vita_core.errors import VitaError
@@ -27,9 +27,7 @@ EXISTING = {"replace": "Use a real one if you have one.", "first": "the class, b
 
 
 def new_tower(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The name of the tower (`type:` in a config), such as my_vit.")
-    ],
+    name: Annotated[str, name_argument("tower")],
     at: Annotated[
         Path | None,
         typer.Option(help="The directory, new or empty. Default: ./vita-tower-NAME.", show_default=False),

@@ -8,19 +8,27 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import typer
 
 from vita_core.cli.common import print_json
 from vita_core.errors import VitaError
 
-__all__ = ["names", "template", "write_plugin"]
+__all__ = ["name_argument", "names", "template", "write_plugin"]
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 WHAT = {"tower": "vision tower", "reduction": "reduction", "projector": "projector"}
 SAMPLES = {"tower": "my_vit", "reduction": "my_pool", "projector": "my_mlp"}
 SHARED = "pyproject.toml"
 """The template that is the same for every kind."""
+
+
+def name_argument(kind: str) -> Any:
+    """Return the argument NAME of the command that writes a plugin of this kind."""
+    return typer.Argument(
+        metavar="NAME", help=f"The name of the {kind} (`type:` in a config), such as {SAMPLES[kind]}."
+    )
 
 
 def _check_name(name: str, kind: str) -> None:

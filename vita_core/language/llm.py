@@ -127,7 +127,13 @@ def _pretrained(config: LLMConfig) -> tuple[Any, Any]:
     source = checked_source(config)
     where, options = place(source), hub_options(config, source)
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    return tokenizer, AutoModelForCausalLM.from_pretrained(where, **_options(config), **options)
+    model = AutoModelForCausalLM.from_pretrained(where, **_options(config), **options)
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and str(quantizer.quantization_config.quant_method).lower().endswith("gguf"):
+        # its weights are plain tensors, but transformers would not save a model that was once made from GGUF
+        model.hf_quantizer = None
+        vars(model.config).pop("quantization_config", None)
+    return tokenizer, model
 
 
 def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:

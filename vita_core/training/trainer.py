@@ -77,9 +77,10 @@ class StageTrainer(ResumableTrainer):
         if vars(self).get("optimizer") is None:
             decayed, groups = set(self.get_decay_parameter_names(self.model)), []
             names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-            for part, root in roots(self.model.model).items():
-                how = self.stage.parts.get(part)
-                rate = self.args.learning_rate if how is None or how.learning_rate is None else how.learning_rate
+            rates = {part: how.learning_rate for part, how in self.stage.parts.items() if how.learning_rate is not None}
+            # the rate that is logged is that of the first group: the stage's own where a part has it
+            for part, root in sorted(roots(self.model.model).items(), key=lambda found: found[0] in rates):
+                rate = rates.get(part, self.args.learning_rate)
                 trained = [parameter for parameter in root.parameters() if parameter.requires_grad]
                 for decays in (True, False):
                     chosen = [p for p in trained if (names[id(p)] in decayed) == decays]

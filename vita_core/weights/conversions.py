@@ -33,6 +33,7 @@ def convert_smollm2(file: Path, directory: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**place)
         opened = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16)
         # transformers treats a model from GGUF as quantised and does not save it, although its weights are plain tensors
+        vars(opened.config).pop("quantization_config", None)
         model = AutoModelForCausalLM.from_config(opened.config, dtype=torch.bfloat16)
         model.load_state_dict(opened.state_dict(), strict=True)
         model.generation_config = opened.generation_config
