@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -218,13 +219,7 @@ def test_a_resumed_run_reads_nothing_of_what_came_before(
 ) -> None:
     """Apart from the first sample of a stage, which tells what it trains."""
     resolved = resolve(written, ["training.stages.0.steps=6", "training.stages.0.save_steps=1"])
-    forward, getitem, read, left = Joint.forward, Drawn.__getitem__, list[int](), [4]
-
-    def interrupted(self: Joint, *args: Any, **kwargs: Any) -> Any:
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-        return forward(self, *args, **kwargs)
+    getitem, read = Drawn.__getitem__, list[int]()
 
     def counted(self: Drawn[Any], position: int) -> Any:
         if len(self) == 12:  # six steps of two samples
@@ -232,10 +227,8 @@ def test_a_resumed_run_reads_nothing_of_what_came_before(
         return getitem(self, position)
 
     monkeypatch.setattr(Drawn, "__getitem__", counted)
-    with monkeypatch.context() as patched:
-        patched.setattr(Joint, "forward", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run_stages(resolved, tmp_path / "out", only="align")
+    with interrupted(Joint, "forward", 4):
+        run_stages(resolved, tmp_path / "out", only="align")
     assert read[-1] < 11
     (last, *_) = sorted((tmp_path / "out" / "work" / "align").glob("checkpoint-*"), reverse=True)
     first = 2 * int(last.name.rpartition("-")[2])
@@ -243,3 +236,22 @@ def test_a_resumed_run_reads_nothing_of_what_came_before(
     run_stages(resolved, tmp_path / "out", only="align")
     assert first > 0
     assert read == [0, *range(first, 12)]
+
+
+def test_reductions_are_trained_if_the_tower_has_any(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside other parts, so that the same stages suit any tower; the table says that there is nothing."""
+    run_stages(resolve(written), tmp_path / "without", only="align")
+    stages = [{**STAGES[0], "train": {"projector": "full", "reduce": "full"}}, STAGES[1]]
+    config = yaml.safe_load(written.read_text())
+    config["training"]["stages"] = stages
+    written.write_text(yaml.safe_dump(config))
+    capsys.readouterr()
+    run_stages(resolve(written), tmp_path / "with", only="align")
+    assert ["reduce", "full", "0", "0"] in [re.findall(r"\w+", line) for line in capsys.readouterr().err.splitlines()]
+    files = [load_file(tmp_path / run / "projector.safetensors") for run in ("without", "with")]
+    assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+    rows = json.loads((tmp_path / "with" / "provenance.json").read_text())["results"]["align"]["parts"]
+    assert [row["trained"] for row in rows if row["part"] == "reduce"] == [0]
+    assert build_model(tmp_path / "with").tower.num_tokens > 0

@@ -164,7 +164,14 @@ BAD: dict[str, Any] = {
         r"train\.llm\.from_layer: 99 is after the last layer that runs",
     ),
     "a layer of the projector": ([{**ALIGN, "train": {"projector": {"from_layer": 1}}}], r"this part has no layers"),
-    "no reduction": ([{**ALIGN, "train": {"projector": "full", "reduce": "full"}}], r"no reduction with weights"),
+    "no reduction": (
+        [{**ALIGN, "train": {"reduce": "full"}}],
+        r"train\.reduce: the tower has no reduction with weights",
+    ),
+    "no reduction to adapt": (
+        [{**ALIGN, "train": {"projector": "full", "reduce": {"lora": {"rank": 2}}}}],
+        r"train\.reduce: the tower has no reduction with weights",
+    ),
     "untrained": ([{**ALIGN, "train": {"llm": "full"}}], r"train\.projector: the projector has no weights yet"),
     "steps and epochs": ([{**ALIGN, "epochs": 1}], r"'epochs' and 'steps' exclude each other"),
     "two ways": (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import json
 import re
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from vita_core.cli import app
 
 PAGE = REPOSITORY / "docs" / "train.md"
 BY_PROCESSES = "torchrun"
+ANSWER = re.compile(r"named |missed |An? ")
 
 
 def run_vita(words: list[str]) -> str:
@@ -61,8 +64,9 @@ def follow(page: list[Block], does: Callable[[list[str]], str | None]) -> dict[i
 
 
 def shape(text: str) -> set[str]:
-    """The lines of an output without its numbers, rules and widths."""
-    lines = (re.sub(r"[\d,.]*\d\b|#+", "N", re.sub(r"[^\x00-\x7f]", " ", line)) for line in text.splitlines())
+    """The lines of an output without numbers, rules, widths and the folder; without answers, which depend on the machine."""
+    plain = re.sub(r"[^\x00-\x7f]", " ", text.replace(f"{Path.cwd()}/", ""))
+    lines = (re.sub(r"[\d,.]*\d\b|#+", "N", line) for line in plain.splitlines() if not ANSWER.match(line))
     return {" ".join(line.split()) for line in lines} - {""}
 
 
@@ -87,3 +91,32 @@ def test_every_block_runs_on_small_parts(tiny_llm: Path, tmp_path: Path, monkeyp
     follow(blocks_of(PAGE), does)
     assert set(typed) == {"vita", BY_PROCESSES}
     assert (tmp_path / "merged" / "config.yaml").is_file()
+
+
+@pytest.mark.extras
+def test_the_block_of_several_processes(tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stand_in(tmp_path, tiny_llm)
+    needed = ("from pathlib", BY_PROCESSES)
+    follow(
+        [block for block in blocks_of(PAGE) if block.title == "mine.yaml" or block.text.startswith(needed)], launched
+    )
+    assert json.loads((tmp_path / "by-two" / "work" / "run.json").read_text())["processes"] == 2
+    assert (tmp_path / "by-two" / "llm-adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.extras
+@pytest.mark.network
+def test_the_story_on_the_quickstarts_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As typed, with what the page says is printed. It takes minutes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "130")
+    page = blocks_of(PAGE)
+    story = page[: next(number for number, block in enumerate(page) if "turns = [" in block.text)]
+    told = follow(story, lambda words: run_vita(words[1:]))
+    for typed, printed in itertools.pairwise(story):
+        if printed.language == "text":
+            assert shape(printed.text) <= shape(told[typed.line]), str(printed)
+    scores = [float(score) for output in told.values() for score in re.findall(r"([\d.]+)% named", output)]
+    assert len(scores) == 2
+    assert scores[1] > scores[0]

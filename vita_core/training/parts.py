@@ -194,7 +194,7 @@ def table(model: VisionLanguageModel, parts: Mapping[str, PartSettings]) -> list
     rows = []
     for part, root in roots(model).items():
         own = list(root.parameters())
-        if part == "reduce" and not own:
+        if part == "reduce" and not own and part not in parts:
             continue
         trained = sum(p.numel() for p in own if p.requires_grad)
         how = "frozen" if part not in parts else parts[part].words

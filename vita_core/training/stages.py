@@ -55,7 +55,7 @@ def _stage(resolved: Resolved, key: str, settings: StageConfig, known: list[str]
             f"{key}.train: every part is frozen, so nothing would be trained. Try: `train: {{projector: full}}`"
         )
     for part, how in parts.items():
-        _check_part(resolved, f"{key}.train.{part}", part, how)
+        _check_part(resolved, f"{key}.train.{part}", part, how, alone=len(parts) == 1)
     names = [settings.data] if isinstance(settings.data, str) else settings.data or known
     for name in names:
         if name not in known:
@@ -82,10 +82,14 @@ def _stage(resolved: Resolved, key: str, settings: StageConfig, known: list[str]
     return Stage(key, settings, parts, tuple(names))
 
 
-def _check_part(resolved: Resolved, key: str, part: str, how: PartSettings) -> None:
-    """Raise ConfigError for a part that the model does not have, and for a layer that it does not have."""
+def _check_part(resolved: Resolved, key: str, part: str, how: PartSettings, *, alone: bool) -> None:
+    """Raise ConfigError for a part that the model does not have, and for a layer that it does not have.
+
+    ``reduce: full`` beside other parts also suits a tower without reductions that learn: the same stages then suit any tower.
+    """
     geometry = resolved.tower.geometry
-    if part == "reduce" and not any(step.spec.trainable for step in geometry.reductions):
+    learns = any(step.spec.trainable for step in geometry.reductions)
+    if part == "reduce" and not learns and (alone or not how.full):
         raise ConfigError(f"{key}: the tower has no reduction with weights. Try: leave it out")
     chosen = _chosen(resolved, key, part, how)
     if how.from_layer is None:
