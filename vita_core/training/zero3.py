@@ -39,8 +39,8 @@ CONFIG: dict[str, Any] = {
 their way has 50 million values instead of 500."""
 
 
-def load_deepspeed(*, cpu: bool) -> Any:
-    """Return the module ``deepspeed``. Raises ConfigError if it cannot be imported."""
+def load_deepspeed(*, cpu: bool) -> None:
+    """Import DeepSpeed, for the CPU or for what it finds. Raises ConfigError if it cannot be imported."""
     if cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that there is no GPU, or takes the one there is
     warnings.filterwarnings("ignore", message="`torch.distributed.* is deprecated", category=FutureWarning)
@@ -54,7 +54,6 @@ def load_deepspeed(*, cpu: bool) -> Any:
         ) from error
     if cpu:  # an op that only inference uses, and that takes a compiler and two minutes
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
 
 
 class Zero3Trainer(GatheringTrainer):
