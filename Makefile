@@ -46,11 +46,11 @@ chromium:
 # The tests of benchmarks, and of videos with the version of PyAV that lmms-eval needs, in an environment of their own.
 lmms-eval: $(LMMS_EVAL)/.installed
 	OMP_NUM_THREADS=1 $(LMMS_EVAL)/bin/python -m pytest -q -n 2 -m "slow or not slow" tests/benchmarking \
-		tests/pixels/test_video.py tests/models/test_video_models.py
+		tests/comparing/test_benchmarks.py tests/pixels/test_video.py tests/models/test_video_models.py
 
 $(LMMS_EVAL)/.installed: pyproject.toml constraints-lmms-eval.txt .ci/install
 	$(PYTHON) -m venv --clear $(LMMS_EVAL)
-	.ci/install $(LMMS_EVAL) --constraint constraints-lmms-eval.txt --editable '.[video,data,lmms-eval]' \
+	.ci/install $(LMMS_EVAL) --constraint constraints-lmms-eval.txt --editable '.[video,data,compare,lmms-eval]' \
 		pytest pytest-xdist scikit-image
 	touch $@
 

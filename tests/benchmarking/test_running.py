@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from vita_core.benchmarking.running import _named, _reason, _scores, benchmark_scores, mean_scores
+from vita_core.benchmarking.running import (
+    _check_known,
+    _named,
+    _reason,
+    _scores,
+    benchmark_scores,
+    check_tasks,
+    mean_scores,
+)
 from vita_core.errors import VitaError
 
 
@@ -15,6 +23,8 @@ def test_it_must_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(VitaError, match="lmms-eval is not installed"):
         benchmark_scores(tmp_path, ["mme"], tmp_path / "out", device="cpu")
+    with pytest.raises(VitaError, match="lmms-eval is not installed"):
+        check_tasks(["mme"])
     assert not (tmp_path / "out").exists()
 
 
@@ -48,3 +58,18 @@ def test_a_task_is_a_name_or_a_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(VitaError, match=message):
             _named(wrong)
+
+
+def test_an_unknown_task_is_told_before_anything_is_trained() -> None:
+    _check_known(["mme"], ["mme", "pope"])
+    with pytest.raises(VitaError, match=r"no such task: 'mne'\. Did you mean 'mme'\? Try: "):
+        _check_known(["mne"], ["mme", "pope"])
+
+
+@pytest.mark.slow
+def test_no_scores_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an empty directory there are none, with or without lmms-eval."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(VitaError, match=r"lmms-eval gave no scores for mme: .* Try: read .*log\.txt"):
+        benchmark_scores(tmp_path, ["mme"], tmp_path / "scores", device="cpu")
+    assert (tmp_path / "scores" / "log.txt").read_text()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vita_core.benchmarking.arguments import device_of, model_arguments
+from vita_core.benchmarking.arguments import UNSUPPORTED, device_of, model_arguments, refuse
 from vita_core.benchmarking.settings import asked_settings
 from vita_core.config.schema import GenerationConfig
 from vita_core.errors import ConfigError, VitaError
@@ -90,3 +90,9 @@ def test_each_process_takes_its_own_device() -> None:
     assert device_of("cuda", 2, own) == device_of(None, 2, own) == "cuda:1"
     with pytest.raises(VitaError, match="--device: cpu, but each of 2 processes has cuda:1"):
         device_of("cpu", 2, own)
+
+
+@pytest.mark.parametrize("what", UNSUPPORTED)
+def test_what_is_not_supported_is_refused(what: str) -> None:
+    with pytest.raises(VitaError, match=rf"^{what}: .* Try: "):
+        refuse(what)

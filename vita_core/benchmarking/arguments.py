@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from vita_core.errors import ConfigError, VitaError, nearest
 
-__all__ = ["Arguments", "device_of", "model_arguments"]
+__all__ = ["UNSUPPORTED", "Arguments", "device_of", "model_arguments", "refuse"]
 
 KNOWN = ("config", "max_frames")
+UNSUPPORTED = {
+    "--apply_chat_template": "the prompt is written as the config says. Try: leave it out; `prompt.template: chat` is the "
+    "tokenizer's template",
+    "acc_mutual_info": "it needs the likelihood of a text alone, which is not supported. Try: a task with the metric acc",
+    "generate_until_multi_round": "several rounds are not supported. Try: a task whose output_type is generate_until",
+    "generate_visual_cot": "no picture can be generated. Try: a task whose output_type is generate_until",
+}
+"""What lmms-eval may ask for, and what is said instead."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,11 @@ def model_arguments(given: Mapping[str, Any], batch_size: int | str) -> Argument
         raise ConfigError(f"--model_args: max_frames: wrong value: {frames!r}. Try: a whole number of at least 1")
     overrides = tuple(f"{key}={_written(value)}" for key, value in given.items() if key not in KNOWN)
     return Arguments(str(given["config"]), overrides, int(batch_size), frames)
+
+
+def refuse(what: str) -> NoReturn:
+    """Raise VitaError for one of `UNSUPPORTED`."""
+    raise VitaError(f"{what}: {UNSUPPORTED[what]}")
 
 
 def device_of(given: str | None, processes: int, own: torch.device) -> str | None:

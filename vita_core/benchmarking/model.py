@@ -11,9 +11,8 @@ from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 from loguru import logger
 
-from vita_core.benchmarking.arguments import device_of, model_arguments
+from vita_core.benchmarking.arguments import device_of, model_arguments, refuse
 from vita_core.benchmarking.scoring import Question, open_scorer
-from vita_core.errors import VitaError
 
 __all__ = ["VitaModel"]
 
@@ -56,10 +55,7 @@ class VitaModel(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     @property
     def chat_template(self) -> str:
         """lmms-eval asks for it with ``--apply_chat_template``. Raises VitaError: the config says how prompts are written."""
-        raise VitaError(
-            "--apply_chat_template: the prompt is written as the config says. "
-            "Try: leave it out; `prompt.template: chat` is the tokenizer's template"
-        )
+        refuse("--apply_chat_template")
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Return the answer of each request, up to the texts that end it."""
@@ -77,10 +73,7 @@ class VitaModel(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         questions = []
         for request in requests:
             if len(request.args) != 6:
-                raise VitaError(
-                    "acc_mutual_info: it needs the likelihood of a text alone, which is not supported. "
-                    "Try: a task with the metric acc"
-                )
+                refuse("acc_mutual_info")
             text, target, visuals, number, task, split = request.args
             answer = target if isinstance(target, str) else str(target(self.task_dict[task][split][number]))
             questions.append(self._question(text, visuals, number, task, split, answer=answer))
@@ -89,13 +82,11 @@ class VitaModel(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Raise VitaError: a question here has one turn."""
-        raise VitaError("a task of several rounds is not supported. Try: a task whose output_type is generate_until")
+        refuse("generate_until_multi_round")
 
     def generate_visual_cot(self, requests: Sequence[Any]) -> list[str]:
         """Raise VitaError: no picture can be generated."""
-        raise VitaError(
-            "a task that generates pictures is not supported. Try: a task whose output_type is generate_until"
-        )
+        refuse("generate_visual_cot")
 
     def _question(self, text: str, visuals: Any, number: int, task: str, split: str, **asked: Any) -> Question:
         """Return a request as a question, whose pictures are read when they are needed."""

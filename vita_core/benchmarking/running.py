@@ -13,16 +13,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vita_core.errors import VitaError
+from vita_core.errors import VitaError, nearest
 
-__all__ = ["benchmark_scores", "check_lmms_eval", "mean_scores"]
+__all__ = ["Scores", "benchmark_scores", "check_tasks", "mean_scores"]
 
 Scores = dict[str, dict[str, float]]
 """By task and metric."""
 
 
-def check_lmms_eval() -> None:
-    """Raise VitaError if lmms-eval is not installed."""
+def check_tasks(tasks: Sequence[str]) -> list[str]:
+    """Return the names of tasks. Raises VitaError if lmms-eval is not installed or does not know one. No data are read."""
+    _check_installed()
+    from lmms_eval.tasks import TaskManager
+
+    names, folders = _named(tasks)
+    known = TaskManager("ERROR", include_path=next((str(folder) for folder in folders), None)).all_tasks
+    _check_known(names, known)
+    return names
+
+
+def _check_known(names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise VitaError(
+                f"--lmms-eval: no such task: {name!r}.{nearest(name, known)} "
+                "Try: a name that `lmms-eval tasks` lists, or the YAML file of a task"
+            )
+
+
+def _check_installed() -> None:
     if importlib.util.find_spec("lmms_eval") is None:
         raise VitaError("--lmms-eval: lmms-eval is not installed. Try: `pip install 'vita-core[lmms-eval]'`")
 
@@ -33,7 +52,7 @@ def benchmark_scores(model: Path, tasks: Sequence[str], out: Path, *, device: st
     lmms-eval writes its results, and what it prints (``log.txt``), to the directory `out`, which is emptied first. Raises
     VitaError if it gives no scores.
     """
-    check_lmms_eval()
+    _check_installed()
     names, folders = _named(tasks)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

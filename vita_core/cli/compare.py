@@ -53,6 +53,15 @@ TuneOption = Annotated[
 UnequalOption = Annotated[
     bool, typer.Option("--unequal", help="Compare configs that differ in more than the tower too, and mark them.")
 ]
+BenchmarksOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lmms-eval",
+        metavar="TASKS",
+        help="Score the trained models by these tasks of lmms-eval too: names or YAML files, with commas between them. "
+        "--dry-run does not count their time.",
+    ),
+]
 DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", help="Run two steps of each config, print how long the whole takes, and train nothing."),
@@ -71,6 +80,7 @@ def compare(
     steps: StepsOption = None,
     tune: TuneOption = None,
     unequal: UnequalOption = False,
+    lmms_eval: BenchmarksOption = None,
     dry_run: DryRunOption = False,
     device: DeviceOption = None,
     overrides: SetOption = None,
@@ -83,7 +93,7 @@ def compare(
     from vita_core.comparing.planned import named
 
     asked = named(configs, overridden(overrides, device))
-    _run(asked, data, out, _options(seeds, tokens, steps, tune, unequal), dry_run=dry_run, json=json)
+    _run(asked, data, out, _options(seeds, tokens, steps, tune, unequal, lmms_eval), dry_run=dry_run, json=json)
 
 
 def sweep(
@@ -101,6 +111,7 @@ def sweep(
     steps: StepsOption = None,
     tune: TuneOption = None,
     unequal: UnequalOption = False,
+    lmms_eval: BenchmarksOption = None,
     dry_run: DryRunOption = False,
     device: DeviceOption = None,
     overrides: SetOption = None,
@@ -110,13 +121,16 @@ def sweep(
     from vita_core.comparing.sweeping import swept
 
     asked = swept(config, over, overridden(overrides, device))
-    _run(asked, data, out, _options(seeds, tokens, steps, tune, unequal), dry_run=dry_run, json=json)
+    _run(asked, data, out, _options(seeds, tokens, steps, tune, unequal, lmms_eval), dry_run=dry_run, json=json)
 
 
-def _options(seeds: int, tokens: int | None, steps: int | None, tune: str | None, unequal: bool) -> Options:
+def _options(
+    seeds: int, tokens: int | None, steps: int | None, tune: str | None, unequal: bool, lmms_eval: str | None
+) -> Options:
     from vita_core.comparing.comparison import Options
 
-    return Options(tuple(range(seeds)), tokens, steps, _rates(tune), unequal)
+    tasks = [] if lmms_eval is None else [task.strip() for task in lmms_eval.split(",")]
+    return Options(tuple(range(seeds)), tokens, steps, _rates(tune), unequal, tuple(task for task in tasks if task))
 
 
 def _rates(tune: str | None) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vita_core.benchmarking.running import Scores, check_tasks, mean_scores
 from vita_core.comparing.assembling import config_entry, examples, pairs, rounded
 from vita_core.comparing.dividing import Divided, divided
 from vita_core.comparing.page import write_page
@@ -31,7 +32,7 @@ Tunings = dict[str, list[dict[str, Any]]]
 @dataclass(frozen=True)
 class Options:
     """What a comparison is told: the `seeds`, the visual `tokens` of a picture and the training `steps` (None: those of the
-    configs), the learning `rates` to try, and whether `unequal` configs are compared too.
+    configs), the learning `rates` to try, whether `unequal` configs are compared too, and the `benchmarks` of lmms-eval.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -39,6 +40,7 @@ class Options:
     steps: int | None = None
     rates: tuple[float, ...] = ()
     unequal: bool = False
+    benchmarks: tuple[str, ...] = ()
 
 
 def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> tuple[list[Planned], Divided]:
@@ -50,6 +52,8 @@ def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) ->
         )
     if len(asked) < 2:
         raise ConfigError("one config cannot be compared. Try: `vita compare A.yaml B.yaml --data DATA --out DIR`")
+    if options.benchmarks:
+        check_tasks(options.benchmarks)
     planned = plan_configs(asked, tokens=options.tokens, steps=options.steps, unequal=options.unequal)
     for one in planned:
         for rate in options.rates:
@@ -69,9 +73,12 @@ def compare(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> 
     runner = Runner(out, found)
     best, tunings = _tuned(runner, planned, options)
     scored = _scored(runner, planned, best, options)
+    benchmarks = _benchmarked(runner, scored, options.benchmarks)
     test = read_samples(out / "data" / "test.jsonl")
     comparison = _comparison(planned, scored, tunings, runner.failed, found, options)
     comparison |= {"examples": examples(scored, test) if scored else []}
+    for one in comparison["configs"] if options.benchmarks else ():
+        one["lmms_eval"] = benchmarks.get(one["name"], {})
     timings = _look(out, [one for one in planned if one.name in scored], scored, comparison, test)
     write_text(out / "timings.json", json.dumps(timings, indent=2))
     write_text(out / "comparison.json", json.dumps(rounded(comparison), indent=1, ensure_ascii=False, sort_keys=True))
@@ -104,6 +111,18 @@ def _scored(runner: Runner, planned: Sequence[Planned], best: dict[str, float | 
             if finished is not None:
                 found[one.name].append(finished)
     return {name: runs for name, runs in found.items() if name not in runner.failed}
+
+
+def _benchmarked(runner: Runner, scored: Scored, tasks: Sequence[str]) -> dict[str, Scores]:
+    """Return the scores on the benchmarks, the mean over the seeds. A config that fails there leaves `scored`."""
+    found = {}
+    for name, runs in [*scored.items()] if tasks else ():
+        scores = [runner.benchmarked(one.run, tasks) for one in runs]
+        if name in runner.failed:
+            del scored[name]
+        else:
+            found[name] = mean_scores([one for one in scores if one is not None])
+    return found
 
 
 def _comparison(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vita_core.comparing.verdict import percent, sides
 from vita_core.weights.files import write_text
 
-__all__ = ["report", "write_report"]
+__all__ = ["benchmark_columns", "report", "write_report"]
 
 MARK = "†"
 """Behind the name of a config that is not compared on equal terms."""
@@ -40,6 +40,9 @@ def report(comparison: Mapping[str, Any], timings: Mapping[str, Any]) -> Iterato
             f"all {len(comparison['pairs'])} rows; the intervals are not corrected. `needed` is how many test pictures would "
             "show a difference of this size in 4 of 5 comparisons; `-` means that more pictures would not do."
         )
+    if any(one.get("lmms_eval") for one in alive.values()):
+        yield from _section("Benchmarks", comparison, _benchmarks(alive, names))
+        yield "Scores of lmms-eval, the mean over the seeds. They have no intervals, and the verdict does not use them."
     if comparison["settings"]["tune"]:
         yield from _section("Learning rates", comparison, _tuning(alive, names))
     if alive:
@@ -113,6 +116,23 @@ def _differences(pairs: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -
             [names[pair["a"]], names[pair["b"]], measure, difference, interval, f"{pair['p_holm']:.2g}", told, needed]
         )
     return rows
+
+
+def _benchmarks(alive: Mapping[str, Any], names: Mapping[str, str]) -> list[list[str]]:
+    columns = benchmark_columns(alive.values())
+    rows = [["config", *columns]]
+    for name, one in alive.items():
+        found = [one.get("lmms_eval", {}).get(task, {}).get(metric) for task, metric in columns.values()]
+        rows.append([names[name], *("-" if value is None else f"{value:,.4g}" for value in found)])
+    return rows
+
+
+def benchmark_columns(configs: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return the task and metric of lmms-eval by which any config was scored, by what the column is called."""
+    scores = [(task, metric) for one in configs for task, row in one.get("lmms_eval", {}).items() for metric in row]
+    return {
+        metric if metric.startswith(task) else f"{task} {metric}": (task, metric) for task, metric in sorted({*scores})
+    }
 
 
 def _tuning(alive: Mapping[str, Any], names: Mapping[str, str]) -> list[list[str]]:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from vita_core.benchmarking.running import Scores, benchmark_scores
 from vita_core.comparing.dividing import Divided
 from vita_core.comparing.memory import peak_bytes, reset_peak
 from vita_core.comparing.planned import Planned
@@ -80,6 +81,11 @@ class Runner:
         found: Finished | None = self._guarded(run, lambda: self._tested(run))
         return found
 
+    def benchmarked(self, run: Run, tasks: Sequence[str]) -> Scores | None:
+        """Return the scores of a trained run on tasks of lmms-eval, or None if it or an earlier run of its config failed."""
+        found: Scores | None = self._guarded(run, lambda: self._benchmarked(run, tasks))
+        return found
+
     def _guarded(self, run: Run, work: Callable[[], Any]) -> Any:
         """Return what `work` returns, or None. An error is kept for the report: one config must not lose the others."""
         if run.planned.name in self.failed:
@@ -130,6 +136,19 @@ class Runner:
             scorer.close()
             write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return Finished(run, [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()], record)
+
+    def _benchmarked(self, run: Run, tasks: Sequence[str]) -> Scores:
+        file = run.folder / "lmms_eval.json"
+        with suppress(OSError, ValueError):
+            known = json.loads(file.read_text(encoding="utf-8"))
+            if known["tasks"] == [*tasks]:
+                scores: Scores = known["scores"]
+                return scores
+        tqdm.write(f"{run.planned.name}: {', '.join(tasks)}, {_described(run)}", file=sys.stderr)
+        device = run.planned.resolved.config.device
+        scores = benchmark_scores(run.folder, tasks, run.folder / "lmms_eval", device=device)
+        write_text(file, json.dumps({"tasks": [*tasks], "scores": scores}))
+        return scores
 
     def _scorer(self, run: Run) -> Scorer:
         return Scorer(run.folder, run.planned.resolved, self.out / "cache")

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Cell", "Column", "Table", "differences", "likeness", "results", "tuning"]
+from vita_core.comparing.report import benchmark_columns
+
+__all__ = ["Cell", "Column", "Table", "benchmarks", "differences", "likeness", "results", "tuning"]
 
 Key = float | str | None
 
@@ -152,6 +154,21 @@ def _difference(pair: Mapping[str, Any], labels: Mapping[str, str]) -> list[Cell
         Cell(better, key=better, strong=pair["significant"]),
         needed,
     ]
+
+
+def benchmarks(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> Table | None:
+    """Return the scores of lmms-eval, or None if there are none."""
+    scored = [one for one in comparison["configs"] if one.get("lmms_eval")]
+    columns = benchmark_columns(scored)
+    if not columns:
+        return None
+    rows = []
+    for one in scored:
+        values = [one["lmms_eval"].get(task, {}).get(metric) for task, metric in columns.values()]
+        cells = [Cell("-") if value is None else Cell(f"{value:,.4g}", key=value) for value in values]
+        rows.append([Cell(labels[one["name"]], key=one["name"]), *cells])
+    heads = [Column("config"), *(Column(name, falls=True) for name in columns)]
+    return Table("benchmarks", "Scores of lmms-eval, the mean over the seeds", heads, rows)
 
 
 def tuning(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> Table | None:

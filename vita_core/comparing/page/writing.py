@@ -64,6 +64,7 @@ def write_page(folder: Path) -> Path:
         "failed": [one for one in comparison["configs"] if one["failed"] is not None],
         "results": tables.results(comparison, timings, labels),
         "differences": tables.differences(comparison["pairs"], labels),
+        "benchmarks": tables.benchmarks(comparison, labels),
         "tuning": tables.tuning(comparison, labels),
         "likeness": tables.likeness(comparison.get("cka", {"towers": []}), labels),
         "charts": drawn,

@@ -39,7 +39,7 @@ def photos() -> list[Image.Image]:
     import skimage.data
 
     folder = Path(skimage.data.__file__).parent
-    files = [*(folder / f"{name}.png" for name in NAMES), Path(__file__).parents[2] / "examples/pictures/cat.jpg"]
+    files = [*(folder / f"{name}.png" for name in NAMES), Path(__file__).parents[1] / "examples/pictures/cat.jpg"]
     made = []
     for file in files:
         with Image.open(file) as opened:
