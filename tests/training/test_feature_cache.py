@@ -7,6 +7,8 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -445,3 +447,41 @@ def test_a_trained_reduction_reads_a_tower_of_another_dtype(sections: dict[str, 
     }
     run_stages(resolve(merged(sections, change)), tmp_path / "out")
     assert build_model(tmp_path / "out").ask(GOLDEN / "pictures" / "wide.png").visual_tokens == 4
+
+
+WORK = """
+import sys, torch
+from pathlib import Path
+from vita_core.training.cache.store import FeatureStore
+
+folder, own = Path(sys.argv[1]), int(sys.argv[2])
+store, found = FeatureStore(folder, 200_000), 0
+for number in range(300):
+    key = str((number * (7, 11)[own]) % 60)
+    kept = store.get(key)
+    if kept is None:
+        store.add(key, torch.full((50, 50), float(key)), (int(key),))
+        if number % 5 == 0:
+            store.flush()
+    else:
+        found += 1
+        assert kept[1] == (int(key),) and torch.equal(kept[0], torch.full((50, 50), float(key)))
+store.flush()
+print(found)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_read_whole_tensors_and_stay_within_the_bound(tmp_path: Path) -> None:
+    """60 tensors of 10 kB, of which 20 fit: each process deletes shards while the other reads them."""
+    folder = tmp_path / "cache"
+    command = [sys.executable, "-c", WORK, str(folder)]
+    both = [
+        subprocess.Popen([*command, own], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for own in "01"
+    ]
+    told = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert all(int(out) > 0 for out, _ in told)
+    files = [*folder.iterdir()]
+    assert all(file.match("features-*.safetensors") for file in files)
+    assert sum(file.stat().st_size for file in files) <= 200_000

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from conftest import vita
 from safetensors.torch import load_file
 
-from vita_core import build_model
+from vita_core import build_model, build_tower
+from vita_core.models.building import build
 from vita_core.planning.resolution import resolve
 
 TRAINING = (
@@ -46,13 +49,21 @@ def test_train_then_run(fused_config: Path, captioned: Path, tmp_path: Path, gol
     trained = vita("train", fused_config, "--data", captioned, "--out", out)
     assert trained.returncode == 0, trained.stderr
     record = json.loads((out / "provenance.json").read_text())
-    assert str(golden / "siglip") in json.dumps(record)
-    assert str(tmp_path / "timm") in json.dumps(record)
     parts = [{"weights": str(golden / "siglip")}, {"weights": str(tmp_path / "timm")}]
-    widths = [resolve({"tower": part}).tower.geometry.hidden_size for part in parts]
-    assert load_file(out / "projector.safetensors")["0.weight"].shape[1] == sum(widths)
+    assert record["weights"]["tower"] == {"parts": parts}
+    own = [parts[0] | {"select_layer": -2}, parts[1] | {"reduce": {"type": "pool", "window": 2}}]
+    state = {key: value.float() for key, value in load_file(out / "projector.safetensors").items()}
+    model = build_model(out)
+    pixels: Any = model.prepare(picture).pixels
+    with torch.no_grad():
+        tokens = torch.cat([build_tower(part)(seen) for part, seen in zip(own, pixels.parts, strict=True)], dim=-1)
+        hidden = F.gelu(F.linear(tokens, state["0.weight"], state["0.bias"]))
+        expected = F.linear(hidden, state["2.weight"], state["2.bias"])
+        torch.testing.assert_close(model.encode_images(pixels), expected)
+        untrained = build(resolve(fused_config), untrained=True).encode_images(pixels)
+    assert (untrained - expected).abs().max() > 1e-2
     answered = vita("run", out, "--image", picture, "--question", "what is this ?", "--json")
     assert answered.returncode == 0, answered.stderr
     answer = json.loads(answered.stdout)
     assert answer["visual_tokens"] == 16
-    assert answer["text"] == build_model(out).ask(picture, "what is this ?").text
+    assert answer["text"] == model.ask(picture, "what is this ?").text
