@@ -18,6 +18,7 @@ from conftest import GOLDEN, vita
 from safetensors.torch import load_file
 
 from vita_core import VitaError, load_config
+from vita_core.cli import main
 from vita_core.planning.resolution import resolve
 from vita_core.training.running import run_stages
 from vita_core.training.train import train
@@ -65,9 +66,9 @@ def watch(event: str, args: tuple[Any, ...]) -> None:
         return
     path = str(args[1] if event == "os.rename" else args[0])
     if re.search(moment["place"], f"{event.removeprefix('os.')} {path}"):
-        fill = moment["fill"]
+        act = moment["fill"]
         moment.clear()
-        fill()
+        act()
 
 
 sys.addaudithook(watch)
@@ -118,17 +119,36 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
     )
 
 
+@pytest.mark.extras
+def test_a_reporter(
+    tiny_config: Path, captioned: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = disk / "out"
+    line = ["vita", "train", str(tiny_config), "--data", str(captioned), "--out", str(out), "--set", FLAT[0]]
+    monkeypatch.setattr(sys, "argv", [*line, "--set", "training.report_to=[tensorboard]"])
+    moment.update(place=r"open .*tfevents", fill=lambda: fill(disk / "filler"))
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    told = capsys.readouterr().err
+    assert "work/warm-start: no space is left on the disk" in told
+    assert "Traceback" not in told
+    (disk / "filler").unlink()
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert (out / "provenance.json").is_file()
+
+
+def fill(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as opened, contextlib.suppress(OSError):
+        while True:
+            opened.write(b"\0" * 4096)
+
+
 def filled_at_each(moments: list[tuple[str, str]], run: Callable[[], object], disk: Path) -> None:
     """Run again and again, each time with a disk that gets full at the next moment."""
     filler = disk / "filler"
-
-    def fill() -> None:
-        with filler.open("wb", buffering=0) as opened, contextlib.suppress(OSError):
-            while True:
-                opened.write(b"\0" * 4096)
-
     for place, told in moments:
-        moment.update(place=place, fill=fill)
+        moment.update(place=place, fill=lambda: fill(filler))
         try:
             with pytest.raises(VitaError, match=told):
                 run()

@@ -47,6 +47,8 @@ STAGES: list[dict[str, Any]] = [
         "train": {"projector": "full", "llm": {"lora": {"rank": 2, "dropout": 0.2}}},
         "steps": 4,
         "save_steps": 2,
+        "eval_steps": 1,
+        "best": True,
         "precision": "bfloat16",
         "checkpointing": True,
     },

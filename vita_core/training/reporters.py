@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -44,9 +45,13 @@ def reporting(names: Sequence[str], out: Path, stage: str) -> Iterator[None]:
     }
     added = {key: value for key, value in defaults.items() if names and key not in os.environ}
     os.environ.update(added)
+    hook = threading.excepthook
+    if names:  # the thread of TensorBoard would print a traceback of what the next log raises
+        threading.excepthook = lambda told: None if isinstance(told.exc_value, OSError) else hook(told)
     try:
         yield
     finally:
+        threading.excepthook = hook
         if (wandb := sys.modules.get("wandb")) is not None and "wandb" in names:
             wandb.finish()  # else the next stage would go on in this run
         for key in added:

@@ -21,7 +21,7 @@ from vita_core.errors import ConfigError, VitaError
 from vita_core.training import processes
 from vita_core.training.reporting import Progress
 from vita_core.training.stopping import StopOnInterrupt
-from vita_core.weights.files import write_whole, writing
+from vita_core.weights.files import filling, write_whole, writing
 
 __all__ = ["BEST", "ResumableTrainer", "last_checkpoint", "load_trained", "on_cpu", "trained_state", "write_tensors"]
 
@@ -113,7 +113,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         folder = Path(self.args.output_dir)
         if self.args.should_save:
             _drop_halves(folder)
-        with self.stop.listening():
+        with self.stop.listening(), filling(folder):  # by a reporter: all else names its file
             steps = self.train(resume_from_checkpoint=last_checkpoint(folder)).global_step
         rows = self.state.log_history  # with those before a resume
         losses = [row["loss"] for row in rows if "loss" in row]

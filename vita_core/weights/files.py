@@ -17,30 +17,38 @@ from safetensors import SafetensorError
 
 from vita_core.errors import VitaError
 
-__all__ = ["append_line", "sha256", "write_text", "write_whole", "writing"]
+__all__ = ["append_line", "filling", "sha256", "write_text", "write_whole", "writing"]
 
-FULL = re.compile(rf"os error ({errno.ENOSPC}|{errno.EFBIG}|{errno.EDQUOT})\b|inline_container")
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+TOLD = re.compile(rf"os error ({'|'.join(map(str, FULL))})\b|inline_container")
 """What safetensors and torch say of a full disk. torch only says that its archive is shorter than it should be."""
 
 
 @contextmanager
-def writing(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Convert the exceptions of a block that writes `path`, of `needed` bytes, to a VitaError that names it."""
+def filling(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Convert what a block raises on a full disk while it writes `path`, of `needed` bytes, to a VitaError that names it."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or FULL.search(str(error))
-        if isinstance(error, RuntimeError) and not full:
+        if getattr(error, "errno", None) not in FULL and not TOLD.search(str(error)):
             raise
-        if not full:
-            raise VitaError(
-                f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Try: another path, or check the "
-                "permissions of its directory"
-            ) from error
         sizes = f"{_free(path):,} are free" if needed is None else f"{needed:,} are needed, {_free(path):,} are free"
         raise VitaError(
             f"cannot write {path}: no space is left on the disk, in bytes: {sizes}. Try: free some space and run the same "
             "command again, or another directory"
+        ) from error
+
+
+@contextmanager
+def writing(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Do what `filling` does, and convert other errors of writing too, such as a missing permission."""
+    try:
+        with filling(path, needed):
+            yield
+    except (OSError, SafetensorError) as error:
+        raise VitaError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Try: another path, or check the "
+            "permissions of its directory"
         ) from error
 
 

@@ -24,7 +24,8 @@ class RejectedLog:
     def __init__(self, file: Path, *, strict: bool = False) -> None:
         self.file, self.strict = file, strict
         self.seen = {(row["data"], row["where"]) for row in self.rows()}
-        if file.is_file() and not file.read_bytes().endswith(b"\n"):  # so that the next row is a line of its own
+        written = file.read_bytes() if file.is_file() else b""
+        if written and not written.endswith(b"\n"):  # so that the next row is a line of its own
             append_line(file, "")
 
     def add(self, data: str, error: SampleError) -> None:
