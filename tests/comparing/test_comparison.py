@@ -148,12 +148,13 @@ def test_other_data_and_configs_are_refused(compared: Path, folder: Path, config
     data, asked = folder / "data" / "pictures.jsonl", named(configs)
     with pytest.raises(ConfigError, match="a comparison of another config of the name 'clip', or its tokens or steps"):
         prepared(asked, data, compared, Options(tokens=2))
-    fewer = tmp_path / "fewer.jsonl"
     shutil.copytree(folder / "data", tmp_path / "d")
     fewer = tmp_path / "d" / "pictures.jsonl"
     fewer.write_text("".join(fewer.read_text().splitlines(keepends=True)[:25]))
+    before = (compared / "data" / "train.jsonl").stat().st_mtime_ns
     with pytest.raises(ConfigError, match="a comparison of other data"):
-        prepared(asked, fewer, shutil.copytree(compared, tmp_path / "copy"), TWO)
+        prepared(asked, fewer, compared, TWO)
+    assert (compared / "data" / "train.jsonl").stat().st_mtime_ns == before
     (tmp_path / "mine" / "runs").mkdir(parents=True)
     with pytest.raises(ConfigError, match="contains runs that no comparison made"):
         prepared(asked, data, tmp_path / "mine", TWO)

@@ -10,9 +10,13 @@ import pytest
 from PIL import Image, ImageEnhance
 from small import write_data
 
-from vita_core.comparing.dividing import SPLITS, divided
+from vita_core.comparing.dividing import SPLITS, Divided, divided, read_data
 from vita_core.errors import ConfigError
 from vita_core.training.data import read_samples
+
+
+def split_up(data: Path, folder: Path) -> Divided:
+    return divided(read_data(data), folder)
 
 
 def test_near_duplicates_are_in_one_split(tmp_path: Path) -> None:
@@ -23,7 +27,7 @@ def test_near_duplicates_are_in_one_split(tmp_path: Path) -> None:
             ImageEnhance.Brightness(picture).enhance(1.1).save(data.parent / f"{number}.jpg", quality=90)
         rows.append({"image": f"{number}.jpg", "caption": rows[number]["caption"], "names": ["pet"]})
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = divided(data, tmp_path / "out")
+    found = split_up(data, tmp_path / "out")
     assert (found.samples, found.groups) == (32, 24)
     splits = {name: read_samples(tmp_path / "out" / f"{name}.jsonl") for name in SPLITS}
     assert [len(splits[name]) for name in SPLITS] == [found.train, found.validation, found.test]
@@ -37,16 +41,16 @@ def test_near_duplicates_are_in_one_split(tmp_path: Path) -> None:
 
 def test_the_same_data_is_divided_in_the_same_way_everywhere(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
-    first = divided(data, tmp_path / "a")
+    first = split_up(data, tmp_path / "a")
     moved = data.rename(data.with_name("moved.jsonl"))
-    again = divided(moved, tmp_path / "b")
+    again = split_up(moved, tmp_path / "b")
     assert (first.sha256, first.test_groups) == (again.sha256, again.test_groups)
     assert (tmp_path / "a" / "test.jsonl").read_text() == (tmp_path / "b" / "test.jsonl").read_text()
     before = (tmp_path / "a" / "train.jsonl").stat().st_mtime_ns
-    assert divided(moved, tmp_path / "a").sha256 == first.sha256
+    assert split_up(moved, tmp_path / "a").sha256 == first.sha256
     assert (tmp_path / "a" / "train.jsonl").stat().st_mtime_ns == before
     moved.write_text(moved.read_text().replace("a cat .", "a tiger ."))
-    assert divided(moved, tmp_path / "a").sha256 != first.sha256
+    assert split_up(moved, tmp_path / "a").sha256 != first.sha256
     assert "tiger" in (tmp_path / "a" / "train.jsonl").read_text()
 
 
@@ -57,7 +61,7 @@ def test_pictures_in_an_archive_get_files_of_their_own(tmp_path: Path) -> None:
             (tmp_path / "text").write_text(json.loads(line)["caption"])
             archive.add(data.parent / f"{number}.png", f"{number:03d}.png")
             archive.add(tmp_path / "text", f"{number:03d}.txt")
-    divided(tmp_path / "shard.tar", tmp_path / "out")
+    split_up(tmp_path / "shard.tar", tmp_path / "out")
     (first, *_) = read_samples(tmp_path / "out" / "test.jsonl")
     assert first.image.parent == tmp_path / "out" / "pictures"
     assert first.image.read_bytes() in {file.read_bytes() for file in data.parent.glob("*.png")}
@@ -68,7 +72,7 @@ def test_questions_are_kept(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "<image>\nwhat is it ?"}, {"from": "gpt", "value": "a dog ."}]
     rows = [{"image": f"{number}.png", "conversations": turns} for number in range(20)]
     (data.parent / "llava.json").write_text(json.dumps(rows))
-    divided(data.parent / "llava.json", tmp_path / "out")
+    split_up(data.parent / "llava.json", tmp_path / "out")
     (first, *_) = read_samples(tmp_path / "out" / "test.jsonl")
     assert [(turn.question, turn.answer) for turn in first.turns] == [("<image>\nwhat is it ?", "a dog .")]
 
@@ -76,12 +80,12 @@ def test_questions_are_kept(tmp_path: Path) -> None:
 def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", 6)
     with pytest.raises(ConfigError, match="6 pictures in 6 groups of near-duplicates are too few for three splits"):
-        divided(data, tmp_path / "out")
+        split_up(data, tmp_path / "out")
     data.write_text(data.read_text() + json.dumps({"images": ["0.png", "1.png"], "caption": "two"}) + "\n")
     with pytest.raises(
         ConfigError, match=r"pictures\.jsonl:7:1: a comparison takes samples of one picture each, not 2"
     ):
-        divided(data, tmp_path / "out")
+        split_up(data, tmp_path / "out")
     data.write_text(json.dumps({"image": "gone.png", "caption": "gone"}) + "\n")
     with pytest.raises(ConfigError, match=r"pictures\.jsonl:1:1: a picture is missing: .*gone\.png"):
-        divided(data, tmp_path / "out")
+        split_up(data, tmp_path / "out")

@@ -10,11 +10,11 @@ from typing import Any
 
 from vita_core.benchmarking.running import Scores, check_tasks, mean_scores
 from vita_core.comparing.assembling import config_entry, examples, pairs, rounded
-from vita_core.comparing.dividing import Divided, divided
+from vita_core.comparing.dividing import Divided, divided, read_data
 from vita_core.comparing.page import write_page
 from vita_core.comparing.planned import Asked, Planned, plan_configs
 from vita_core.comparing.report import write_report
-from vita_core.comparing.running import Finished, Runner, check_folder, rate_overrides
+from vita_core.comparing.running import COMPARED, Finished, Runner, compared, rate_overrides
 from vita_core.comparing.statistics import RESAMPLES, check_installed
 from vita_core.comparing.towers import likeness, open_towers, spread, time_towers, write_pictures
 from vita_core.comparing.verdict import notes, verdict
@@ -48,7 +48,7 @@ def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) ->
     check_installed()
     if processes.count() > 1:
         raise ConfigError(
-            f"a comparison runs in one process, not {processes.count()}. Try: `vita compare` without torchrun"
+            f"a comparison runs in one process, not {processes.count()}. Try: the same command without torchrun"
         )
     if len(asked) < 2:
         raise ConfigError("one config cannot be compared. Try: `vita compare A.yaml B.yaml --data DATA --out DIR`")
@@ -58,8 +58,10 @@ def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) ->
     for one in planned:
         for rate in options.rates:
             rate_overrides(one.resolved, rate)
-    found = divided(data, out / "data")
-    check_folder(out, found, planned)
+    read = read_data(data)
+    record = compared(out, read.sha256, planned)
+    found = divided(read, out / "data")
+    write_text(out / COMPARED, record)
     return planned, found
 
 
@@ -69,22 +71,23 @@ def compare(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> 
     Call it again with the same arguments to go on after it was interrupted. A config that fails is in the result, with
     the reason; the others are compared without it. Raises VitaError before anything is trained if they cannot be compared.
     """
-    planned, found = prepared(asked, data, out, options)
-    runner = Runner(out, found)
+    planned, splits = prepared(asked, data, out, options)
+    runner = Runner(out, splits)
     best, tunings = _tuned(runner, planned, options)
     scored = _scored(runner, planned, best, options)
     benchmarks = _benchmarked(runner, scored, options.benchmarks)
     test = read_samples(out / "data" / "test.jsonl")
-    comparison = _comparison(planned, scored, tunings, runner.failed, found, options)
+    comparison = _comparison(planned, scored, tunings, runner.failed, splits, options)
     comparison |= {"examples": examples(scored, test) if scored else []}
     for one in comparison["configs"] if options.benchmarks else ():
         one["lmms_eval"] = benchmarks.get(one["name"], {})
     timings = _look(out, [one for one in planned if one.name in scored], scored, comparison, test)
-    write_text(out / "timings.json", json.dumps(timings, indent=2))
-    write_text(out / "comparison.json", json.dumps(rounded(comparison), indent=1, ensure_ascii=False, sort_keys=True))
+    found: dict[str, Any] = rounded(comparison)
+    write_text(out / "timings.json", json.dumps(rounded(timings), indent=1))
+    write_text(out / "comparison.json", json.dumps(found, indent=1, ensure_ascii=False, sort_keys=True))
     write_report(out)
     write_page(out)
-    return comparison
+    return found
 
 
 def _tuned(runner: Runner, planned: Sequence[Planned], options: Options) -> tuple[dict[str, float | None], Tunings]:

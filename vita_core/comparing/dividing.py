@@ -18,7 +18,7 @@ from vita_core.training.data import PictureRef, Sample, open_source
 from vita_core.training.data.folders import FolderSource
 from vita_core.weights.files import write_text, write_whole
 
-__all__ = ["SPLITS", "Divided", "divided"]
+__all__ = ["SPLITS", "Data", "Divided", "divided", "read_data"]
 
 SPLITS = ("train", "validation", "test")
 SEED = 0
@@ -46,22 +46,38 @@ class Divided:
         return self.train + self.validation + self.test
 
 
-def divided(data: Path, folder: Path) -> Divided:
+@dataclass(frozen=True)
+class Data:
+    """The samples of a data set of this name, of one picture each, and the SHA-256 of their pictures and texts in order."""
+
+    name: str
+    samples: Sequence[Sample]
+    sha256: str
+
+
+def read_data(path: Path) -> Data:
+    """Read a data set whose samples have one picture and at least one answer each.
+
+    Raises ConfigError, and SampleError for a sample that cannot be used.
+    """
+    source = open_source(DataSetConfig(path=str(path)), absolute=True)
+    if isinstance(source, FolderSource):
+        source = FolderSource(path, captioned=True)
+    samples = [source.sample(index) for index in range(len(source))]
+    return Data(path.absolute().stem, samples, _digest(samples))
+
+
+def divided(data: Data, folder: Path) -> Divided:
     """Divide a data set, and write each split to ``folder/SPLIT.jsonl``. Pictures inside an archive are written beside it.
 
-    Each sample has one picture and at least one answer. If the same data was divided there before, it stays. Raises
-    ConfigError for too few pictures, and SampleError for a sample that cannot be used.
+    If the same data was divided there before, its files stay. Raises ConfigError for too few pictures.
     """
-    source = open_source(DataSetConfig(path=str(data)), absolute=True)
-    if isinstance(source, FolderSource):
-        source = FolderSource(data, captioned=True)
-    samples = [source.sample(index) for index in range(len(source))]
-    digest = _digest(samples)
+    samples, digest = data.samples, data.sha256
     record = folder / "data.json"
     with suppress(OSError, ValueError, KeyError):
         known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         if known["sha256"] == digest and all((folder / f"{name}.jsonl").is_file() for name in SPLITS):
-            return Divided(**{**known, "test_groups": tuple(known["test_groups"])})
+            return Divided(**{**known, "name": data.name, "test_groups": tuple(known["test_groups"])})
     pictures = [sample.pictures[0] for sample in samples]
     splits = divide(near_duplicates(pictures), seed=SEED, labels=_labels(samples))
     for name in SPLITS:
@@ -74,7 +90,7 @@ def divided(data: Path, folder: Path) -> Divided:
         rows = (_row(samples[place], place, folder) for place in getattr(splits, name))
         write_text(folder / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     found = Divided(
-        name=data.absolute().stem,
+        name=data.name,
         train=len(splits.train),
         validation=len(splits.validation),
         test=len(splits.test),

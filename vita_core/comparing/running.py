@@ -31,8 +31,9 @@ from vita_core.training.running import run_stages
 from vita_core.training.train import train
 from vita_core.weights.files import write_text
 
-__all__ = ["Finished", "Run", "Runner", "check_folder", "rate_overrides", "train_run"]
+__all__ = ["COMPARED", "Finished", "Run", "Runner", "compared", "rate_overrides", "train_run"]
 
+COMPARED = "compared.json"
 DONE = "run.json"
 """The last file of a finished run: its time and memory, and with a validation its loss."""
 
@@ -91,7 +92,9 @@ class Runner:
         if run.planned.name in self.failed:
             return None
         try:
-            return work()
+            done = work()
+            (run.folder / "error.txt").unlink(missing_ok=True)  # of an earlier call
+            return done
         except Exception as error:  # any error of a plugin, a library or the machine
             found = str(error) if isinstance(error, VitaError) else f"{type(error).__name__}: {error}"
             self.failed[run.planned.name] = _readable(found)
@@ -203,20 +206,21 @@ def rate_overrides(resolved: Resolved, rate: float | None) -> list[str]:
     return [f"training.learning_rate={rate!r}" if stages is None else f"training.stages.0.learning_rate={rate!r}"]
 
 
-def check_folder(out: Path, divided: Divided, planned: Sequence[Planned]) -> None:
-    """Record what is compared in `out`. Raises ConfigError if the runs there are of other data or of other configs.
+def compared(out: Path, data: str, planned: Sequence[Planned]) -> str:
+    """Return the record of what is compared in `out`, data with the hash `data`, for the file `COMPARED`.
 
+    Raises ConfigError if the runs there are of other data or of other configs.
     Configs and seeds may be added.
     """
-    record = out / "compared.json"
+    record = out / COMPARED
     configs = {one.name: hashlib.sha256(one.resolved.config.model_dump_json().encode()).hexdigest() for one in planned}
-    known: Mapping[str, Any] = {"data": divided.sha256, "configs": {}}
+    known: Mapping[str, Any] = {"data": data, "configs": {}}
     if record.is_file():
         known = json.loads(record.read_text(encoding="utf-8"))
     elif out.is_dir() and (out / "runs").exists():
         raise ConfigError(f"--out: {out} contains runs that no comparison made. Try: another directory for --out")
     other = [name for name, digest in configs.items() if known["configs"].get(name, digest) != digest]
-    if known["data"] != divided.sha256 or other:
+    if known["data"] != data or other:
         what = f"another config of the name {other[0]!r}, or its tokens or steps" if other else "other data"
         raise ConfigError(f"--out: {out} contains a comparison of {what}. Try: another directory for --out")
-    write_text(record, json.dumps({"data": divided.sha256, "configs": {**known["configs"], **configs}}))
+    return json.dumps({"data": data, "configs": {**known["configs"], **configs}})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -138,16 +139,17 @@ def _wilson(mean: float, variance: float, groups: int, reach: float) -> tuple[fl
 
 
 def check_installed() -> None:
-    """Raise VitaError if scipy is not installed: before the trainings, not after them."""
-    _student()
+    """Raise VitaError if a package that a comparison needs is not installed: before the trainings, not after them."""
+    for name in ("scipy.stats", "jinja2", "plotly.offline"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise VitaError(
+                f"a comparison needs {name.partition('.')[0]}, which cannot be imported: {error}. "
+                "Try: `pip install 'vita-core[compare]'`"
+            ) from error
 
 
 def _student() -> Any:
-    """Return scipy's t-distribution. Raises VitaError if scipy is not installed."""
-    try:
-        from scipy.stats import t
-    except ImportError as error:
-        raise VitaError(
-            f"a comparison needs scipy, which cannot be imported: {error}. Try: `pip install 'vita-core[compare]'`"
-        ) from error
-    return t
+    """Return scipy's t-distribution."""
+    return import_module("scipy.stats").t
