@@ -247,6 +247,21 @@ def captioned(tmp_path: Path) -> Path:
     return folder / "captions.jsonl"
 
 
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three folders of 16 small pictures each, whose labels can be seen."""
+    from labelled import folders
+
+    return folders(tmp_path_factory.mktemp("labelled") / "photos")
+
+
+@pytest.fixture
+def feature_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, below that of the test, in which features are kept."""
+    monkeypatch.setenv("VITA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel of one asset, the only thing pip can find, and an empty cache."""

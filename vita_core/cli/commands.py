@@ -34,6 +34,7 @@ BUILTIN = {
     "eval": ("evaluate:evaluate", "Count how many pictures the model names correctly."),
     "compare": ("compare:compare", "Train and score configs side by side, and say which to take."),
     "sweep": ("compare:sweep", "Compare the values of a key of one config."),
+    "probe": ("probe:probe", "Score the features of towers on labelled pictures."),
     "data": ("data:app", "Check data sets, and show what a model is trained on."),
     "check": ("check:check", "Run the conformance tests on a tower or another part."),
     "new-tower": ("new_tower:new_tower", "Write a plugin package with a small working tower."),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from vita_core.errors import VitaError
 
-__all__ = ["SINK", "linear_cka", "rank_me", "sink_share"]
+__all__ = ["SINK", "cka_matrix", "linear_cka", "rank_me", "sink_share"]
 
 SINK = 4.0
 """A token whose norm is over this many times the median counts as an attention sink."""
@@ -31,6 +33,15 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
     shared = (first.T @ second).square().sum()
     whole = (first.T @ first).norm() * (second.T @ second).norm()
     return float(shared / whole) if whole > 0 else 0.0
+
+
+def cka_matrix(features: Sequence[Tensor]) -> list[list[float]]:
+    """Return the linear CKA of each two features (n, c) of the same pictures."""
+    found = [[1.0] * len(features) for _ in features]
+    for row, first in enumerate(features):
+        for column in range(row):
+            found[row][column] = found[column][row] = linear_cka(first, features[column])
+    return found
 
 
 def _centred(features: Tensor) -> Tensor:

@@ -11,16 +11,19 @@ __all__ = ["pca_colours"]
 
 
 def pca_colours(tokens: Sequence[Tensor]) -> list[Tensor]:
-    """Return for each tensor of tokens (N, C) their colours (N, 3) in 0..255.
+    """Return for each tensor of tokens (N, C) their colours (N, 3) in 0..255, on the CPU.
 
-    Red, green and blue are the first three principal components, which are computed over all tokens together.
+    Red, green and blue are the first three principal components of all tokens together, each from its smallest to its largest
+    value. They are computed in float64, and each has the sign that makes its largest weight positive: equal tokens give equal
+    colours. Of fewer channels, the other colours are black.
     """
-    flat = torch.cat([*tokens]).float()
+    flat = torch.cat([*tokens]).detach().to("cpu", torch.float64)
     centred = flat - flat.mean(0)
-    count = min(3, *centred.shape)
-    _, _, directions = torch.pca_lowrank(centred, q=count, center=False)
-    colours = torch.zeros(len(flat), 3)
-    colours[:, :count] = centred @ directions[:, :count]
-    low, high = colours.amin(0), colours.amax(0)
-    levels = ((colours - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    first = vectors.flip(1)[:, :3]
+    largest = first.gather(0, first.abs().argmax(0, keepdim=True))
+    found = centred @ (first * largest.sign())
+    low, high = found.amin(0), found.amax(0)
+    levels = torch.zeros(len(flat), 3, dtype=torch.uint8)
+    levels[:, : found.shape[1]] = ((found - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
     return list(levels.split([len(part) for part in tokens]))

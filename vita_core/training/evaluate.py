@@ -16,7 +16,7 @@ from vita_core.models.pictures import Prepared
 from vita_core.pixels.prefetching import prefetched
 from vita_core.training.data import Sample
 
-__all__ = ["evaluate", "named_and_shuffled", "names_it"]
+__all__ = ["evaluate", "name_of", "named_and_shuffled", "names_it"]
 
 WORDS = 8
 
@@ -29,6 +29,11 @@ def names_it(answer: str, caption: str, names: Sequence[str] = ()) -> bool:
     said = " ".join(_words(answer)[:WORDS])
     wanted = [_words(caption)[-1:], *(_words(name) for name in names)]
     return any(re.search(rf"(?<!\S){re.escape(' '.join(name))}(?!\S)", said) for name in wanted if name)
+
+
+def name_of(caption: str, names: Sequence[str] = ()) -> str:
+    """Return what a caption names, in lower case: the first of `names`, or its last word. It may be empty."""
+    return " ".join(_words(names[0]) if names else _words(caption)[-1:])
 
 
 def _words(text: str) -> list[str]:

@@ -4,7 +4,7 @@ from vita_core.training.data.folders import SUFFIXES
 from vita_core.training.data.opening import open_source
 from vita_core.training.data.pictures import picture_of
 from vita_core.training.data.reading import read_samples
-from vita_core.training.data.samples import PictureRef, Sample, SampleError, Source, Turn
+from vita_core.training.data.samples import PictureRef, Sample, SampleError, Source, Turn, UnansweredError
 
 __all__ = [
     "SUFFIXES",
@@ -13,6 +13,7 @@ __all__ = [
     "SampleError",
     "Source",
     "Turn",
+    "UnansweredError",
     "open_source",
     "picture_of",
     "read_samples",

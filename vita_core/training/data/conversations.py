@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vita_core.training.data.samples import PictureRef, Sample, SampleError, Turn, check_marks
+from vita_core.training.data.samples import PictureRef, Sample, SampleError, Turn, UnansweredError, check_marks
 
 __all__ = ["Root", "sample_of"]
 
@@ -52,7 +52,7 @@ def sample_of(row: Any, where: str, find: Find) -> Sample:
 
     A row has a caption (``caption`` or ``text``), or turns (``conversations`` or ``messages``), and its pictures as
     ``image`` or ``images``, one or a list. A row of turns needs no picture. `find` turns the value of a picture into a
-    `PictureRef`.
+    `PictureRef`. A row without caption and turns is an UnansweredError.
     """
     try:
         return _sample(row, where, find)
@@ -67,15 +67,18 @@ def _sample(row: Any, where: str, find: Find) -> Sample:
         raise SampleError("not an object", reprlib.repr(row))
     pictures, videos = (_found(row, keys, find) for keys in (PICTURES, VIDEOS))
     said = next((row[key] for key in CONVERSATIONS if row.get(key) is not None), None)
+    names, label = row.get("names") or [], _label(row.get("label"))
+    if said is None and not any(row.get(key) is not None for key in CAPTIONS):
+        detail = f"neither a caption nor turns, but {reprlib.repr([*row])}"
+        raise UnansweredError(detail, Sample(pictures, (), (), where, videos, label=label))
     system, turns = (None, (_caption(row),)) if said is None else _turns(said)
     if said is None and not pictures and not videos:
         raise SampleError("no picture", "'image' is missing")
-    names = row.get("names") or []
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.strip() for name in names):
         raise SampleError("'names' is not a list of texts", reprlib.repr(names))
     questions = [turn.question or "" for turn in turns]
     check_marks(questions, [turn.answer for turn in turns], len(pictures), len(videos))
-    return Sample(pictures, turns, tuple(names), where, videos, system)
+    return Sample(pictures, turns, tuple(names), where, videos, system, label)
 
 
 def _found(row: Mapping[str, Any], keys: Sequence[str], find: Find) -> tuple[PictureRef, ...]:
@@ -84,10 +87,14 @@ def _found(row: Mapping[str, Any], keys: Sequence[str], find: Find) -> tuple[Pic
 
 
 def _caption(row: Mapping[str, Any]) -> Turn:
-    key = next((key for key in CAPTIONS if row.get(key) is not None), None)
-    if key is None:
-        raise SampleError("no answer", f"neither a caption nor turns, but {reprlib.repr([*row])}")
+    key = next(key for key in CAPTIONS if row.get(key) is not None)
     return Turn(None, _text(row[key], repr(key)))
+
+
+def _label(value: Any) -> str | None:
+    """Return a label: a text, or the number of a class. Other values are none."""
+    known = isinstance(value, str | int) and not isinstance(value, bool)
+    return str(value).strip() or None if known else None
 
 
 def _turns(said: Any) -> tuple[str | None, tuple[Turn, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vita_core.training.data.samples import PictureRef, Sample, SampleError, Turn
+from vita_core.training.data.samples import PictureRef, Sample, SampleError, Turn, UnansweredError
 
 __all__ = ["SUFFIXES", "FolderSource"]
 
@@ -23,14 +23,15 @@ class FolderSource:
         return len(self.pictures)
 
     def sample(self, index: int) -> Sample:
-        """Return a picture with its caption. Raises SampleError without one."""
+        """Return a picture with its caption. Raises SampleError, without one UnansweredError."""
         picture = self.pictures[index]
         file = picture.with_suffix(".txt")
         where = f"{file}:1:1"
         try:
             caption = file.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
-            raise SampleError("no answer", f"there is no {file.name}", str(picture)) from None
+            bare = Sample((PictureRef(str(picture), picture),), (), where=str(picture))
+            raise UnansweredError(f"there is no {file.name}", bare) from None
         except (OSError, UnicodeDecodeError) as error:
             raise SampleError("a text that cannot be read", str(error), where) from None
         if not caption:

@@ -12,7 +12,17 @@ from typing import BinaryIO, Protocol
 from vita_core.errors import VitaError
 from vita_core.language.conversations import IMAGE
 
-__all__ = ["VIDEO", "PictureRef", "Sample", "SampleError", "Source", "Turn", "check_marks", "located"]
+__all__ = [
+    "VIDEO",
+    "PictureRef",
+    "Sample",
+    "SampleError",
+    "Source",
+    "Turn",
+    "UnansweredError",
+    "check_marks",
+    "located",
+]
 
 VIDEO = "<video>"
 """The mark of a video in a question."""
@@ -32,6 +42,14 @@ class SampleError(VitaError):
 
     def __reduce__(self) -> tuple[type[SampleError], tuple[str, str, str]]:
         return SampleError, (self.reason, self.detail, self.where)  # it may come from the process of a data loader
+
+
+class UnansweredError(SampleError):
+    """A sample with nothing to train on: it has no turn. `sample` is what it has, such as pictures and a label."""
+
+    def __init__(self, detail: str, sample: Sample) -> None:
+        super().__init__("no answer", detail, sample.where)
+        self.sample = sample
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,8 @@ class Sample:
     """Pictures, videos and the turns about them. `where` is the place in the data set, `names` other accepted answers.
 
     A question may contain ``<image>`` and ``<video>`` where its pictures and videos stand, in order. Pictures without a mark
-    come first in the first question. `system` is the sample's own system text, which goes before that of the prompt.
+    come first in the first question. `system` is the sample's own system text, which goes before that of the prompt. `label`
+    is the class that the row states, of which nothing is trained.
     """
 
     pictures: tuple[PictureRef, ...]
@@ -90,6 +109,7 @@ class Sample:
     where: str = ""
     videos: tuple[PictureRef, ...] = ()
     system: str | None = None
+    label: str | None = None
 
     @property
     def image(self) -> Path:
