@@ -123,12 +123,12 @@ def test_a_mixed_batch_has_the_loss_of_its_samples(config: Path, tmp_path: Path)
         {"features": torch.randn(count, 32), "answer_ids": ids} for count, ids in zip((25, 6), answers, strict=True)
     ]
     words = CaptionWords(model, ["a cat .", "a dog ."], answers)
-    arguments: dict[str, Any] = {"output_dir": str(tmp_path), "max_steps": 1}
-    align = Alignment(model, model.projector, samples, None, **arguments)
+    arguments: list[Any] = [model, model.projector, samples, None, tmp_path]
+    align = Alignment(*arguments, max_steps=1)
     together = align.compute_loss(model.projector, collate(samples))
     alone = [align.compute_loss(model.projector, collate([sample])) for sample in samples]
     torch.testing.assert_close(together, (3 * alone[0] + 2 * alone[1]) / 5)
-    warm = WarmStart(model, model.projector, samples, None, captions=words, **arguments)
+    warm = WarmStart(*arguments, captions=words, max_steps=1)
     mixed, first = (warm.compute_loss(model.projector, collate(batch)) for batch in (samples, samples[:1]))
     padded = dict(collate(samples)) | {"tokens": torch.tensor([25, 25])}  # as if the padding were tokens
     assert not torch.isclose(mixed, warm.compute_loss(model.projector, padded))
