@@ -47,6 +47,8 @@ def compared(runs: dict[str, list[Finished]], *, flops: dict[str, int] | None = 
             values = np.array([[row[measure] for row in one.rows] for one in found], float)
             seen = estimate(values, groups, share=measure != "loss", resamples=500)
             entry[measure] = {"mean": seen.mean, "low": seen.low, "high": seen.high}
+        gain = np.array([[row["named"] - row["shuffled"] for row in one.rows] for one in found], float)
+        entry["above_chance"] = {"low": estimate(gain, groups, resamples=500).low}
         configs.append(entry)
     first = next(iter(runs.values()))
     data = {"name": "d", "train": 280, "validation": 60, "test": len(first[0].rows)}
@@ -66,9 +68,9 @@ def test_a_clear_winner_is_named_with_how_sure_that_is() -> None:
     found = compared(runs)
     pair = next(one for one in found["pairs"] if (one["a"], one["b"], one["measure"]) == ("clip", "dino", "named"))
     assert found["verdict"] == (
-        f"Take dino: it names {-pair['difference'] * 100:.1f} points more of the pictures than clip (95% interval "
-        f"{-pair['high'] * 100:.1f} to {-pair['low'] * 100:.1f}, p = {pair['p_holm']:.2g} after Holm's correction) "
-        "(60 test pictures, 3 seeds)."
+        f"Take dino (60 test pictures, 3 seeds): it names {-pair['difference'] * 100:.1f} points more of the "
+        f"pictures than clip (95% interval "
+        f"{-pair['high'] * 100:.1f} to {-pair['low'] * 100:.1f}, p = {pair['p_holm']:.2g} after Holm's correction)."
     )
     assert pair["significant"]
     assert pair["needed"] is None
@@ -77,13 +79,15 @@ def test_a_clear_winner_is_named_with_how_sure_that_is() -> None:
 
 def test_the_loss_decides_where_the_answers_do_not() -> None:
     found = compared({"a": scored(0.3, 2.0, seed=1), "b": scored(0.3, 1.8, seed=1)})
-    assert found["verdict"].startswith("Take b: it has a held-out loss 0.2 lower than a (95% interval ")
-    assert found["verdict"].endswith("in the share of pictures named, it does not stand out from every other config.")
+    assert found["verdict"].startswith(
+        "Take b (60 test pictures, 3 seeds): it has a held-out loss 0.2 lower than a (95% interval "
+    )
+    assert found["verdict"].endswith("in the share of pictures named, no config stands out.")
 
 
 def test_a_winner_whose_loss_is_higher_is_said_to_have_it() -> None:
     found = compared({"a": scored(0.9, 2.0, seed=1), "b": scored(0.3, 1.8, seed=2)})
-    assert found["verdict"].startswith("Take a: it names ")
+    assert found["verdict"].startswith("Take a (60 test pictures, 3 seeds): it names ")
     assert found["verdict"].endswith("; but b has the lower held-out loss.")
 
 
@@ -116,12 +120,19 @@ def test_too_few_pictures_and_one_seed_are_told() -> None:
         "6 different test pictures are too few for intervals to rely on. 20 would do, which a data set of about 1,154 such "
         "pictures has."
     )
+    assert found["verdict"].startswith("Too few test pictures to be sure: ")
     assert found["notes"][1].startswith("One seed: the intervals do not contain")
 
 
 def test_models_that_learned_nothing_are_told() -> None:
     found = compared({"a": scored(0.03, 1.0, seed=1), "b": scored(0.03, 1.0, seed=2)})
-    assert found["notes"][-1].startswith("No config names clearly more pictures than with the captions shuffled")
+    assert found["notes"][-1].startswith("No config is shown to name more pictures than with the captions shuffled")
+    for pair in found["pairs"]:  # even if the answers seemed to differ
+        pair["significant"] = pair["measure"] == "named"
+    assert verdict(found).startswith("No difference ")
+    for pair in found["pairs"]:
+        pair["significant"] = True
+    assert verdict(found).endswith("; but no config is shown to name more pictures than chance.")
 
 
 def test_nothing_to_compare_is_said() -> None:

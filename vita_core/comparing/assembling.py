@@ -63,7 +63,7 @@ def config_entry(
         "tuning": list(tuning),
     }
     if finished is None:
-        return entry | dict.fromkeys(("loss", "named", "shuffled")) | {"seeds": [], "curve": []}
+        return entry | dict.fromkeys(("loss", "named", "shuffled", "above_chance")) | {"seeds": [], "curve": []}
     if finished[0].run.rate is not None:
         entry["learning_rate"] = finished[0].run.rate
     groups = [row["group"] for row in finished[0].rows]
@@ -71,6 +71,8 @@ def config_entry(
         measure: _interval(estimate(_scores(finished, measure), groups, share=measure != "loss"))
         for measure in ("loss", "named", "shuffled")
     }
+    gain = _scores(finished, "named") - _scores(finished, "shuffled")
+    means["above_chance"] = _interval(estimate(gain, groups))
     seeds = [
         {"seed": one.run.seed, **{m: float(_scores([one], m).mean()) for m in ("loss", "named", "shuffled")}}
         for one in finished

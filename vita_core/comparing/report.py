@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ def write_report(folder: Path) -> Path:
     """Write ``comparison.md`` from ``comparison.json`` and ``timings.json`` in a folder, and return its path."""
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     timings = json.loads((folder / "timings.json").read_text(encoding="utf-8"))
-    write_text(folder / "comparison.md", "\n".join(report(comparison, timings)) + "\n")
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(report(comparison, timings)))
+    write_text(folder / "comparison.md", f"{text}\n")
     return folder / "comparison.md"
 
 
@@ -47,6 +49,11 @@ def report(comparison: Mapping[str, Any], timings: Mapping[str, Any]) -> Iterato
         yield from _section("Learning rates", comparison, _tuning(alive, names))
     if alive:
         yield from _section("Cost", comparison, _cost(alive, names, timings))
+        yield (
+            "GFLOPs are those of the tower, the projector and the language model on the picture's tokens. The towers take turns "
+            "while their time is measured; in brackets are the fastest and the slowest round, and the shortest and the longest "
+            "training."
+        )
         yield from _section("How alike the towers are", comparison, _cka(comparison["cka"], names))
         yield (
             f"Linear CKA (arXiv 1905.00414) of the mean tokens of {comparison['cka']['pictures']} pictures, before any "

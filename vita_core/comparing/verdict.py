@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vita_core.comparing.statistics import FEWEST
@@ -19,17 +19,31 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     if len(alive) < 2:
         left = f"only {next(iter(alive))} finished" if alive else "no config finished"
         return f"There is nothing to compare: {left}."
-    pairs = comparison["pairs"]
-    winners = {measure: _winner(alive, pairs, measure) for measure in ("named", "loss")}
+    told = _decided(comparison, alive)
+    if comparison["data"]["test_groups"] < FEWEST:
+        return f"Too few test pictures to be sure: {told[0].lower()}{told[1:]}"
+    return told
+
+
+def _decided(comparison: Mapping[str, Any], alive: Mapping[str, Any]) -> str:
+    """Return the sentence for enough pictures. Answers count only if some config names more pictures than chance does."""
+    learned = _above_chance(alive.values())
+    pairs = [pair for pair in comparison["pairs"] if learned or pair["measure"] == "loss"]
     size = f"{comparison['data']['test']} test pictures, {_plural(len(comparison['settings']['seeds']), 'seed')}"
-    if (named := winners["named"]) is not None:
-        told = f"Take {named}: it {_told(_closest(pairs, named, 'named'), named)} ({size})"
-        rival = winners["loss"]
-        return f"{told}; but {rival} has the lower held-out loss." if rival not in (None, named) else f"{told}."
-    if (lower := winners["loss"]) is not None:
-        told = f"Take {lower}: it {_told(_closest(pairs, lower, 'loss'), lower)} ({size})"
-        return f"{told}; in the share of pictures named, it does not stand out from every other config."
+    named, lower = _winner(alive, pairs, "named"), _winner(alive, pairs, "loss")
+    if named is not None:
+        told = f"Take {named} ({size}): it {_told(_closest(pairs, named, 'named'), named)}"
+        return f"{told}; but {lower} has the lower held-out loss." if lower not in (None, named) else f"{told}."
+    if lower is not None:
+        told = f"Take {lower} ({size}): it {_told(_closest(pairs, lower, 'loss'), lower)}"
+        if not learned:
+            return f"{told}; but no config is shown to name more pictures than chance."
+        return f"{told}; in the share of pictures named, no config stands out."
     return _undecided(alive, pairs, size)
+
+
+def _above_chance(configs: Iterable[Mapping[str, Any]]) -> bool:
+    return any(one["above_chance"]["low"] > 0 for one in configs)
 
 
 def _undecided(alive: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], size: str) -> str:
@@ -38,7 +52,7 @@ def _undecided(alive: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], siz
     leaders = [name for name in alive if name not in worse] or list(alive)
     cheapest = min(leaders, key=lambda name: (alive[name]["flops_per_picture"], leaders.index(name)))
     if len(leaders) == 1:
-        return f"Take {cheapest}: no config is better, but it is not shown to be better than every other ({size})."
+        return f"Take {cheapest} ({size}): no config is better, but it is not shown to be better than every other one."
     among = [pair for pair in pairs if pair["a"] in leaders and pair["b"] in leaders]
     nearest = min(among, key=lambda pair: pair["p"])
     better, _ = sides(nearest)
@@ -117,10 +131,10 @@ def notes(comparison: Mapping[str, Any]) -> list[str]:
     if len(comparison["settings"]["seeds"]) == 1:
         found.append("One seed: the intervals do not contain how much another seed would change.")
     alive = [one for one in comparison["configs"] if one["failed"] is None]
-    if alive and all(one["named"]["mean"] <= one["shuffled"]["high"] for one in alive):
+    if alive and not _above_chance(alive):
         found.append(
-            "No config names clearly more pictures than with the captions shuffled: the models have hardly learned to tell "
-            "pictures apart. Train on more pictures or for more steps before you decide."
+            "No config is shown to name more pictures than with the captions shuffled, so the verdict is by the loss: the models "
+            "have hardly learned to tell pictures apart. Train on more pictures or for more steps before you decide."
         )
     return found
 
