@@ -41,6 +41,7 @@ def config(name: str, place: int, unequal: Sequence[str] = ()) -> dict[str, Any]
         },
         "flops_per_picture": (0.61 + 4.3 * place) * 1e9,
         "learning_rate": 0.001,
+        "config": {"tower": {"weights": "vit-s14"}, "device": "cpu"},
         "tuning": [
             {"learning_rate": rate, "validation_loss": loss + abs(rate - 0.001) * 90} for rate in (0.0003, 0.001, 0.003)
         ],
@@ -151,6 +152,7 @@ def write_comparison(
             "steps": STEPS,
             "tune": {"learning_rate": [0.0003, 0.001, 0.003]},
             "resamples": 10000,
+            "command": f"vita compare {' '.join(f'{name}.yaml' for name in alive)} --data photos --seeds 3 --out DIR",
         },
         "configs": list(configs),
         "pairs": pairs(configs),

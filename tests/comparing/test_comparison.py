@@ -60,9 +60,12 @@ def test_a_comparison_says_what_it_found(compared: Path) -> None:
         ("siglip", None, 4, 16),
     ]
     assert sum(found["data"][split] for split in ("train", "validation", "test")) == 30
+    told = "vita compare clip.yaml siglip.yaml --data pictures.jsonl --seeds 2 --tokens 4 "
+    told += "--tune learning_rate=0.001,0.01 --out DIR"
     assert found["settings"] == {
-        "seeds": [0, 1], "tokens": 4, "steps": 2, "tune": {"learning_rate": [0.001, 0.01]}, "resamples": 10000,
+        "seeds": [0, 1], "tokens": 4, "steps": 2, "tune": {"learning_rate": [0.001, 0.01]}, "resamples": 10000, "command": told,
     }  # fmt: skip
+    assert found["configs"][1]["config"]["tower"]["weights"] == "siglip"
     assert len(found["pairs"]) == 2
     for one in found["configs"]:
         rates = {row["validation_loss"]: row["learning_rate"] for row in one["tuning"]}

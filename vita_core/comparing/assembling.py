@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vita_core.comparing.planned import Planned
+from vita_core.comparing.repeating import portable
 from vita_core.comparing.running import Finished
 from vita_core.comparing.statistics import Estimate, estimate, holm, needed_groups
 from vita_core.planning.plan import make_plan
@@ -61,6 +62,7 @@ def config_entry(
         "flops_per_picture": plan.flops,
         "learning_rate": _rate(resolved),
         "tuning": list(tuning),
+        "config": portable(resolved.config.model_dump(mode="json", exclude_none=True)),
     }
     if finished is None:
         return entry | dict.fromkeys(("loss", "named", "shuffled", "above_chance")) | {"seeds": [], "curve": []}

@@ -11,8 +11,9 @@ from typing import Any
 from vita_core.benchmarking.running import Scores, check_tasks, mean_scores
 from vita_core.comparing.assembling import config_entry, examples, pairs, rounded
 from vita_core.comparing.dividing import Divided, divided, read_data
-from vita_core.comparing.page import write_page
+from vita_core.comparing.page import check_packages, write_page
 from vita_core.comparing.planned import Asked, Planned, plan_configs
+from vita_core.comparing.repeating import command
 from vita_core.comparing.report import write_report
 from vita_core.comparing.running import COMPARED, Finished, Runner, compared, rate_overrides
 from vita_core.comparing.statistics import RESAMPLES, check_installed
@@ -46,6 +47,7 @@ class Options:
 def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> tuple[list[Planned], Divided]:
     """Make every check that needs no weights, and divide the data. Raises VitaError."""
     check_installed()
+    check_packages()
     if processes.count() > 1:
         raise ConfigError(
             f"a comparison runs in one process, not {processes.count()}. Try: the same command without torchrun"
@@ -78,6 +80,7 @@ def compare(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> 
     benchmarks = _benchmarked(runner, scored, options.benchmarks)
     test = read_samples(out / "data" / "test.jsonl")
     comparison = _comparison(planned, scored, tunings, runner.failed, splits, options)
+    comparison["settings"]["command"] = command(asked, data, options)
     comparison |= {"examples": examples(scored, test) if scored else []}
     for one in comparison["configs"] if options.benchmarks else ():
         one["lmms_eval"] = benchmarks.get(one["name"], {})

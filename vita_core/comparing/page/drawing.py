@@ -11,8 +11,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vita_core.errors import VitaError
-
 __all__ = [
     "axis",
     "colour",
@@ -167,14 +165,9 @@ def legend() -> dict[str, Any]:
 
 
 def figure(traces: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a figure, checked by plotly. Raises VitaError if that is not installed."""
-    try:
-        import plotly.graph_objects as go
-    except ImportError as error:
-        raise VitaError(
-            f"the page of a comparison needs plotly, which cannot be imported: {error}. "
-            "Try: `pip install 'vita-core[compare]'`"
-        ) from error
+    """Return a figure, checked by plotly."""
+    import plotly.graph_objects as go
+
     common = {
         "template": "none",
         "paper_bgcolor": "rgba(0,0,0,0)",

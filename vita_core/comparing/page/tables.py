@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita_core.comparing.report import benchmark_columns
+from vita_core.comparing.verdict import sides
 
 __all__ = ["Cell", "Column", "Table", "benchmarks", "differences", "likeness", "results", "tuning"]
 
@@ -141,8 +142,7 @@ def _difference(pair: Mapping[str, Any], labels: Mapping[str, str]) -> list[Cell
     difference, low, high = (
         f"{100 * pair[key]:+.1f}" if named else f"{pair[key]:+.3g}" for key in ("difference", "low", "high")
     )
-    first_is_better = (pair["difference"] > 0) == named
-    better = labels[pair["a"] if first_is_better else pair["b"]] if pair["significant"] else "not shown"
+    better = labels[sides(pair)[0] or ""] if pair["significant"] else "not shown"
     needed = Cell("") if pair["significant"] else Cell("-")
     if pair["needed"] is not None:
         needed = Cell(f"{pair['needed']:,}", key=pair["needed"])
@@ -191,9 +191,11 @@ def tuning(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> Table | 
         rows.append(row)
     columns = [
         Column("config"),
-        *(Column(f"{rate:g}", "validation loss of the first seed at this learning rate") for rate in rates),
+        *(Column(f"{rate:g}") for rate in rates),
     ]
-    return Table("tuning", "Learning rates that were tried: the loss on the validation pictures", columns, rows)
+    return Table(
+        "tuning", "Learning rates that were tried: the loss of the first seed on the validation pictures", columns, rows
+    )
 
 
 def likeness(cka: Mapping[str, Any], labels: Mapping[str, str]) -> Table | None:

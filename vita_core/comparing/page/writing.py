@@ -7,19 +7,21 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vita_core.comparing.page import tables
 from vita_core.comparing.page.charts import charts
+from vita_core.comparing.report import MARK
 from vita_core.errors import VitaError
 from vita_core.weights.files import sha256, write_text
 
 __all__ = ["write_page"]
 
 HERE = Path(__file__).parent
-MARK = "†"
-"""Behind the name of a config that is not compared on equal terms."""
 KINDS = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
@@ -43,12 +45,25 @@ class Shown:
     answers: Sequence[Answer]
 
 
+def check_packages() -> None:
+    """Raise VitaError if a package that the page needs is not installed."""
+    for name in ("jinja2", "plotly"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise VitaError(
+                f"the page of a comparison needs {name}, which cannot be imported: {error}. "
+                "Try: `pip install 'vita-core[compare]'`"
+            ) from error
+
+
 def write_page(folder: Path) -> Path:
     """Write ``comparison.html`` from ``comparison.json`` in a folder, and return its path.
 
     ``timings.json`` and the pictures in ``page/`` are shown where they exist. Equal files give equal bytes. Raises VitaError
     if jinja2 or plotly is not installed.
     """
+    check_packages()
     source = folder / "comparison.json"
     comparison = json.loads(source.read_text(encoding="utf-8"))
     times = folder / "timings.json"
@@ -109,13 +124,10 @@ def _allowed(script: str) -> str:
 
 
 def _rendered(values: Mapping[str, Any]) -> str:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise VitaError(
-            f"the page of a comparison needs jinja2, which cannot be imported: {error}. Try: `pip install 'vita-core[compare]'`"
-        ) from error
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     made = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    made.filters["yaml"] = lambda value: yaml.safe_dump(value, allow_unicode=True, sort_keys=False)
     return made.get_template("page.html").render(values)
