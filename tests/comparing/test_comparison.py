@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from browsers import fits, window
 from conftest import GOLDEN, vita
 from small import STAGES, write_config, write_data
 
@@ -27,6 +28,9 @@ from vita_core.training.evaluate import evaluate
 from vita_core.training.joint import Joint, collate
 from vita_core.training.making import SampleMaker
 from vita_plugins.clip.tower import ClipTower
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 TWO = Options(seeds=(0, 1), tokens=4, rates=(1e-3, 1e-2))
 
@@ -104,6 +108,21 @@ def test_the_report_says_it_too(compared: Path) -> None:
     assert "†" not in text
     page = (compared / "comparison.html").read_text()
     assert found["verdict"].split(" (")[0] in page
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_opens_in_a_browser(compared: Path, browser: Browser, width: int, tmp_path: Path) -> None:
+    page = compared / "comparison.html"
+    with window(browser, width, page.as_uri()) as opened:
+        opened.goto(page.as_uri())
+        opened.locator("#likeness-towers .main-svg").first.wait_for()
+        opened.screenshot(path=tmp_path / "page.png", full_page=True)
+        assert fits(opened)
+        assert opened.locator("table[data-table=results] tbody tr").count() == 2
+        shown = opened.locator("article img")
+        examples = json.loads((compared / "comparison.json").read_text())["examples"]
+        assert shown.count() == sum(1 + len(row["maps"]) for row in examples) > 6
 
 
 def test_losses_and_answers_are_those_of_the_trained_model(compared: Path) -> None:
