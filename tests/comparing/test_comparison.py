@@ -18,8 +18,8 @@ from browsers import fits, window
 from conftest import GOLDEN, vita
 from small import STAGES, write_config, write_data
 
-from vita_core.comparing.comparison import Options, compare, prepared
-from vita_core.comparing.planned import named
+from vita_core.comparing.comparison import compare, prepared
+from vita_core.comparing.planned import Options, named
 from vita_core.comparing.running import Runner
 from vita_core.errors import ConfigError
 from vita_core.models.building import build_model

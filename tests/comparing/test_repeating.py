@@ -6,8 +6,7 @@ import shlex
 from itertools import pairwise
 from pathlib import Path
 
-from vita_core.comparing.comparison import Options
-from vita_core.comparing.planned import named
+from vita_core.comparing.planned import Options, named
 from vita_core.comparing.repeating import command, portable
 from vita_core.comparing.sweeping import swept
 
@@ -16,10 +15,10 @@ DATA = Path("/somewhere/photos.jsonl")
 
 def test_the_command_of_a_comparison_has_every_option() -> None:
     asked = named(["/here/a.yaml", "b.yaml"], ["device=cpu", "tower.weights=/models/vit/model.safetensors"])
-    options = Options(seeds=(0, 1), tokens=4, steps=150, rates=(3e-4, 1e-3), unequal=True)
+    options = Options(seeds=(0, 1), tokens=4, steps=150, rates=(3e-4, 1e-3), unequal=True, benchmarks=("mme", "/my/task.yaml"))
     assert command(asked, DATA, options) == (
         "vita compare a.yaml b.yaml --set device=cpu --set tower.weights=model.safetensors --data photos.jsonl --seeds 2 "
-        "--tokens 4 --steps 150 --tune learning_rate=0.0003,0.001 --unequal --out DIR"
+        "--tokens 4 --steps 150 --tune learning_rate=0.0003,0.001 --lmms-eval mme,task.yaml --unequal --out DIR"
     )
     assert command(named(["a.yaml", "b.yaml"]), DATA, Options()) == (
         "vita compare a.yaml b.yaml --data photos.jsonl --seeds 3 --out DIR"

@@ -21,8 +21,7 @@ from vita_core.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from vita_core.comparing.comparison import Options
-    from vita_core.comparing.planned import Asked
+    from vita_core.comparing.planned import Asked, Options
 
 FAILED = 3
 """The exit code if a config failed, and the others were compared."""
@@ -127,7 +126,7 @@ def sweep(
 def _options(
     seeds: int, tokens: int | None, steps: int | None, tune: str | None, unequal: bool, lmms_eval: str | None
 ) -> Options:
-    from vita_core.comparing.comparison import Options
+    from vita_core.comparing.planned import Options
 
     tasks = [] if lmms_eval is None else [task.strip() for task in lmms_eval.split(",")]
     return Options(tuple(range(seeds)), tokens, steps, _rates(tune), unequal, tuple(task for task in tasks if task))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from vita_core.benchmarking.running import Scores, check_tasks, mean_scores
 from vita_core.comparing.assembling import config_entry, examples, pairs, rounded
 from vita_core.comparing.dividing import Divided, divided, read_data
 from vita_core.comparing.page import check_packages, write_page
-from vita_core.comparing.planned import Asked, Planned, plan_configs
+from vita_core.comparing.planned import Asked, Options, Planned, plan_configs
 from vita_core.comparing.repeating import command
 from vita_core.comparing.report import write_report
 from vita_core.comparing.running import COMPARED, Finished, Runner, compared, rate_overrides
@@ -24,24 +23,10 @@ from vita_core.training import processes
 from vita_core.training.data import Sample, read_samples
 from vita_core.weights.files import write_text
 
-__all__ = ["Options", "compare", "prepared"]
+__all__ = ["compare", "prepared"]
 
 Scored = dict[str, list[Finished]]
 Tunings = dict[str, list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a comparison is told: the `seeds`, the visual `tokens` of a picture and the training `steps` (None: those of the
-    configs), the learning `rates` to try, whether `unequal` configs are compared too, and the `benchmarks` of lmms-eval.
-    """
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    tokens: int | None = None
-    steps: int | None = None
-    rates: tuple[float, ...] = ()
-    unequal: bool = False
-    benchmarks: tuple[str, ...] = ()
 
 
 def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> tuple[list[Planned], Divided]:

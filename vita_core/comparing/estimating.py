@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vita_core.comparing.comparison import Options, prepared
+from vita_core.comparing.comparison import prepared
 from vita_core.comparing.dividing import Divided
-from vita_core.comparing.planned import Asked, Planned, stepped
+from vita_core.comparing.planned import Asked, Options, Planned, stepped
 from vita_core.comparing.running import Run, train_run
 from vita_core.comparing.scoring import Scorer
 from vita_core.comparing.towers import open_towers, time_towers

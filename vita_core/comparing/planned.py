@@ -16,11 +16,25 @@ from vita_core.planning.plan import make_plan
 from vita_core.planning.resolution import Resolved, resolve
 from vita_core.planning.videos import refuse_stills
 
-__all__ = ["Asked", "Planned", "named", "plan_configs", "stepped"]
+__all__ = ["Asked", "Options", "Planned", "named", "plan_configs", "stepped"]
 
 FLAT = ("steps", "batch_size", "warm_start_steps", "warm_start_batch", "variants")
 STAGE = ("steps", "epochs", "batch_size", "prompt", "max_length")
 """Keys of a training, and of one of its stages, that say how much is trained on."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a comparison is told: the `seeds`, the visual `tokens` of a picture and the training `steps` (None: those of the
+    configs), the learning `rates` to try, whether `unequal` configs are compared too, and the `benchmarks` of lmms-eval.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tokens: int | None = None
+    steps: int | None = None
+    rates: tuple[float, ...] = ()
+    unequal: bool = False
+    benchmarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,9 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vita_core.comparing.planned import Asked
-
-if TYPE_CHECKING:
-    from vita_core.comparing.comparison import Options
+from vita_core.comparing.planned import Asked, Options
 
 __all__ = ["command", "portable"]
 
@@ -31,6 +28,7 @@ def command(asked: Sequence[Asked], data: Path, options: Options) -> str:
     for option, value in (("--tokens", options.tokens), ("--steps", options.steps)):
         words += [] if value is None else [option, str(value)]
     words += ["--tune", f"learning_rate={','.join(f'{rate:g}' for rate in options.rates)}"] if options.rates else []
+    words += ["--lmms-eval", portable(",".join(options.benchmarks))] if options.benchmarks else []
     return shlex.join([*words, *(["--unequal"] if options.unequal else []), "--out", "DIR"])
 
 
