@@ -203,7 +203,7 @@ def test_equal_files_give_equal_bytes(folder: Path) -> None:
 def test_the_settings_say_how_to_repeat_it(html: str) -> None:
     text = sections(html)["settings"]
     assert "vita compare three.yaml one.yaml two.yaml --data photos --seeds 3 --out DIR" in text
-    assert "The whole config of two † device: cpu tower: weights: vit-s14" in text
+    assert "two †: transformers vit-s14, 384 channels, learning rate 0.001 device: cpu tower: weights: vit-s14" in text
     assert "5d1f" * 16 in text
 
 
