@@ -10,9 +10,9 @@ import pytest
 from conftest import vita
 from made_comparison import config, write_comparison
 
-from vita_core.comparing.comparison import Options, compare, prepared
+from vita_core.comparing.comparison import compare, prepared
 from vita_core.comparing.page import write_page
-from vita_core.comparing.planned import named
+from vita_core.comparing.planned import Options, named
 from vita_core.comparing.report import write_report
 from vita_core.errors import VitaError
 

@@ -15,7 +15,9 @@ DATA = Path("/somewhere/photos.jsonl")
 
 def test_the_command_of_a_comparison_has_every_option() -> None:
     asked = named(["/here/a.yaml", "b.yaml"], ["device=cpu", "tower.weights=/models/vit/model.safetensors"])
-    options = Options(seeds=(0, 1), tokens=4, steps=150, rates=(3e-4, 1e-3), unequal=True, benchmarks=("mme", "/my/task.yaml"))
+    options = Options(
+        seeds=(0, 1), tokens=4, steps=150, rates=(3e-4, 1e-3), unequal=True, benchmarks=("mme", "/my/task.yaml")
+    )
     assert command(asked, DATA, options) == (
         "vita compare a.yaml b.yaml --set device=cpu --set tower.weights=model.safetensors --data photos.jsonl --seeds 2 "
         "--tokens 4 --steps 150 --tune learning_rate=0.0003,0.001 --lmms-eval mme,task.yaml --unequal --out DIR"
