@@ -268,11 +268,9 @@ def test_configs_that_failed_leave_a_page(tmp_path: Path, finished: int) -> None
     assert "differences-named" not in figures(html)
 
 
-@pytest.mark.parametrize("package", ["jinja2", "plotly"])
-def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    name = package.partition(".")[0]
+def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(
-        VitaError, match=rf"needs {name}, which cannot be imported: .* Try: `pip install 'vita-core\[compare\]'`"
+        VitaError, match=r"needs jinja2, which cannot be imported: .* Try: `pip install 'vita-core\[compare\]'`"
     ):
         write_page(folder)

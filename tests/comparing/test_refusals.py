@@ -10,8 +10,8 @@ import pytest
 from small import write_config, write_data
 
 from vita_core import VitaError
-from vita_core.comparing.comparison import Options, prepared
-from vita_core.comparing.planned import named
+from vita_core.comparing.comparison import prepared
+from vita_core.comparing.planned import Options, named
 from vita_core.comparing.statistics import check_installed
 
 

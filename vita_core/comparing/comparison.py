@@ -10,7 +10,7 @@ from typing import Any
 from vita_core.benchmarking.running import Scores, check_tasks, mean_scores
 from vita_core.comparing.assembling import config_entry, examples, pairs, rounded
 from vita_core.comparing.dividing import Divided, divided, read_data
-from vita_core.comparing.page import check_packages, write_page
+from vita_core.comparing.page import write_page
 from vita_core.comparing.planned import Asked, Options, Planned, plan_configs
 from vita_core.comparing.repeating import command
 from vita_core.comparing.report import write_report
@@ -32,7 +32,6 @@ Tunings = dict[str, list[dict[str, Any]]]
 def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> tuple[list[Planned], Divided]:
     """Make every check that needs no weights, and divide the data. Raises VitaError."""
     check_installed()
-    check_packages()
     if processes.count() > 1:
         raise ConfigError(
             f"a comparison runs in one process, not {processes.count()}. Try: the same command without torchrun"

@@ -3,6 +3,6 @@
 In: the files of a comparison. Out: HTML with plotly and the pictures inside. No torch.
 """
 
-from vita_core.comparing.page.writing import check_packages, write_page
+from vita_core.comparing.page.writing import write_page
 
-__all__ = ["check_packages", "write_page"]
+__all__ = ["write_page"]

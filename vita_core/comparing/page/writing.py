@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import yaml
 from vita_core.comparing.page import tables
 from vita_core.comparing.page.charts import charts
 from vita_core.comparing.report import MARK
-from vita_core.errors import VitaError
+from vita_core.comparing.statistics import check_installed
 from vita_core.weights.files import sha256, write_text
 
 __all__ = ["write_page"]
@@ -45,25 +44,13 @@ class Shown:
     answers: Sequence[Answer]
 
 
-def check_packages() -> None:
-    """Raise VitaError if a package that the page needs is not installed."""
-    for name in ("jinja2", "plotly"):
-        try:
-            import_module(name)
-        except ImportError as error:
-            raise VitaError(
-                f"the page of a comparison needs {name}, which cannot be imported: {error}. "
-                "Try: `pip install 'vita-core[compare]'`"
-            ) from error
-
-
 def write_page(folder: Path) -> Path:
     """Write ``comparison.html`` from ``comparison.json`` in a folder, and return its path.
 
     ``timings.json`` and the pictures in ``page/`` are shown where they exist. Equal files give equal bytes. Raises VitaError
-    if jinja2 or plotly is not installed.
+    if a package of the extra `compare` is not installed.
     """
-    check_packages()
+    check_installed()
     source = folder / "comparison.json"
     comparison = json.loads(source.read_text(encoding="utf-8"))
     times = folder / "timings.json"
