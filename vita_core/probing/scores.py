@@ -30,7 +30,7 @@ Array = NDArray[Any]
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
 """Of the neighbours' votes, as in arXiv 1805.01978 and the evaluation of DINO (arXiv 2104.14294)."""
-COSTS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+COSTS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
 """The values of C among which cross-validation chooses."""
 FOLDS = 3
 RESAMPLES = 10_000
