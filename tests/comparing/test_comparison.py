@@ -19,7 +19,7 @@ from conftest import GOLDEN, vita
 from small import STAGES, write_config, write_data
 
 from vita_core.comparing.comparison import compare, prepared
-from vita_core.comparing.planned import Options, named
+from vita_core.comparing.planned import Asked, Options, named
 from vita_core.comparing.running import Runner
 from vita_core.errors import ConfigError
 from vita_core.models.building import build_model
@@ -180,6 +180,8 @@ def test_other_data_and_configs_are_refused(compared: Path, folder: Path, config
     (tmp_path / "mine" / "runs").mkdir(parents=True)
     with pytest.raises(ConfigError, match="contains runs that no comparison made"):
         prepared(asked, data, tmp_path / "mine", TWO)
+    again = [Asked(one.name, one.place, ("training.keep=2",)) for one in asked]  # the default, said or not
+    assert prepared(again, data, compared, TWO)[1].train == 21
     with pytest.raises(ConfigError, match="one config cannot be compared"):
         prepared(asked[:1], data, tmp_path / "one", TWO)
 

@@ -213,7 +213,8 @@ def compared(out: Path, data: str, planned: Sequence[Planned]) -> str:
     Configs and seeds may be added.
     """
     record = out / COMPARED
-    configs = {one.name: hashlib.sha256(one.resolved.config.model_dump_json().encode()).hexdigest() for one in planned}
+    stated = {one.name: one.resolved.config.model_dump_json(exclude_defaults=True) for one in planned}
+    configs = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in stated.items()}
     known: Mapping[str, Any] = {"data": data, "configs": {}}
     if record.is_file():
         known = json.loads(record.read_text(encoding="utf-8"))
