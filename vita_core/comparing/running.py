@@ -23,7 +23,6 @@ from vita_core.comparing.dividing import Divided
 from vita_core.comparing.memory import peak_bytes, reset_peak
 from vita_core.comparing.planned import Planned
 from vita_core.comparing.scoring import Scorer
-from vita_core.config.training import CacheConfig
 from vita_core.errors import ConfigError, VitaError
 from vita_core.planning.resolution import Resolved
 from vita_core.training.data import read_samples
@@ -171,7 +170,7 @@ def train_run(run: Run, out: Path, overrides: Sequence[str] = ()) -> None:
         f"data={json.dumps(found)}",
         *(f"training.stages.{place}.data=train" for place in range(len(config.stages))),
     ]
-    if isinstance(config.cache, CacheConfig):
+    if config.cache is not False:  # other runs see the pictures too, so that all are kept
         given.append(f"training.cache.path={json.dumps(str(out.absolute() / 'cache'))}")
     run_stages(run.planned.with_overrides(given), run.folder, strict=True)
 

@@ -41,9 +41,9 @@ class Scorer:
         stages = training.stages or []
         if stages and stages[-1].prompt is not None:
             prompt = prompt.model_copy(update={"template": stages[-1].prompt})
-        keeps = isinstance(training.cache, CacheConfig) and not any(stage.train.tower != "frozen" for stage in stages)
-        most = training.cache.max_gb if isinstance(training.cache, CacheConfig) else 0
-        self.store = FeatureStore(cache, int(most * 1e9)) if keeps else None
+        keeps = training.cache is not False and all(stage.train.tower == "frozen" for stage in stages)
+        kept = training.cache if isinstance(training.cache, CacheConfig) else CacheConfig()
+        self.store = FeatureStore(cache, int(kept.max_gb * 1e9)) if keeps else None
         self.frozen = FrozenTower(self.model, self.store, "float32")
         self.joint = Joint(self.model, self.frozen).eval()
         self.make = SampleMaker(self.model, prompt, None, self.frozen)
