@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -24,6 +25,8 @@ from vita_core.models.building import build
 from vita_core.planning.plan import make_plan
 from vita_core.planning.resolution import resolve
 from vita_core.planning.training import RankMemory, plan_stages
+from vita_core.towers.fused import FusedTower
+from vita_core.towers.whole import find_blocks
 from vita_core.training import processes
 from vita_core.training.running import run_stages
 from vita_core.training.stages import resolve_stages
@@ -234,3 +237,47 @@ def test_zero3_needs_deepspeed(written: Path, tmp_path: Path, monkeypatch: pytes
 def test_without_stages_one_process_trains() -> None:
     with pytest.raises(VitaError, match=r"this config has none, and without stages one process trains, not 3"):
         _refuse_stages({})
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2", "zero3"])
+def test_processes_agree_on_batch_statistics(parallel: str, written: Path, tmp_path: Path) -> None:
+    """Those of the first process are saved, and both score the held-out samples with them."""
+    timm.models.save_for_hf(timm.create_model("test_resnet"), tmp_path / "resnet")
+    trained = run_in_two(written, tmp_path, parallel, {"weights": str(tmp_path / "resnet"), "image_size": 64})
+    first, second = (each["statistics"] for each in trained)
+    assert len(first) > 10
+    assert first == second
+    saved = load_file(tmp_path / "out" / "work" / "align" / "done.safetensors")
+    assert sum(first) == pytest.approx(
+        sum(value.double().sum().item() for name, value in saved.items() if is_statistic(name))
+    )
+
+
+def is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in {"running_mean", "running_var", "num_batches_tracked"}
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("parallel", ["fsdp2", "zero3"])
+def test_several_encoders_are_shared_by_blocks(parallel: str, written: Path, tmp_path: Path) -> None:
+    parts = [{"weights": str(GOLDEN / "clip")}, {"weights": str(GOLDEN / "siglip")}]
+    trained = run_in_two(written, tmp_path, parallel, {"towers": parts})
+    if parallel == "fsdp2":
+        tower = build_model(tmp_path / "out").tower
+        assert isinstance(tower, FusedTower)
+        blocks = [len(find_blocks(part.vision_tower)) for part in tower.parts if part.vision_tower is not None]
+        shared = [name for name in trained[0]["modules"] if ".tower." in name]
+        assert [sum(f".tower.encoder.{part}." in name for name in shared) for part in (0, 1)] == blocks
+
+
+def run_in_two(written: Path, folder: Path, parallel: str, tower: dict[str, Any]) -> list[dict[str, Any]]:
+    """Train another tower and the projector in two processes. Return what each recorded at the end."""
+    config = yaml.safe_load(written.read_text())
+    stage = STAGES[0] | {"train": {"projector": "full", "tower": "full"}}
+    config |= {"tower": tower, "training": {"parallel": parallel, "stages": [stage]}}
+    written.write_text(yaml.safe_dump(config))
+    told = torchrun(written, "--out", folder / "out", folder=folder / "seen")
+    assert told.returncode == 0, told.stderr
+    build_model(folder / "out")
+    return [rows(folder / "seen" / f"{rank}.jsonl")[-1] for rank in (0, 1)]

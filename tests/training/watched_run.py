@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from vita_core.training.joint import Joint
 from vita_core.training.reporting import Progress
+from vita_core.training.resumable import trained_buffers
 
 rank = int(os.environ["RANK"])
 file = Path(os.environ["WATCHED"]) / f"{rank}.jsonl"
@@ -39,7 +41,7 @@ def size(tensors: Iterable[Any]) -> int:
     return sum(own_share(one).nbytes for one in tensors)
 
 
-forward, step = Joint.forward, Progress.on_step_end
+forward, step, end = Joint.forward, Progress.on_step_end, Progress.on_train_end
 
 
 def seen(self: Joint, batch: Any, *rest: Any) -> Any:
@@ -74,6 +76,13 @@ def stepped(self: Progress, args: Any, state: Any, control: Any, **given: Any) -
             torch.ones(2, 3) @ torch.ones(2, 3)
 
 
-Joint.forward, Progress.on_step_end = seen, stepped  # type: ignore[method-assign, assignment]  # this is the recorder
+def ended(self: Progress, args: Any, state: Any, control: Any, **given: Any) -> None:
+    end(self, args, state, control, **given)
+    statistics = [value.double().sum().item() for value in trained_buffers(given["model"]).values()]
+    shared = [name for name, module in given["model"].named_modules() if isinstance(module, FSDPModule)]
+    note(stage=self.stage, statistics=statistics, modules=shared)
+
+
+Joint.forward, Progress.on_step_end, Progress.on_train_end = seen, stepped, ended  # type: ignore[method-assign, assignment]  # this is the recorder
 Progress.on_pre_optimizer_step = before_step  # type: ignore[method-assign, assignment]  # and this
 runpy.run_module("vita_core.training", run_name="__main__")

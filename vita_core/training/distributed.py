@@ -25,7 +25,7 @@ from vita_core.errors import PluginError
 from vita_core.towers.whole import find_blocks
 from vita_core.training import processes
 from vita_core.training.joint import Joint
-from vita_core.training.parts import roots
+from vita_core.training.parts import encoders
 from vita_core.training.trainer import StageTrainer
 
 __all__ = ["OPTIMIZER", "SCHEDULER", "GatheringTrainer", "ShardedTrainer"]
@@ -41,8 +41,8 @@ def shard(joint: Joint) -> None:
     A block of the encoder or the language model is whole only while it runs, and all else is during a step.
     """
     mesh = init_device_mesh(joint.model.llm.device.type, (processes.count(),))
-    parts = roots(joint.model)
-    for root in (parts["tower"], parts["llm"]):
+    for root in (*(tower.vision_tower for tower in encoders(joint.model.tower)), joint.model.llm.model):
+        assert root is not None  # the parts of a stage are prepared, so that the tower is loaded
         with suppress(PluginError):  # it has no list of blocks
             for block in find_blocks(root):
                 fully_shard(block, mesh=mesh)
@@ -62,6 +62,8 @@ class GatheringTrainer(StageTrainer):
         own = sum(len(pixels) for pixels in inputs["pixels"])
         most = torch.tensor(max(1, own), device=self.args.device)
         all_reduce(most, ReduceOp.MAX)
+        if model.training:
+            self.share_statistics()
         return super().compute_loss(model, {**inputs, "blanks": int(most) - own}, *arguments, **keywords)
 
 

@@ -30,13 +30,20 @@ WEIGHTS, BEST = "trained.safetensors", "best.safetensors"
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that require gradients, and the buffers of modules in train mode that have any of these."""
-    state = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """Return the parameters that require gradients, and the saved buffers of modules that have any of these."""
+    state = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return state | trained_buffers(model)
+
+
+def trained_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the saved buffers of modules that have parameters that require gradients, such as batch statistics."""
+    found = {}
     for prefix, module in model.named_modules():
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
-            own = {name for name, _ in module.named_buffers(recurse=False)} - module._non_persistent_buffers_set
-            state |= {f"{prefix}.{name}".lstrip("."): getattr(module, name) for name in own}
-    return {name: value.detach() for name, value in state.items()}
+            for name, value in module.named_buffers(recurse=False):
+                if name not in module._non_persistent_buffers_set:
+                    found[f"{prefix}.{name}".lstrip(".")] = value.detach()
+    return found
 
 
 def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

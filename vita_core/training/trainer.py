@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import broadcast
 from transformers.trainer_utils import EvalLoopOutput
 
 from vita_core.language.merging import IGNORED_LABEL
 from vita_core.training import processes
 from vita_core.training.joint import Joint, collate
 from vita_core.training.parts import roots
-from vita_core.training.resumable import ResumableTrainer, load_trained, on_cpu, trained_state
+from vita_core.training.resumable import ResumableTrainer, load_trained, on_cpu, trained_buffers, trained_state
 from vita_core.training.stages import Stage
 
 __all__ = ["StageTrainer"]
@@ -109,6 +110,7 @@ class StageTrainer(ResumableTrainer):
         held_out, args, model = self.eval_dataset, self.args, self.model
         mode, counted = model.training, torch.zeros(2, dtype=torch.float64, device=args.device)
         model.eval()
+        self.share_statistics()
         for start in range(0, len(held_out), args.eval_batch_size * args.world_size):
             begin = start + args.process_index * args.eval_batch_size
             own = range(begin, min(begin + args.eval_batch_size, len(held_out)))
@@ -121,6 +123,15 @@ class StageTrainer(ResumableTrainer):
         model.train(mode)
         loss, tokens = self.accelerator.reduce(counted).tolist()
         return EvalLoopOutput(None, None, {"eval_loss": loss / max(1, tokens)}, len(held_out))
+
+    def share_statistics(self) -> None:
+        """Give all processes the trained batch statistics of the first one, which are those that are saved.
+
+        DDP does so before each forward pass of a training. Every process has to call it.
+        """
+        if self.args.world_size > 1:
+            for value in trained_buffers(self.model.model).values():
+                broadcast(value, 0)
 
     def pictures(self, inputs: Mapping[str, Any]) -> int:
         """Return the number of pictures and frames of a batch."""
