@@ -46,7 +46,7 @@ chromium:
 # The tests of benchmarks, and of videos with the version of PyAV that lmms-eval needs, in an environment of their own.
 lmms-eval: $(LMMS_EVAL)/.installed
 	OMP_NUM_THREADS=1 $(LMMS_EVAL)/bin/python -m pytest -q -n 2 -m "slow or not slow" tests/benchmarking \
-		tests/comparing/test_benchmarks.py tests/pixels/test_video.py tests/models/test_video_models.py
+		tests/comparing/test_benchmark_scores.py tests/pixels/test_video.py tests/models/test_video_models.py
 
 $(LMMS_EVAL)/.installed: pyproject.toml constraints-lmms-eval.txt .ci/install
 	$(PYTHON) -m venv --clear $(LMMS_EVAL)

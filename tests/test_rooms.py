@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -117,6 +118,12 @@ def test_no_file_is_long() -> None:
     }
     long = {str(file.relative_to(REPOSITORY)): count for file, count in lines.items() if count > MOST_LINES_OF_A_FILE}
     assert not long, f"over {MOST_LINES_OF_A_FILE} lines"
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports them by their name alone, and takes the first for both in a run of all."""
+    names = Counter(file.name for file in (REPOSITORY / "tests").rglob("*.py"))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_no_function_is_long() -> None:

@@ -222,12 +222,12 @@ def test_reductions_that_need_one_encoder_or_all(tower_examples: Examples) -> No
 
 
 def test_a_stage_of_training_names_a_layer_of_no_encoder(tower_examples: Examples, tiny_llm: Path) -> None:
-    train = {"tower": {"from_layer": 2}, "projector": "full"}
+    train = {"tower": {"from_layer": 4}, "projector": "full"}
     stages = [{"name": "a", "train": train, "learning_rate": 1e-3, "batch_size": 1, "steps": 1}]
     parts = [tower_examples["clip"], tower_examples["siglip"]]
     config = {"tower": {"towers": parts}, "llm": {"weights": str(tiny_llm)}, "training": {"stages": stages}}
     with pytest.raises(
-        ConfigError, match=r"train.tower.from_layer: 2 is after the last layer that runs, 0, .* `tower: full`"
+        ConfigError, match=r"train.tower.from_layer: 4 is after the last layer that runs, 3, .* 1 to 3, or"
     ):
         resolve_stages(resolve(config), ["x"])
 

@@ -457,7 +457,7 @@ from vita_core.training.cache.store import FeatureStore
 folder, own = Path(sys.argv[1]), int(sys.argv[2])
 store, found = FeatureStore(folder, 200_000), 0
 for number in range(300):
-    key = str((number * (7, 11)[own]) % 60)
+    key = str((number // 10 * (35, 55)[own] + number % 5) % 60)  # each again after five others, with a flush between
     kept = store.get(key)
     if kept is None:
         store.add(key, torch.full((50, 50), float(key)), (int(key),))
