@@ -18,7 +18,16 @@ from vita_core.loading import LoadReport, read_tensors
 from vita_core.weights.files import write_text, write_whole
 from vita_core.weights.shards import choose_file
 
-__all__ = ["adapter_state", "add_adapter", "load_adapter", "merge_adapter", "merged", "plain_state", "save_adapter"]
+__all__ = [
+    "adapter_state",
+    "add_adapter",
+    "load_adapter",
+    "merge_adapter",
+    "merged",
+    "plain_state",
+    "save_adapter",
+    "set_dropout",
+]
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
@@ -67,6 +76,15 @@ def add_adapter(root: nn.Module, names: Sequence[str], *, rank: int, alpha: floa
         peft.inject_adapter_in_model(config, root)
     for parameter in adapter_state(root).values():
         parameter.data = parameter.data.float()  # peft takes the dtype of the layer, in which small steps are lost
+
+
+def set_dropout(root: nn.Module, dropout: float) -> None:
+    """Change the dropout of the adapter in a module."""
+    for module in root.modules():
+        if isinstance(found := getattr(module, "lora_dropout", None), nn.ModuleDict):
+            found["default"] = nn.Dropout(dropout) if dropout else nn.Identity()
+    for config in vars(root).get("peft_config", {}).values():
+        config.lora_dropout = dropout
 
 
 def adapter_state(root: nn.Module) -> dict[str, nn.Parameter]:

@@ -57,7 +57,7 @@ def test_ctrl_c_at_any_moment(
     monkeypatch.setattr(sys, "argv", ["vita", *line])
     work = out / "work"
     moments: list[tuple[type, str, int, Callable[[], int], int]] = [
-        (FeatureCache, "_check_length", 40, lambda: json.loads((work / "features.json").read_text())["done"], 39),
+        (FeatureCache, "_check_length", 40, lambda: json.loads((work / "features.json").read_text())["done"], 32),
         (WarmStart, "compute_loss", 3, lambda: step_of(work / "warm-start"), 3),
         (Alignment, "compute_loss", 2, lambda: step_of(work / "alignment"), 2),
         (Alignment, "evaluation_loop", 1, lambda: step_of(work / "alignment"), 4),

@@ -185,6 +185,13 @@ BAD: dict[str, Any] = {
         ],
         r"stages\[1\]\.train\.tower\.from_layer: the tower has an adapter since stage 'align'",
     ),
+    "another adapter": (
+        [
+            {**ALIGN, "train": {"projector": "full", "llm": {"lora": {"rank": 2}}}},
+            {**FINETUNE, "train": {"llm": {"lora": {"rank": 8}}}},
+        ],
+        r"stages\[1\]\.train\.llm\.lora: it differs from that of stage 'align', and a llm has one adapter",
+    ),
     "template": (
         [{**ALIGN, "prompt": "vicuna"}],
         r"\.prompt: no template of this name: 'vicuna'\. Did you mean 'vicuna_v1'",

@@ -119,8 +119,11 @@ def quiet_transformers() -> None:
 
 
 @contextlib.contextmanager
-def resumable() -> Iterator[None]:
-    """Keep transformers' bars away, and what a training prints out of stdout. Ctrl-C ends with 130 and says how to go on."""
+def resumable(*, kept: bool = True) -> Iterator[None]:
+    """Keep transformers' bars away, and what a training prints out of stdout. Ctrl-C ends with 130.
+
+    If what was done is `kept`, it says how to go on.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -128,6 +131,11 @@ def resumable() -> Iterator[None]:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except KeyboardInterrupt:
-        again = shlex.join(["vita", *sys.argv[1:]])
-        typer.echo(f"stopped. What is done so far is kept. To go on, run the same command again: {again}", err=True)
+        from vita_core.training.processes import count, first
+
+        launched = ["torchrun", "--nproc-per-node", str(count()), "-m", "vita_core.training"]
+        again = shlex.join([*(["vita"] if count() == 1 else launched), *sys.argv[1:]])
+        advice = f" What is done so far is kept. To go on, run the same command again: {again}" if kept else ""
+        if first():
+            typer.echo(f"stopped.{advice}", err=True)
         raise typer.Exit(130) from None

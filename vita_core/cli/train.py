@@ -125,7 +125,7 @@ def _try(resolved: Resolved, stage: str | None, *, strict: bool, json: bool) -> 
 
     from vita_core.training.trying import try_stages
 
-    with resumable():
+    with resumable(kept=False):
         tried = try_stages(resolved, strict=strict, only=stage)
     total = sum(one.seconds for one in tried)
     if json:

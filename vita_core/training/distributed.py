@@ -41,10 +41,11 @@ def shard(joint: Joint) -> None:
     A block of the encoder or the language model is whole only while it runs, and all else is during a step.
     """
     mesh = init_device_mesh(joint.model.llm.device.type, (processes.count(),))
-    for root in (*(tower.vision_tower for tower in encoders(joint.model.tower)), joint.model.llm.model):
+    parts = [(tower.vision_tower, tower.block_path) for tower in encoders(joint.model.tower)]
+    for root, path in (*parts, (joint.model.llm.model, None)):
         assert root is not None  # the parts of a stage are prepared, so that the tower is loaded
         with suppress(PluginError):  # it has no list of blocks
-            for block in find_blocks(root):
+            for block in find_blocks(root, path):
                 fully_shard(block, mesh=mesh)
     fully_shard(joint, mesh=mesh)
 

@@ -75,7 +75,8 @@ class FeatureCache:
             array = np.lib.format.open_memmap(file, mode, dtype=dtype, shape=shape if fresh else None)
             _reserve(file)
         except OSError as error:
-            file.unlink(missing_ok=True)
+            if fresh:
+                file.unlink(missing_ok=True)
             size = np.dtype(dtype).itemsize * math.prod(shape)
             raise VitaError(
                 f"{file}: no space for the features: {size:,} bytes ({error.strerror}). Try: another directory for "
@@ -115,8 +116,8 @@ class FeatureCache:
                     bar.update(len(pixels))
                     if done // BATCH % 20 == 0:
                         self._record(done)
-        finally:
-            self._record(done)
+        finally:  # whole batches: some kernels compute other bits in smaller ones
+            self._record(done if done == total else done // BATCH * BATCH)
 
     def _record(self, done: int) -> None:
         """Write what was computed so far, and that it is."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vita_core.adapters import adapter_state, add_adapter
+from vita_core.adapters import adapter_state, add_adapter, set_dropout
 from vita_core.config.schema import FreezeConfig
 from vita_core.config.training import LoraSettings, PartSettings
 from vita_core.errors import ConfigError, VitaError
@@ -71,6 +71,20 @@ def prepare_parts(model: VisionLanguageModel, parts: Mapping[str, PartSettings],
             cast(root, torch.float32)
 
 
+def check_parts(model: VisionLanguageModel, parts: Mapping[str, PartSettings], key: str) -> None:
+    """Raise ConfigError for adapters on a part without linear layers, and for blocks of a decoder that has no list of them."""
+    for part, root in roots(model).items():
+        how = parts.get(part)
+        if how is not None and how.lora is not None:
+            whole = encoders(model.tower, how.towers) if part == "tower" else ()
+            for one in [tower.vision_tower for tower in whole] or [root]:
+                assert one is not None  # as in `_train_encoder`
+                if not adapter_state(one):
+                    _adapted(one, how.lora, part, f"{key}.train.{part}.lora")
+        elif how is not None and how.from_layer is not None and part == "llm":
+            _blocks(root, f"{key}.train.{part}.from_layer")
+
+
 def encoders(tower: BaseVisionTower, places: Sequence[int] | None = None) -> list[BaseVisionTower]:
     """Return the towers of one encoder each that a tower consists of: itself, or its parts, of these only those at `places`."""
     parts = tower.parts if isinstance(tower, FusedTower) else (tower,)
@@ -103,16 +117,21 @@ def cast(root: nn.Module, dtype: torch.dtype) -> None:
 
 def _train_blocks(decoder: nn.Module, first: int, key: str) -> None:
     """Train block `first` (1 = the first) of a decoder, all blocks behind it, and the norm behind them."""
-    lists = [(name, part) for name, part in decoder.named_modules() if isinstance(part, nn.ModuleList)]
-    if not lists:
-        raise ConfigError(f"{key}: {type(decoder).__name__} has no list of blocks. Try: `llm: full`")
-    name, blocks = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
+    name, blocks = _blocks(decoder, key)
     for block in list(blocks)[first - 1 :]:
         block.requires_grad_(True)
     owner = decoder.get_submodule(name.rpartition(".")[0])
     for child in owner.children():
         if "norm" in type(child).__name__.lower():
             child.requires_grad_(True)
+
+
+def _blocks(decoder: nn.Module, key: str) -> tuple[str, nn.ModuleList]:
+    """Return the name of the list of a decoder's blocks, and the list. Raises ConfigError if there is none."""
+    lists = [(name, part) for name, part in decoder.named_modules() if isinstance(part, nn.ModuleList)]
+    if not lists:
+        raise ConfigError(f"{key}: {type(decoder).__name__} has no list of blocks. Try: `llm: full`")
+    return max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
 
 
 def linear_layers(root: nn.Module, targets: Sequence[str] | None = None) -> list[str]:
@@ -140,16 +159,23 @@ def linear_layers(root: nn.Module, targets: Sequence[str] | None = None) -> list
 
 
 def _add_lora(root: nn.Module, lora: LoraSettings, part: str, key: str) -> None:
-    """Put an adapter on the linear layers of a part, and train only that. A part keeps the adapter of an earlier stage."""
+    """Put an adapter on the linear layers of a part, and train only that. That of an earlier stage stays, but not its dropout."""
     if not adapter_state(root):
-        names = linear_layers(root, lora.targets)
-        if not names:
-            of = "" if lora.targets is None else f" of the names {', '.join(lora.targets)}"
-            other = f"`{part}: full`" if lora.targets is None else f"other `targets`, or `{part}: full`"
-            raise ConfigError(f"{key}: the {part} has no linear layer{of}. Try: {other}")
+        names = _adapted(root, lora, part, key)
         add_adapter(root, names, rank=lora.rank, alpha=lora.alpha or 2 * lora.rank, dropout=lora.dropout)
+    set_dropout(root, lora.dropout)
     for parameter in adapter_state(root).values():
         parameter.requires_grad_(True)
+
+
+def _adapted(root: nn.Module, lora: LoraSettings, part: str, key: str) -> list[str]:
+    """Return the names of the layers that get an adapter. Raises ConfigError if there are none."""
+    names = linear_layers(root, lora.targets)
+    if not names:
+        of = "" if lora.targets is None else f" of the names {', '.join(lora.targets)}"
+        other = f"`{part}: full`" if lora.targets is None else f"other `targets`, or `{part}: full`"
+        raise ConfigError(f"{key}: the {part} has no linear layer{of}. Try: {other}")
+    return names
 
 
 def freeze_unused(joint: nn.Module, batches: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -15,7 +15,10 @@ from vita_core.weights.files import write_text
 
 __all__ = ["Run"]
 
-REPLACED = ("config.yaml", "provenance.json", "projector.safetensors", "tower", "llm")
+REPLACED = (
+    *("config.yaml", "provenance.json", "projector.safetensors", "reduce-*.safetensors", "tower", "llm", "*-adapter"),
+    *("held_out.jsonl", "metrics.jsonl", "rejected.jsonl"),
+)
 """What a training writes to its directory in place of what is there."""
 
 
@@ -25,13 +28,16 @@ class Run:
     def __init__(self, out: Path, config: Config, data: str) -> None:
         """Begin a run, or go on with it. Raises ConfigError if `out` contains something else, or another run."""
         self.out, self.file = out, out / "work" / "run.json"
-        there = [name for name in REPLACED if (out / name).exists()]
+        there = sorted(path.name for pattern in REPLACED for path in out.glob(pattern))
         if there and not self.file.is_file():
             raise ConfigError(
                 f"--out: {out} contains {', '.join(there)}, which this training did not write and would replace. "
                 "Try: another directory"
             )
-        settings = config.model_dump_json(exclude={"training": {"keep", "cache", "report_to"}})
+        settings = config.model_dump_json(
+            exclude={"training": {"keep", "cache", "report_to"}},
+            exclude_defaults=True,  # a later version may have more keys
+        )
         new: dict[str, Any] = {
             "key": hashlib.sha256((settings + data).encode()).hexdigest(),
             "processes": processes.count(),

@@ -54,5 +54,7 @@ def reporting(names: Sequence[str], out: Path, stage: str) -> Iterator[None]:
         threading.excepthook = hook
         if (wandb := sys.modules.get("wandb")) is not None and "wandb" in names:
             wandb.finish()  # else the next stage would go on in this run
+        if (mlflow := sys.modules.get("mlflow")) is not None and "mlflow" in names:
+            mlflow.end_run()  # it does nothing without an open run
         for key in added:
             os.environ.pop(key, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.table import Table
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from vita_core.errors import VitaError
 from vita_core.training.parts import PartRow
 from vita_core.training.stages import Stage
 from vita_core.weights.files import append_line
@@ -30,7 +32,7 @@ def show_table(stage: Stage, rows: Sequence[PartRow], unused: Sequence[str] = ()
     console = Console(stderr=True)
     console.print(made)
     if unused:
-        console.print(f"frozen too, because no feature depends on them: {', '.join(unused)}")
+        console.print(f"frozen too, because no loss of the first samples depends on them: {', '.join(unused)}")
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
@@ -63,13 +65,19 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self.bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Write a row, and show its numbers."""
+        """Write a row, and show its numbers; null is one that is not finite. Raises VitaError if that is the loss."""
         names = {"loss": "loss", "eval_loss": "held out", "learning_rate": "lr"}
         numbers = {key: float(value) for key, value in (logs or {}).items() if _is_number(value)}
         self.shown |= {names[key]: f"{value:.4g}" for key, value in numbers.items() if key in names}
         if state.is_world_process_zero:
-            row = {"stage": self.stage, "step": state.global_step, "time": round(time.time(), 3), **numbers}
+            finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+            row = {"stage": self.stage, "step": state.global_step, "time": round(time.time(), 3), **finite}
             append_line(self.file, json.dumps(row))
+        if not math.isfinite(loss := numbers.get("loss", 0.0)):
+            raise VitaError(
+                f"{self.stage}: the loss of step {state.global_step} is not a number: {loss}. "
+                "Try: a lower `learning_rate`, and another directory for --out"
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""

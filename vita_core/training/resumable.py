@@ -104,6 +104,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
             remove_unused_columns=False,
             report_to=list(report_to),
             logging_steps=1,
+            logging_nan_inf_filter=False,  # it would log 0.0 instead
             disable_tqdm=True,
             **arguments,
         )

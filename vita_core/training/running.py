@@ -26,7 +26,7 @@ from vita_core.training.data.rejecting import RejectedLog
 from vita_core.training.distributed import ShardedTrainer
 from vita_core.training.joint import Joint, collate
 from vita_core.training.making import SampleMaker
-from vita_core.training.parts import freeze_unused, prepare_parts, table
+from vita_core.training.parts import check_parts, freeze_unused, prepare_parts, table
 from vita_core.training.recomputing import recomputing
 from vita_core.training.record import Run
 from vita_core.training.reporters import check_reporters, reporting
@@ -39,7 +39,7 @@ from vita_core.training.written import write_trained
 from vita_core.training.zero3 import Zero3Trainer, load_deepspeed
 from vita_core.weights.files import write_text
 
-__all__ = ["checked_stages", "prepared", "run_stages"]
+__all__ = ["built", "checked_stages", "prepared", "run_stages"]
 
 KINDS: dict[str, type[StageTrainer]] = {"ddp": StageTrainer, "fsdp2": ShardedTrainer, "zero3": Zero3Trainer}
 """How several processes train, by ``training.parallel``."""
@@ -64,7 +64,7 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
         return finished
     processes.start()
     torch.manual_seed(resolved.config.training.seed)
-    model, scores = build(resolved, untrained=True), dict[str, Any]()
+    model, scores = built(resolved, stages), dict[str, Any]()
     log = RejectedLog(out / "rejected.jsonl", strict=strict)
     for number, stage in enumerate(stages, 1):
         folder = out / "work" / stage.name
@@ -82,6 +82,15 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
         run.finish(scores)
     processes.wait()
     return scores
+
+
+def built(resolved: Resolved, stages: Sequence[Stage]) -> VisionLanguageModel:
+    """Return the model, after every check of the stages that needs its modules. Raises ConfigError."""
+    model = build(resolved, untrained=True)
+    _check_words(model)
+    for stage in stages:
+        check_parts(model, stage.parts, stage.key)
+    return model
 
 
 def checked_stages(resolved: Resolved, only: str | None = None) -> tuple[list[Stage], Sets]:
@@ -140,9 +149,11 @@ def _run_stage(
             ends_with_best=stage.settings.best,
             report_to=training.report_to,
         )
-        scores = trainer.fit()
-    if joint.frozen is not None:
-        joint.frozen.flush()
+        try:
+            scores = trainer.fit()
+        finally:  # what was encoded is kept after Ctrl-C too
+            if joint.frozen is not None:
+                joint.frozen.flush()
     state = trainer.trained()
     trainer.release()
     if processes.first():
@@ -172,12 +183,14 @@ def prepared(
     `cache` is the folder for what a frozen tower computes, unless the config names another.
     """
     torch.manual_seed(_seed(model.settings.training.seed, stage.name))  # of new adapters, whatever ran before
-    _check_words(model)
     prepare_parts(model, stage.parts, stage.key)
     joint = Joint(model, frozen_tower(model, stage, cache))
     data, held_out = _samples(joint, stage, sets, log)
     judged = (collate([data[place]]) for place in range(min(JUDGED, len(data))))
-    return joint, data, held_out, freeze_unused(joint, judged)
+    unused = freeze_unused(joint, judged)
+    if not any(parameter.requires_grad for parameter in joint.parameters()):
+        raise ConfigError(f"{stage.key}.train: nothing that a loss depends on would be trained. Try: `llm: full`")
+    return joint, data, held_out, unused
 
 
 def _check_words(model: VisionLanguageModel) -> None:
@@ -203,7 +216,10 @@ def _samples(joint: Joint, stage: Stage, sets: Sets, log: RejectedLog) -> tuple[
     data = Drawn(mixture, steps * settings.batch_size, maker, log)
     held = [one for _, one in (sets[name] for name in stage.data) if one is not None]
     maker = SampleMaker(model, prompt, settings.max_length, joint.frozen)  # every score sees them
-    held = [one for one in held if _usable(one, seed, maker, log)]
+    usable = [one for one in held if _usable(one, seed, maker, log)]
+    if len(usable) < len(held):
+        processes.tell(f"stage {stage.name}: a data set has no held-out sample that can be read, so it is not scored")
+    held = usable
     _check_best(stage, held or [None])
     held_mixture = Mixture(held, seed) if held else None
     held_out = None if held_mixture is None else Drawn(held_mixture, held_mixture.epoch, maker, log)

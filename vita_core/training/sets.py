@@ -22,12 +22,12 @@ Sets = Mapping[str, tuple[DataSet, DataSet | None]]
 
 
 def stamp(path: str) -> str:
-    """Return what tells the data at a path from other data there: of rows their size and time, of a folder the files in it."""
+    """Return what tells the data at a path from other data there: the names, sizes and times of its files."""
     found = expanded(Path(path)) or [Path(path)]
-    rows = [file for file in found if file.is_file()]
-    inside = [file for folder in found if folder.is_dir() for file in sorted(folder.rglob("*"))]
-    sizes = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in rows]
-    return json.dumps([sizes, [(str(file), file.stat().st_size) for file in inside if file.is_file()]])
+    files = [(file.name, file) for file in found if file.is_file()]
+    files += [(str(file), file) for folder in found if folder.is_dir() for file in sorted(folder.rglob("*"))]
+    told = [(name, file.stat()) for name, file in files if file.is_file()]
+    return json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in told])
 
 
 def refuse_licences(given: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from vita_core.config.training import PartSettings, StageConfig
+from vita_core.config.training import LoraSettings, PartSettings, StageConfig
 from vita_core.errors import ConfigError, nearest
 from vita_core.language.conversations import CONVERSATIONS
 from vita_core.planning.resolution import Resolved
@@ -121,7 +121,20 @@ def _chosen(resolved: Resolved, key: str, part: str, how: PartSettings) -> list[
 
 
 def _check_adapters(stages: list[Stage]) -> None:
-    """Raise ConfigError for layers of a tower that has an adapter since an earlier stage: their weights are counted in order."""
+    """Raise ConfigError for what an adapter of an earlier stage does not allow.
+
+    These are layers of the tower, whose weights are counted in order, and another adapter: a part keeps the one it has.
+    """
+    adapters: dict[str, tuple[Stage, LoraSettings]] = {}
+    for stage, part, how in [(one, *found) for one in stages for found in one.parts.items()]:
+        if how.lora is None:
+            continue
+        before, kept = adapters.setdefault(f"{part}{how.towers}", (stage, how.lora))
+        if how.lora != kept.model_copy(update={"dropout": how.lora.dropout}):
+            raise ConfigError(
+                f"{stage.key}.train.{part}.lora: it differs from that of stage {before.name!r}, and a {part} has one adapter. "
+                "Try: the same values in both stages; only `dropout` may differ"
+            )
     ways = [(stage, stage.parts["tower"]) for stage in stages if "tower" in stage.parts]
     adapted = next((stage for stage, how in ways if how.lora is not None), None)
     for stage, how in ways:

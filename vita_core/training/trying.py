@@ -5,19 +5,19 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from vita_core.models.building import build
+from vita_core.config.training import CacheConfig
 from vita_core.models.model import VisionLanguageModel
 from vita_core.planning.resolution import Resolved
 from vita_core.training.data.rejecting import RejectedLog
 from vita_core.training.recomputing import recomputing
-from vita_core.training.running import checked_stages, prepared
+from vita_core.training.running import built, checked_stages, prepared
 from vita_core.training.sets import Sets
 from vita_core.training.stages import Stage
 from vita_core.training.trainer import StageTrainer
@@ -46,10 +46,19 @@ def try_stages(resolved: Resolved, *, strict: bool = False, only: str | None = N
     """Build everything, and run two steps of each stage on its first samples. Raises as `run_stages`."""
     stages, sets = checked_stages(resolved, only)
     torch.manual_seed(resolved.config.training.seed)
-    model = build(resolved, untrained=True)
+    model = built(_without_shared_cache(resolved), stages)
     with tempfile.TemporaryDirectory(prefix="vita-dry-run-") as scratch:
         log = RejectedLog(Path(scratch) / "rejected.jsonl", strict=strict)
         return [_try(model, stage, sets, Path(scratch) / stage.name, log) for stage in stages]
+
+
+def _without_shared_cache(resolved: Resolved) -> Resolved:
+    """Return a `Resolved` whose cache is a directory of its own: other runs read, and may lose, what is in a shared one."""
+    training = resolved.config.training
+    if not isinstance(training.cache, CacheConfig):
+        return resolved
+    own = training.model_copy(update={"cache": training.cache.model_copy(update={"path": None})})
+    return replace(resolved, config=resolved.config.model_copy(update={"training": own}))
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
