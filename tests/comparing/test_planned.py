@@ -134,3 +134,9 @@ def test_a_sweep_is_a_grid_with_readable_names() -> None:
 def test_a_sweep_of_nothing_is_refused(over: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
         swept("base.yaml", over)
+
+
+def test_a_directory_may_be_written_as_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trained").mkdir()
+    monkeypatch.chdir(tmp_path / "trained")
+    assert [one.name for one in named([".", "../b.yaml", ".."])] == ["trained", "b", tmp_path.name]

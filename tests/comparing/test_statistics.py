@@ -88,3 +88,10 @@ def test_so_many_pictures_as_are_needed_show_the_difference() -> None:
 def test_more_pictures_do_not_help_where_seeds_differ() -> None:
     assert needed_groups(Estimate(0.1, -1, 1, 0.9, 0.5, 2, pictures=0.01, seeds=0.2), 30) is None
     assert needed_groups(Estimate(0.0, -1, 1, 1.0, 0.5, 9, pictures=0.01, seeds=0.0), 30) is None
+
+
+def test_equal_draws_are_no_proof() -> None:
+    """Four pictures that all differ by one: the sign test, which no rounding of the mean changes."""
+    assert estimate(np.ones((1, 4)), range(4), resamples=100).p == 2 * 0.5**4
+    assert estimate(np.full((3, 4), 1 / 3), range(4), resamples=100).p == 2 * 0.5**4
+    assert estimate(np.zeros((1, 4)), range(4), resamples=100).p == 1.0

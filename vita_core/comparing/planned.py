@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,13 +73,10 @@ class Planned:
 
 def named(places: Sequence[str], overrides: Sequence[str] = ()) -> list[Asked]:
     """Name configs after their files, or after the folders of files with the same name. Raises ConfigError."""
-    paths = [Path(place).expanduser() for place in places]
+    paths = [Path(os.path.abspath(Path(place).expanduser())) for place in places]  # noqa: PTH100  # `resolve` follows links
     stems = [path.stem if path.suffix in (".yaml", ".yml") else path.name for path in paths]
     twice = {stem for stem, count in Counter(stems).items() if count > 1}
-    names = [
-        f"{path.absolute().parent.name}-{stem}" if stem in twice else stem
-        for stem, path in zip(stems, paths, strict=True)
-    ]
+    names = [f"{path.parent.name}-{stem}" if stem in twice else stem for stem, path in zip(stems, paths, strict=True)]
     clean = [re.sub(r"[^\w.=,+-]", "-", name) for name in names]
     if again := next((name for name, count in Counter(clean).items() if count > 1), None):
         which = [place for name, place in zip(clean, places, strict=True) if name == again]

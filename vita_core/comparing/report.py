@@ -82,7 +82,7 @@ def _section(title: str, comparison: Mapping[str, Any], rows: Sequence[Sequence[
     head, *body = rows
     yield "| " + " | ".join(head) + " |"
     yield "| " + " | ".join("---" for _ in head) + " |"
-    yield from ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body)
+    yield from ("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in body)
     yield ""
     if comparison["unequal"] and any(MARK in cell for row in rows for cell in row):
         yield from (f"{MARK} Not on equal terms: {'; '.join(comparison['unequal'])}", "")

@@ -25,6 +25,8 @@ LEVEL = 0.95
 POWER = 0.8
 FEWEST = 20
 """With fewer groups of pictures than this, an interval of a share is too often too narrow."""
+ROUNDING = 1e-18
+"""A smaller variance is that of rounding."""
 AT_ONCE = 1 << 22
 """How many values of a resample are in memory at once."""
 
@@ -61,15 +63,21 @@ def estimate(scores: Scores, groups: Sequence[int], *, share: bool = False, resa
     pictures = _resampled(sums.mean(0), counts, resamples) if drawn > 1 else 0.0
     between = _resampled(scores.mean(1), np.ones(seeds), resamples) if seeds > 1 else 0.0
     variance = max(pictures + between - _both(sums, counts), pictures, between)
+    variance = variance if variance > ROUNDING else 0.0
     freedom = _freedom((drawn, pictures), (seeds, between))
     error = math.sqrt(variance)
     t = _student()
     reach = float(t.ppf(0.5 + LEVEL / 2, freedom))
-    p = float(2 * t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    p = float(2 * t.sf(abs(mean) / error, freedom)) if error else _sign_test(mean, drawn)
     low, high = mean - reach * error, mean + reach * error
     if share:
         low, high = _wilson(mean, variance, drawn, reach)
     return Estimate(mean, low, high, p, error, freedom, pictures, between)
+
+
+def _sign_test(mean: float, draws: int) -> float:
+    """Return the two-sided p-value of the sign test for draws that are all equal: few of them cannot show much."""
+    return 1.0 if mean == 0 else min(1.0, 2 * 0.5**draws)
 
 
 def holm(values: Sequence[float]) -> list[float]:
