@@ -148,7 +148,8 @@ def test_the_best_needs_something_to_compare(written: Path, tiny_config: Path, c
         train(load_config(tiny_config, [*FLAT, "training.best=true", "training.held_out=0.01"]), [captioned], tmp_path)
     with pytest.raises(VitaError, match=r"'best' is a key of each stage"):
         resolve(written, ["training.best=true"])
-    huge = ["training.stages.0.best=true", "training.stages.0.learning_rate=1e38", "training.stages.0.clip=1e38"]
+    huge = ["training.stages.0.best=true", "training.stages.0.learning_rate=1e37", "training.stages.0.clip=1e38"]
+    huge += ["training.stages.0.steps=1"]  # its loss is that of the weights before
     with pytest.raises(VitaError, match=r"best\.safetensors: no held-out loss is a number"):
         run_stages(resolve(written, huge), tmp_path / "out")
 

@@ -39,7 +39,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = 
     "LoRA, then all": (
         {"weights": "clip"},
         {"dtype": "bfloat16"},
-        [LORA, {"train": {"projector": "full", "llm": "full", "tower": "full"}}, {"train": {"llm": TARGETS}}],
+        [
+            LORA,
+            {"train": {"projector": "full", "llm": "full", "tower": "full"}},
+            {"train": {"llm": LORA["train"]["llm"]}},
+        ],
     ),
     "adapters in the tower": (
         {"weights": "internvit"},

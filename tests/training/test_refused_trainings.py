@@ -151,7 +151,7 @@ def test_a_training_that_diverges_is_an_error(
     staged_form: bool, written: Path, tiny_config: Path, captioned: Path, tmp_path: Path
 ) -> None:
     """transformers would log a loss of 0.0."""
-    settings = {"learning_rate": 1e38, "steps": 4, "batch_size": 2}
+    settings = {"learning_rate": 1e37, "steps": 4, "batch_size": 2}
     flat = {**settings, "warm_start_steps": 0, "warmup_steps": 0, "variants": 0}
     stage = {**SHARED, **settings, "name": "a", "train": {"projector": "full"}}
     run = {

@@ -240,14 +240,21 @@ def test_adapters_are_saved_and_opened_with_the_same_values(
     model.save(tmp_path / "saved")
     again = build_model(tmp_path / "saved")
     assert {value.dtype for value in adapter_state(roots(again)[part]).values()} == {torch.float32}
-    with torch.no_grad():
-        assert torch.equal(Joint(again)(batch), Joint(model)(batch))
+    same(again, model, batch)
     kept = {name.replace(".base_layer.", "."): value for name, value in roots(again)[part].state_dict().items()}
     assert all(torch.equal(kept[name], value) for name, value in plain.items())
     assert not any(parameter.requires_grad for parameter in again.parameters())
     again.save(tmp_path / "twice")
+    same(build_model(tmp_path / "twice"), model, batch)
+
+
+def same(one: Any, other: Any, batch: Any) -> None:
+    """Every tensor is equal to the bit. The losses may differ in the last one: kernels choose by the place in memory."""
+    state, expected = one.state_dict(), other.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], value) for name, value in expected.items())
     with torch.no_grad():
-        assert torch.equal(Joint(build_model(tmp_path / "twice"))(batch), Joint(model)(batch))
+        torch.testing.assert_close(Joint(one)(batch), Joint(other)(batch), rtol=1e-6, atol=0)
 
 
 def test_an_adapter_that_is_not_there(tiny_llm: Path, tmp_path: Path) -> None:

@@ -149,11 +149,9 @@ def _run_stage(
             ends_with_best=stage.settings.best,
             report_to=training.report_to,
         )
-        try:
-            scores = trainer.fit()
-        finally:  # what was encoded is kept after Ctrl-C too
-            if joint.frozen is not None:
-                joint.frozen.flush()
+        scores = trainer.fit()
+    if joint.frozen is not None:
+        joint.frozen.flush()
     state = trainer.trained()
     trainer.release()
     if processes.first():
