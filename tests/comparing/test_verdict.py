@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vita_core.comparing.assembling import pairs, rounded
-from vita_core.comparing.report import report
+from vita_core.comparing.report import _section, report
 from vita_core.comparing.running import Finished, Run, _readable
 from vita_core.comparing.statistics import estimate
 from vita_core.comparing.verdict import notes, verdict
@@ -98,7 +98,9 @@ def test_no_difference_is_said_to_be_none_and_what_would_show_one() -> None:
         "No difference was found between a and b (60 test pictures, 3 seeds): the nearest"
     )
     assert "take b, which costs least." in found["verdict"]
-    assert "needed to show one of this size" in found["verdict"] or "more seeds" in found["verdict"]
+    nearest = min(found["pairs"], key=lambda pair: pair["p"])
+    expected = "more seeds" if nearest["needed"] is None else "needed to show one of this size"
+    assert expected in found["verdict"]
     needed = [one["needed"] for one in found["pairs"] if one["needed"] is not None]
     assert all(count > 60 for count in needed)
 
@@ -184,3 +186,52 @@ def test_floats_are_rounded_and_places_left_out() -> None:
         _readable("cannot read /data/me/model.bin: damaged. Try: again") == "cannot read model.bin: damaged. Try: again"
     )
     assert _readable("see https://example.org/a/b and owner/name") == "see https://example.org/a/b and owner/name"
+
+
+def decided(named: dict[str, float], loss: dict[str, float], significant: set[tuple[str, str, str]]) -> str:
+    """The verdict of three configs with such means, of which only these differences are shown."""
+    configs = [
+        {"name": name, "failed": None, "flops_per_picture": 7, "above_chance": {"low": 0.1}} for name in ("a", "b", "c")
+    ]
+    rows = [
+        {"a": a, "b": b, "measure": measure, "difference": values[a] - values[b], "low": -0.1, "high": 0.3}
+        | {"p": 0.001 if (a, b, measure) in significant else 0.5, "needed": 200}
+        for a, b in (("a", "b"), ("a", "c"), ("b", "c"))
+        for measure, values in (("named", named), ("loss", loss))
+    ]
+    for row in rows:
+        row |= {"p_holm": row["p"], "significant": row["p"] < 0.05}
+    data = {"test": 60, "test_groups": 60}
+    return verdict({"configs": configs, "pairs": rows, "data": data, "settings": {"seeds": [0, 1]}, "unequal": []})
+
+
+def test_measures_that_disagree_do_not_contradict_each_other() -> None:
+    """Each config did worse than another one in some measure: the share named decides."""
+    told = decided(
+        {"a": 0.6, "b": 0.4, "c": 0.5},
+        {"a": 1.2, "b": 1.0, "c": 1.1},
+        {("a", "b", "named"), ("a", "c", "loss"), ("b", "c", "loss")},
+    )
+    assert told.startswith(
+        "No difference in the share of pictures named was found between a and c (60 test pictures, 2 seeds)"
+    )
+    assert "; but c has a held-out loss 0.1 lower than a" in told
+    assert "; b did worse" in told
+    told = decided(
+        {"a": 0.6, "b": 0.4, "c": 0.5}, {"a": 1.2, "b": 1.0, "c": 1.1}, {("a", "b", "named"), ("a", "b", "loss")}
+    )
+    assert told.startswith("No difference was found between a and c")
+
+
+def test_what_is_needed_stands_the_correction() -> None:
+    """Of many pairs, a difference that is not shown needs more pictures than there are."""
+    runs = {str(number): scored(0.3 + number * 0.05, 2.0, seed=number, groups=40) for number in range(6)}
+    rows = pairs(runs, 40)
+    assert len(rows) == 30
+    assert any(row["p"] < 0.05 and not row["significant"] for row in rows)
+    assert all(row["needed"] is None or row["needed"] > 40 for row in rows)
+
+
+def test_a_caption_with_a_newline_stays_in_its_row() -> None:
+    found = compared({"a": scored(0.5, 1.0), "b": scored(0.5, 1.0, seed=1)})
+    assert "| x y \\| z |" in "\n".join(_section("t", found, [["head"], ["x\ny | z"]]))

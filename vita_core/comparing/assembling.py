@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
@@ -109,6 +110,7 @@ def pairs(finished: Mapping[str, Sequence[Finished]], pictures: int) -> list[dic
     many would do and it is not shown yet. `pictures` is how many there are.
     """
     rows: list[dict[str, Any]] = []
+    tests = math.comb(len(finished), 2) * len(MEASURES)
     for (a, first), (b, second) in combinations(finished.items(), 2):
         groups = [row["group"] for row in first[0].rows]
         for measure in MEASURES:
@@ -116,7 +118,7 @@ def pairs(finished: Mapping[str, Sequence[Finished]], pictures: int) -> list[dic
             low, high = found.low, found.high
             if measure == "named":
                 low, high = _bounded(found, len(set(groups)))
-            needed = needed_groups(found, len(set(groups)))
+            needed = needed_groups(found, len(set(groups)), tests)
             wanted = None if needed is None else -(-needed * pictures // len(set(groups)))
             rows.append(
                 {"a": a, "b": b, "measure": measure, "difference": found.mean, "low": low, "high": high, "p": found.p}

@@ -90,13 +90,14 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def needed_groups(found: Estimate, groups: int) -> int | None:
+def needed_groups(found: Estimate, groups: int, tests: int = 1) -> int | None:
     """Return how many groups of pictures would show a difference as large as `found` in 80% of comparisons, or None.
 
-    None means that more pictures would not do: the difference between seeds is too large, or there is no difference.
+    It is one of so many `tests`, and has to pass the strictest step of Holm's correction. None means that more pictures would
+    not do: the difference between seeds is too large, or there is no difference.
     """
     t = _student()
-    reach = float(t.ppf(0.5 + LEVEL / 2, found.freedom) + t.ppf(POWER, found.freedom))
+    reach = float(t.ppf(1 - (1 - LEVEL) / (2 * tests), found.freedom) + t.ppf(POWER, found.freedom))
     left = (found.mean / reach) ** 2 - found.seeds
     return math.ceil(groups * found.pictures / left) if left > 0 else None
 

@@ -9,6 +9,8 @@ from vita_core.comparing.statistics import FEWEST
 
 __all__ = ["notes", "percent", "sides", "verdict"]
 
+WORDS = {"named": "the share of pictures named", "loss": "the held-out loss"}
+"""The measures, the one that decides first."""
 MANY = 1_000_000
 """Nobody has more pictures than this for a test."""
 
@@ -48,19 +50,26 @@ def _above_chance(configs: Iterable[Mapping[str, Any]]) -> bool:
 
 def _undecided(alive: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], size: str) -> str:
     """Return the sentence where no config is better than every other."""
-    worse = {loser for pair in pairs if pair["significant"] and (loser := sides(pair)[1])}
-    leaders = [name for name in alive if name not in worse] or list(alive)
+    shown = [pair for pair in pairs if pair["significant"]]
+    deciding = next((measure for measure in WORDS if any(pair["measure"] == measure for pair in shown)), None)
+    own = [pair for pair in pairs if deciding in (None, pair["measure"])]  # two measures may contradict each other
+    worse = {loser for pair in own if pair["significant"] and (loser := sides(pair)[1])}
+    leaders = [name for name in alive if name not in worse]
     cheapest = min(leaders, key=lambda name: (alive[name]["flops_per_picture"], leaders.index(name)))
     if len(leaders) == 1:
         return f"Take {cheapest} ({size}): no config is better, but it is not shown to be better than every other one."
     among = [pair for pair in pairs if pair["a"] in leaders and pair["b"] in leaders]
-    nearest = min(among, key=lambda pair: pair["p"])
+    nearest = min((pair for pair in among if pair in own), key=lambda pair: pair["p"])
+    others = [pair for pair in among if pair["significant"]]  # in the measure that does not decide
     better, _ = sides(nearest)
     found = "is sure" if nearest["p"] < 0.05 else "was found"  # sure: also after Holm's correction
-    told = f"No difference {found} between {_listed(leaders)} ({size})"
+    of = f" in {WORDS[deciding]}" if deciding is not None and others else ""
+    told = f"No difference{of} {found} between {_listed(leaders)} ({size})"
     if better is not None:
         told += f": the nearest to one is that {better} {_told(nearest, better)}; {_needs(nearest)}"
-    if worse - {*leaders}:
+    for pair in others[:1]:
+        told += f"; but {better} {_told(pair, better)}" if (better := sides(pair)[0]) else ""
+    if worse:
         told += f"; {_listed([name for name in alive if name in worse])} did worse"
     costs = {alive[name]["flops_per_picture"] for name in leaders}
     return f"{told}; take {cheapest}, which costs least." if len(costs) > 1 else f"{told}; they cost the same."
