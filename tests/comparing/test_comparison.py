@@ -18,7 +18,7 @@ from browsers import fits, window
 from conftest import GOLDEN, vita
 from small import STAGES, write_config, write_data
 
-from vita_core.comparing.comparison import compare, prepared
+from vita_core.comparing.comparison import _tuned, compare, prepared
 from vita_core.comparing.planned import Asked, Options, named
 from vita_core.comparing.running import Runner
 from vita_core.errors import ConfigError
@@ -184,6 +184,22 @@ def test_other_data_and_configs_are_refused(compared: Path, folder: Path, config
     assert prepared(again, data, compared, TWO)[1].train == 21
     with pytest.raises(ConfigError, match="one config cannot be compared"):
         prepared(asked[:1], data, tmp_path / "one", TWO)
+
+
+def test_a_rate_that_diverges_is_not_chosen(folder: Path, tiny_llm: Path, tmp_path: Path) -> None:
+    """Without another rate, the config failed."""
+    training = {"steps": 4, "batch_size": 4, "warm_start_steps": 0, "variants": 0, "warmup_steps": 0}
+    asked = named([write_config(tmp_path / "a.yaml", tiny_llm, training=training), str(folder / "clip.yaml")])
+    for rates, best in (((1e37, 1e-3), 1e-3), ((1e37,), None)):
+        options = Options(seeds=(0,), tokens=4, rates=rates, unequal=True)
+        planned, found = prepared(asked, folder / "data" / "pictures.jsonl", tmp_path / "out", options)
+        runner = Runner(tmp_path / "out", found)
+        chosen, losses = _tuned(runner, planned[:1], options)
+        assert chosen == {"a": best}
+        assert losses["a"][0] == {"learning_rate": 1e37, "validation_loss": None}
+        assert [*runner.failed.values()] == (
+            [] if best else ["no learning rate of --tune gives a validation loss that is a number"]
+        )
 
 
 @pytest.mark.parametrize("stages", [False, True])

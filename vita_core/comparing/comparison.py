@@ -11,7 +11,7 @@ from vita_core.benchmarking.running import Scores, check_tasks, mean_scores
 from vita_core.comparing.assembling import config_entry, examples, pairs, rounded
 from vita_core.comparing.dividing import Divided, divided, read_data
 from vita_core.comparing.page import write_page
-from vita_core.comparing.planned import Asked, Options, Planned, plan_configs
+from vita_core.comparing.planned import Asked, Options, Planned, besides_tower, plan_configs
 from vita_core.comparing.repeating import command
 from vita_core.comparing.report import write_report
 from vita_core.comparing.running import COMPARED, Finished, Runner, compared, rate_overrides
@@ -84,11 +84,12 @@ def _tuned(runner: Runner, planned: Sequence[Planned], options: Options) -> tupl
     for rate in options.rates:
         for one in planned:
             loss = runner.validated(runner.run(one, rate, options.seeds[0]))
-            if loss is not None:
-                losses[one.name].append({"learning_rate": rate, "validation_loss": loss})
+            losses[one.name].append({"learning_rate": rate, "validation_loss": loss})
     for name, found in losses.items():
-        if found:
-            best[name] = min(found, key=lambda row: row["validation_loss"])["learning_rate"]
+        if numbers := [row for row in found if row["validation_loss"] is not None]:
+            best[name] = min(numbers, key=lambda row: row["validation_loss"])["learning_rate"]
+        elif options.rates:
+            runner.failed.setdefault(name, "no learning rate of --tune gives a validation loss that is a number")
     return best, losses
 
 
@@ -145,6 +146,8 @@ def _comparison(
     }
     comparison["verdict"] = verdict(comparison)
     comparison["notes"] = notes(comparison)
+    if keys := besides_tower(planned):
+        comparison["notes"].append(f"The configs differ in more than the tower: {', '.join(keys)}.")
     return comparison
 
 

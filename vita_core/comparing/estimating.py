@@ -84,7 +84,7 @@ def _cut(out: Path, split: str, count: int) -> Path:
     whole = file.with_suffix(".whole.jsonl")
     if not whole.is_file():
         write_text(whole, file.read_text(encoding="utf-8"))
-    rows = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [f"{line}\n" for line in whole.read_text(encoding="utf-8").split("\n") if line]
     cut = file if split == "train" else file.with_suffix(".cut.jsonl")
     write_text(cut, "".join(rows[place % len(rows)] for place in range(count)))
     return cut

@@ -146,7 +146,8 @@ def _tuning(alive: Mapping[str, Any], names: Mapping[str, str]) -> list[list[str
     rates = sorted({row["learning_rate"] for one in alive.values() for row in one["tuning"]})
     rows = [["validation loss of the first seed at", *(f"{rate:g}" for rate in rates)]]
     for name, one in alive.items():
-        found = {row["learning_rate"]: row["validation_loss"] for row in one["tuning"]}
+        tried = {row["learning_rate"]: row["validation_loss"] for row in one["tuning"]}
+        found = {rate: loss for rate, loss in tried.items() if loss is not None}
         cells = [f"{found[rate]:.3f}" if rate in found else "-" for rate in rates]
         rows.append(
             [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import math
 import re
 import sys
 import time
@@ -26,6 +27,7 @@ from vita_core.comparing.scoring import Scorer
 from vita_core.errors import ConfigError, VitaError
 from vita_core.planning.resolution import Resolved
 from vita_core.training.data import read_samples
+from vita_core.training.reporting import DivergedError
 from vita_core.training.running import run_stages
 from vita_core.training.train import train
 from vita_core.weights.files import write_text
@@ -72,9 +74,16 @@ class Runner:
         return Run(planned, rate, seed, self.out / "runs" / planned.name / label / f"seed-{seed}")
 
     def validated(self, run: Run) -> float | None:
-        """Train, and return the validation loss, or None if the run or an earlier one of its config failed."""
-        done: dict[str, Any] | None = self._guarded(run, lambda: self._trained(run))
-        return None if done is None else float(done["validation_loss"])
+        """Train, and return the validation loss, or None if it is not a number, or if an earlier run of its config failed."""
+        done: dict[str, Any] | None = self._guarded(run, lambda: self._tried(run))
+        return None if done is None else done["validation_loss"]
+
+    def _tried(self, run: Run) -> dict[str, Any]:
+        try:
+            return self._trained(run)
+        except DivergedError as error:  # another rate may do
+            tqdm.write(f"{run.planned.name}, {_described(run)}: {error}", file=sys.stderr)
+            return {"validation_loss": None}
 
     def tested(self, run: Run) -> Finished | None:
         """Train, and return the scores on the test pictures, or None if the run or an earlier one of its config failed."""
@@ -128,7 +137,10 @@ class Runner:
         scorer = self._scorer(run)
         losses = scorer.losses(read_samples(self.out / "data" / "validation.jsonl"))
         scorer.close()
-        return sum(losses) / len(losses)
+        mean = sum(losses) / len(losses)
+        if not math.isfinite(mean):
+            raise DivergedError(f"the validation loss is not a number: {mean}. Try: a lower `learning_rate`")
+        return mean
 
     def _tested(self, run: Run) -> Finished:
         file, record = run.folder / "test.jsonl", self._trained(run)
@@ -136,8 +148,11 @@ class Runner:
             scorer = self._scorer(run)
             rows = scorer.rows(self.out / "data" / "test.jsonl", self.divided.test_groups)
             scorer.close()
+            if not all(math.isfinite(row["loss"]) for row in rows):
+                raise DivergedError("the loss of a test picture is not a number. Try: a lower `learning_rate`")
             write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        return Finished(run, [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()], record)
+        lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: an answer may contain U+2028
+        return Finished(run, [json.loads(line) for line in lines if line], record)
 
     def _benchmarked(self, run: Run, tasks: Sequence[str]) -> Scores:
         file = run.folder / "lmms_eval.json"

@@ -19,7 +19,7 @@ from vita_core.training.parts import PartRow
 from vita_core.training.stages import Stage
 from vita_core.weights.files import append_line
 
-__all__ = ["Progress", "show_table"]
+__all__ = ["DivergedError", "Progress", "show_table"]
 
 
 def show_table(stage: Stage, rows: Sequence[PartRow], unused: Sequence[str] = ()) -> None:
@@ -33,6 +33,10 @@ def show_table(stage: Stage, rows: Sequence[PartRow], unused: Sequence[str] = ()
     console.print(made)
     if unused:
         console.print(f"frozen too, because no loss of the first samples depends on them: {', '.join(unused)}")
+
+
+class DivergedError(VitaError):
+    """A loss is not a number."""
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
@@ -65,7 +69,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self.bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Write a row, and show its numbers; null is one that is not finite. Raises VitaError if that is the loss."""
+        """Write a row, and show its numbers; null is one that is not finite. Raises DivergedError if that is the loss."""
         names = {"loss": "loss", "eval_loss": "held out", "learning_rate": "lr"}
         numbers = {key: float(value) for key, value in (logs or {}).items() if _is_number(value)}
         self.shown |= {names[key]: f"{value:.4g}" for key, value in numbers.items() if key in names}
@@ -74,7 +78,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             row = {"stage": self.stage, "step": state.global_step, "time": round(time.time(), 3), **finite}
             append_line(self.file, json.dumps(row))
         if not math.isfinite(loss := numbers.get("loss", 0.0)):
-            raise VitaError(
+            raise DivergedError(
                 f"{self.stage}: the loss of step {state.global_step} is not a number: {loss}. "
                 "Try: a lower `learning_rate`, and another directory for --out"
             )

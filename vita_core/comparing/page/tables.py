@@ -179,7 +179,8 @@ def tuning(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> Table | 
         return None
     rows = []
     for one in alive:
-        found = {row["learning_rate"]: row["validation_loss"] for row in one["tuning"]}
+        tried = {row["learning_rate"]: row["validation_loss"] for row in one["tuning"]}
+        found = {rate: loss for rate, loss in tried.items() if loss is not None}
         row = [Cell(labels[one["name"]], key=one["name"])]
         for rate in rates:
             chosen = rate == one["learning_rate"]
