@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from small import FLAT, STAGES, write_config
 
-from vita_core.comparing.planned import Asked, named, plan_configs
+from vita_core.comparing.planned import Asked, besides_tower, named, plan_configs
 from vita_core.comparing.running import rate_overrides
 from vita_core.comparing.sweeping import swept
 from vita_core.errors import ConfigError, VitaError
@@ -140,3 +140,37 @@ def test_a_directory_may_be_written_as_a_dot(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "trained").mkdir()
     monkeypatch.chdir(tmp_path / "trained")
     assert [one.name for one in named([".", "../b.yaml", ".."])] == ["trained", "b", tmp_path.name]
+
+
+OWN = {
+    "training.seed=1": r"training\.seed: the comparison sets it",
+    "training.held_out=0.1": r"training\.held_out: the comparison sets it",
+    "data={a: {path: x}}": "data: the comparison sets it",
+    "training.best=true": r"training\.best: a comparison trains on its whole training split.* `--set training\.best=false`",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), OWN.items(), ids=list(OWN))
+def test_what_a_comparison_sets_itself_is_refused(clip: str, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_configs(named([clip, clip.replace(".yaml", "-2.yaml")], [override]))
+    with pytest.raises(ConfigError, match=message):
+        plan_configs(swept(clip, [override, "tower.pool=2"]))
+
+
+def test_another_way_to_train_is_unequal_but_where_it_is_swept(clip: str) -> None:
+    with pytest.raises(ConfigError, match=r"b: training\.weight_decay: 0\.5, but 0\.01 in a"):
+        plan_configs([Asked("a", clip), Asked("b", clip, ("training.weight_decay=0.5",))])
+    found = plan_configs(swept(clip, ["training.weight_decay=0.5", "training.weight_decay=0.1"]))
+    assert besides_tower(found) == []
+    with pytest.raises(ConfigError, match=r"training\.steps: 3, but 2 in steps=2"):
+        plan_configs(swept(clip, ["training.steps=2", "training.steps=3"]))
+    ways = [[{**STAGES[0], **way}] for way in ({}, {"train": {"projector": "full", "tower": "full"}})]
+    asked = [Asked(name, clip, (f"training.stages={json.dumps(way)}",)) for name, way in zip("ab", ways, strict=True)]
+    with pytest.raises(ConfigError, match=r"b: training\.stages\.0\.train: .* in a"):
+        plan_configs(asked)
+
+
+def test_differences_besides_the_tower_are_told(clip: str) -> None:
+    other = Asked("b", clip, ("projector.type=linear", "tower.select_layer=-1", "training.learning_rate=0.5"))
+    assert besides_tower(plan_configs([Asked("a", clip), other])) == ["projector.type", "training.learning_rate"]

@@ -33,7 +33,13 @@ def test_files_of_one_name_keep_their_folders() -> None:
 
 
 def test_the_command_of_a_sweep_gives_the_same_grid() -> None:
-    over = ["tower.select_layer=-1", "tower.select_layer=[-1,-2]", "tower.norm=true", "tower.norm=false"]
+    over = [
+        "tower.select_layer=-1",
+        "tower.select_layer=[-1,-2]",
+        "tower.norm=true",
+        "tower.norm=false",
+        "tower.pool=2",
+    ]
     asked = swept("base.yaml", over, ["device=cpu"])
     words = shlex.split(command(asked, DATA, Options()))
     assert words[:3] == ["vita", "sweep", "base.yaml"]

@@ -6,22 +6,19 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vita_core.comparing.refusing import differing, of_training, refuse_best, refuse_own
 from vita_core.config.schema import Config
 from vita_core.errors import ConfigError, VitaError
 from vita_core.planning.plan import make_plan
 from vita_core.planning.resolution import Resolved, resolve
 from vita_core.planning.videos import refuse_stills
 
-__all__ = ["Asked", "Options", "Planned", "named", "plan_configs", "stepped"]
-
-FLAT = ("steps", "batch_size", "warm_start_steps", "warm_start_batch", "variants")
-STAGE = ("steps", "epochs", "batch_size", "prompt", "max_length")
-"""Keys of a training, and of one of its stages, that say how much is trained on."""
+__all__ = ["Asked", "Options", "Planned", "besides_tower", "named", "plan_configs", "stepped"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +37,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Asked:
-    """A config of a comparison: its name there, its file (or another place), and what overrides it."""
+    """A config of a comparison: its name there, its file (or another place), and what overrides it.
+
+    `over` are those overrides that are its values in a sweep.
+    """
 
     name: str
     place: str
     overrides: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def plan_configs(
     Raises ConfigError, one line for each reason, for configs that cannot be compared fairly. With `unequal`, those that
     can be trained all the same get the reasons instead.
     """
+    for one in asked:
+        refuse_own(one.overrides)
     found = [_planned(one, tokens, steps) for one in asked]
     reasons = [(one, *reason) for one in found for reason in _reasons(one, found[0], found, tokens)]
     if reasons and not unequal:
@@ -109,6 +112,7 @@ def _planned(asked: Asked, tokens: int | None, steps: int | None) -> Planned:
         resolved = resolve(asked.place, asked.overrides)
         resolved.language("vita compare")
         refuse_stills(resolved.tower, "vita compare: it takes still pictures")
+        refuse_best(resolved.config)
         own = asked
         if steps is not None:
             own = replace(asked, overrides=(*asked.overrides, *stepped(resolved.config, steps)))
@@ -151,6 +155,24 @@ def _pooled(resolved: Resolved, tokens: int) -> str | None:
     return f"tower.reduce={json.dumps([*steps, {'type': 'pool', 'grid': list(best)}])}"
 
 
+def besides_tower(planned: Sequence[Planned]) -> list[str]:
+    """Return the keys outside ``tower`` in which configs differ, but for those that a sweep is over."""
+    over = {text.partition("=")[0] for one in planned for text in one.asked.over}
+    dumps = [one.resolved.config.model_dump(mode="json", exclude={"tower", "device"}) for one in planned]
+    keys = {f"{section}.{key}" for dump in dumps for section, found in dump.items() for key in found or ()}
+    values = {key: [_at(dump, key) for dump in dumps] for key in sorted(keys)}
+    return [
+        key
+        for key, found in values.items()
+        if any(value != found[0] for value in found) and not any(f"{one}.".startswith(f"{key}.") for one in over)
+    ]
+
+
+def _at(dump: dict[str, Any], key: str) -> Any:
+    section, _, inner = key.partition(".")
+    return (dump.get(section) or {}).get(inner)
+
+
 def _reasons(one: Planned, first: Planned, every: Sequence[Planned], tokens: int | None) -> Iterator[tuple[str, str]]:
     """Yield why a config cannot be compared with the first one, each with what to do."""
     yield from _of_tokens(one, every, tokens)
@@ -165,30 +187,20 @@ def _reasons(one: Planned, first: Planned, every: Sequence[Planned], tokens: int
         ("generation", "generation", set()),
     ):
         own, other = (getattr(config, section).model_dump(mode="json", exclude=ignored) for config in (mine, theirs))
-        yield from _differing(key, own, other, first.name)
+        yield from differing(key, own, other, first.name)
     if (mine.training.stages is None) != (theirs.training.stages is None):
         has, not_ = (one, first) if mine.training.stages else (first, one)
         yield f"training.stages: {has.name} has stages, {not_.name} has none", "the same form of training"
         return
     if mine.training.stages is None or theirs.training.stages is None:
-        own, other = (config.training.model_dump(mode="json", include=set(FLAT)) for config in (mine, theirs))
-        yield from _differing("training", own, other, first.name)
+        yield from of_training("training", mine.training, theirs.training, one.asked.over, first.name)
         return
     if len(mine.training.stages) != len(theirs.training.stages):
         counts = f"{len(mine.training.stages)} stages, {len(theirs.training.stages)} in {first.name}"
         yield f"training.stages: {counts}", "equally many stages"
         return
     for place, stages in enumerate(zip(mine.training.stages, theirs.training.stages, strict=True)):
-        own, other = (stage.model_dump(mode="json", include=set(STAGE)) for stage in stages)
-        yield from _differing(f"training.stages.{place}", own, other, first.name)
-
-
-def _differing(key: str, own: Mapping[str, Any], other: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
-    """Yield the keys of a section that differ from those of the config `name`."""
-    for part in own:
-        if own[part] != other[part]:
-            mine, theirs = (json.dumps(value, ensure_ascii=False) for value in (own[part], other[part]))
-            yield f"{key}.{part}: {mine}, but {theirs} in {name}", f"`--set {key}.{part}=VALUE` for all of them"
+        yield from of_training(f"training.stages.{place}", *stages, one.asked.over, first.name)
 
 
 def _of_tokens(one: Planned, every: Sequence[Planned], tokens: int | None) -> Iterator[tuple[str, str]]:

@@ -18,9 +18,9 @@ DIRECTORIES = re.compile(r"(?<![\w.:/~-])/(?:[^/\s\"',\]}]+/)+")
 
 
 def command(asked: Sequence[Asked], data: Path, options: Options) -> str:
-    """Return the command of a comparison: ``vita sweep`` if the configs differ in their overrides, else ``vita compare``."""
-    common = [text for text in asked[0].overrides if all(text in one.overrides for one in asked)]
-    over = dict.fromkeys(text for one in asked for text in one.overrides if text not in common)
+    """Return the command of a comparison: ``vita sweep`` if it is over values, else ``vita compare``."""
+    over = dict.fromkeys(text for one in asked for text in one.over)
+    common = [text for text in asked[0].overrides if text not in over]
     words = ["vita", "sweep", *_files(asked[:1])] if over else ["vita", "compare", *_files(asked)]
     for option, texts in (("--over", over), ("--set", common)):
         words += [word for text in texts for word in (option, portable(text))]

@@ -40,6 +40,7 @@ def swept(place: str, over: Sequence[str], overrides: Sequence[str] = ()) -> lis
             name if names.count(name) == 1 else f"{name}.{number}",
             place,
             (*overrides, *(f"{key}={text}" for key, text, _ in point)),
+            tuple(f"{key}={text}" for key, text, _ in point),
         )
         for number, (name, point) in enumerate(zip(names, points, strict=True), 1)
     ]
