@@ -39,7 +39,7 @@ def write_config(file: Path, llm: Path, *, tower: str = "clip", training: Any = 
         "training": training,
     }
     for name, section in sections.items():
-        data[name] = {**data.get(name, {}), **section}  # type: ignore[dict-item]
+        data[name] = {**data.get(name, {}), **section}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(data))
     return str(file)
