@@ -34,6 +34,7 @@ def test_numbers_are_read_without_their_errors() -> None:
         "pope": {"alias": "pope", "acc,none": 0.5, "acc_stderr,none": 0.1, "f1,strict": 1, "f1_stderr,strict": "N/A"}
     }
     assert _scores(written) == {"pope": {"acc": 0.5, "f1,strict": 1.0}}
+    assert mean_scores([{"pope": {"acc": 0.5, "f1": 1.0}}, {"pope": {"acc": 1.0}}]) == {"pope": {"acc": 0.75}}
     assert mean_scores([{"pope": {"acc": 0.5}}, {"pope": {"acc": 1.0}}]) == {"pope": {"acc": 0.75}}
 
 

@@ -24,7 +24,9 @@ def test_a_table_for_people_and_json_for_programs(photos: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     shown = done.stdout.splitlines()
     assert shown[0] == "48 pictures of 3 labels (folder): 34 for training, 7 for validation, 7 for the test"
-    assert shown[1].startswith("On the test pictures; the most frequent label alone gives ")
+    assert shown[1].startswith(
+        "On the test pictures (RankMe, sinks and patch mAP: on all); the most frequent label alone gives "
+    )
     assert shown[2].split("  ")[0] == "config"
     assert [line.split()[:2] for line in shown[3:5]] == [["one", "clip"], ["two", "siglip"]]
     assert "The test is small; about 660 pictures would make the intervals ±10 points or narrower" in shown

@@ -32,6 +32,12 @@ def test_a_wrong_tune_is_refused(tune: str, monkeypatch: pytest.MonkeyPatch, cap
     assert f"--tune: not different learning rates: '{tune}'" in capsys.readouterr().err
 
 
+def test_an_empty_task_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    words = ["compare", "a.yaml", "b.yaml", "--data", "d", "--out", "o", "--lmms-eval", "mme,"]
+    assert run(monkeypatch, *words) == 2
+    assert "--lmms-eval: a task is empty: 'mme,'" in capsys.readouterr().err
+
+
 def test_incomparable_configs_are_refused_each_with_its_reason(
     tmp_path: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vita_core.comparing.assembling import pairs, rounded
+from vita_core.comparing.assembling import pairs
 from vita_core.comparing.report import _section, report
 from vita_core.comparing.running import Finished, Run, _readable
 from vita_core.comparing.statistics import estimate
 from vita_core.comparing.verdict import notes, verdict
+from vita_core.probing.measures import rounded
 
 GROUPS = 60
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from vita_core.errors import ConfigError, PictureError
-from vita_core.probing.splits import difference_hash, divide, grouped, near_duplicates, split
+from vita_core.probing.splits import difference_hash, divide, grouped, near_duplicates
 from vita_core.training.data import PictureRef, SampleError
 
 
@@ -114,5 +114,5 @@ def test_shares_are_checked() -> None:
 
 def test_split_is_divide_of_near_duplicates() -> None:
     pictures = [picture(number // 2) for number in range(40)]
-    found = split(pictures, seed=5, labels=["a", "a", "b", "b"] * 10)
+    found = divide(near_duplicates(pictures), seed=5, labels=["a", "a", "b", "b"] * 10)
     assert found == divide([number // 2 for number in range(40)], seed=5, labels=["a", "a", "b", "b"] * 10)

@@ -75,10 +75,13 @@ def benchmark_scores(model: Path, tasks: Sequence[str], out: Path, *, device: st
 
 
 def mean_scores(runs: Sequence[Scores]) -> Scores:
-    """Return the mean of every score over the runs."""
+    """Return the mean over the runs of every score that all of them have."""
+    shared = {
+        task: [key for key in first if all(key in run.get(task, {}) for run in runs)] for task, first in runs[0].items()
+    }
     return {
         task: {metric: sum(run[task][metric] for run in runs) / len(runs) for metric in metrics}
-        for task, metrics in runs[0].items()
+        for task, metrics in shared.items()
     }
 
 

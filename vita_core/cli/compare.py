@@ -127,9 +127,14 @@ def _options(
     seeds: int, tokens: int | None, steps: int | None, tune: str | None, unequal: bool, lmms_eval: str | None
 ) -> Options:
     from vita_core.comparing.planned import Options
+    from vita_core.errors import ConfigError
 
     tasks = [] if lmms_eval is None else [task.strip() for task in lmms_eval.split(",")]
-    return Options(tuple(range(seeds)), tokens, steps, _rates(tune), unequal, tuple(task for task in tasks if task))
+    if not all(tasks):
+        raise ConfigError(
+            f"--lmms-eval: a task is empty: {lmms_eval!r}. Try: names with commas between them, such as mme,pope"
+        )
+    return Options(tuple(range(seeds)), tokens, steps, _rates(tune), unequal, tuple(tasks))
 
 
 def _rates(tune: str | None) -> tuple[float, ...]:
@@ -152,7 +157,7 @@ def _rates(tune: str | None) -> tuple[float, ...]:
 def _run(asked: Sequence[Asked], data: Path, out: Path, options: Options, *, dry_run: bool, json: bool) -> None:
     """Compare, and print the verdict; or only how long that would take."""
     if dry_run:
-        _estimate(asked, data, out, options, json=json)
+        _estimate(asked, data, options, json=json)
         return
     from vita_core.comparing.comparison import compare as run
 
@@ -193,7 +198,7 @@ def _print(found: dict[str, Any]) -> None:
     )
 
 
-def _estimate(asked: Sequence[Asked], data: Path, out: Path, options: Options, *, json: bool) -> None:
+def _estimate(asked: Sequence[Asked], data: Path, options: Options, *, json: bool) -> None:
     from dataclasses import asdict
 
     from vita_core.comparing.estimating import estimated

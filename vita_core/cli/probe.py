@@ -123,7 +123,11 @@ def _print_scores(found: dict[str, Any]) -> None:
         )
     columns = ["config", "tower", "layer", "tokens", "20 nearest", "linear", "RankMe", "sinks", "patch mAP"]
     common = found["data"]["most_frequent"]
-    print_table(f"On the test pictures; the most frequent label alone gives {common:.1%}", columns, rows)
+    print_table(
+        f"On the test pictures (RankMe, sinks and patch mAP: on all); the most frequent label alone gives {common:.1%}",
+        columns,
+        rows,
+    )
     if found["data"]["test"] < ENOUGH:
         enough = 10 * round(found["data"]["pictures"] * ENOUGH / found["data"]["test"] / 10)
         typer.echo(f"The test is small; about {enough} pictures would make the intervals ±10 points or narrower")
@@ -148,7 +152,9 @@ def _print_layers(told: dict[str, Any]) -> None:
             ]
         )
     columns = ["layer", "20 nearest", "linear", "RankMe", "sinks", "patch mAP", "linear, drawn"]
-    print_table(f"{told['config']}: every layer on the validation pictures", columns, rows)
+    print_table(
+        f"{told['config']}: every layer on the validation pictures (RankMe, sinks and patch mAP: on all)", columns, rows
+    )
     for layer, why in told["not_probed"].items():
         typer.echo(f"layer {layer} is not probed: {why}")
     own, chosen = told["configured"], told["chosen"]

@@ -21,21 +21,12 @@ from vita_core.planning.plan import make_plan
 from vita_core.planning.resolution import Resolved
 from vita_core.training.data import Sample
 
-__all__ = ["config_entry", "examples", "pairs", "rounded"]
+__all__ = ["config_entry", "examples", "pairs"]
 
 MEASURES = ("named", "loss")
 POINTS = 40
 """How many points a learning curve has at most."""
 EXAMPLES = 10
-
-
-def rounded(value: Any) -> Any:
-    """Return plain data with all floats rounded to 6 significant digits, so that a repetition gives the same bytes."""
-    if isinstance(value, Mapping):
-        return {key: rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(inner) for inner in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def config_entry(

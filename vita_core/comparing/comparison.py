@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.benchmarking.running import Scores, check_tasks, mean_scores
-from vita_core.comparing.assembling import config_entry, examples, pairs, rounded
+from vita_core.comparing.assembling import config_entry, examples, pairs
 from vita_core.comparing.dividing import Divided, divided, read_data
 from vita_core.comparing.page import write_page
 from vita_core.comparing.planned import Asked, Options, Planned, besides_tower, plan_configs
@@ -19,6 +19,7 @@ from vita_core.comparing.statistics import RESAMPLES, check_installed
 from vita_core.comparing.towers import likeness, open_towers, spread, time_towers, write_pictures
 from vita_core.comparing.verdict import notes, verdict
 from vita_core.errors import ConfigError
+from vita_core.probing.measures import rounded
 from vita_core.training import processes
 from vita_core.training.data import Sample, read_samples
 from vita_core.weights.files import write_text

@@ -16,7 +16,7 @@ from torch import Tensor
 from vita_core.comparing.planned import Planned
 from vita_core.models.pictures import prepare
 from vita_core.pixels.fused import Pixels, one_batch
-from vita_core.probing.measures import linear_cka
+from vita_core.probing.measures import cka_matrix
 from vita_core.towers.batches import Placed
 from vita_core.towers.colours import pca_colours
 from vita_core.towers.devices import pick_device
@@ -81,14 +81,10 @@ def likeness(towers: Sequence[Opened], samples: Sequence[Sample]) -> dict[str, A
     layers = {one.name: found for one in towers if (found := _layers(one, pictures)) is not None}
     return {
         "towers": [one.name for one in towers],
-        "matrix": _matrix(means),
+        "matrix": cka_matrix(means),
         "pictures": len(pictures),
         "layers": layers,
     }
-
-
-def _matrix(features: Sequence[Tensor]) -> list[list[float]]:
-    return [[linear_cka(first, second) for second in features] for first in features]
 
 
 @torch.inference_mode()
@@ -113,7 +109,7 @@ def _layers(one: Opened, pictures: Sequence[Image.Image]) -> dict[str, Any] | No
         for layer in layers:
             tokens = select_feature(states[layer], "patch", shape.prefix_tokens, shape.suffix_tokens)
             found[layer].append(tokens.float().mean(1).cpu())
-    return {"layers": layers, "matrix": _matrix([torch.cat(found[layer]) for layer in layers])}
+    return {"layers": layers, "matrix": cka_matrix([torch.cat(found[layer]) for layer in layers])}
 
 
 def time_towers(towers: Sequence[Opened], samples: Sequence[Sample]) -> dict[str, dict[str, float]]:

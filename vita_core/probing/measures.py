@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vita_core.errors import VitaError
 
-__all__ = ["SINK", "cka_matrix", "linear_cka", "rank_me", "sink_share"]
+__all__ = ["SINK", "cka_matrix", "linear_cka", "rank_me", "rounded", "sink_share"]
 
 SINK = 4.0
 """A token whose norm is over this many times the median counts as an attention sink."""
@@ -37,9 +38,9 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
 
 def cka_matrix(features: Sequence[Tensor]) -> list[list[float]]:
     """Return the linear CKA of each two features (n, c) of the same pictures."""
-    found = [[1.0] * len(features) for _ in features]
+    found = [[0.0] * len(features) for _ in features]
     for row, first in enumerate(features):
-        for column in range(row):
+        for column in range(row + 1):
             found[row][column] = found[column][row] = linear_cka(first, features[column])
     return found
 
@@ -77,3 +78,12 @@ def sink_share(norms: Tensor) -> float:
     """
     exact = norms.detach().to("cpu", torch.float64).reshape(-1)
     return float((exact > SINK * exact.median()).double().mean()) if len(exact) else 0.0
+
+
+def rounded(value: Any) -> Any:
+    """Return plain data with all floats rounded to 6 significant digits, so that a repetition gives the same bytes."""
+    if isinstance(value, Mapping):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

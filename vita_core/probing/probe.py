@@ -15,7 +15,7 @@ from vita_core.planning.towers import ResolvedTower
 from vita_core.planning.videos import refuse_stills
 from vita_core.probing.features import FeatureReader, Features, Timing
 from vita_core.probing.layers import TowerReader, single_layers
-from vita_core.probing.measures import cka_matrix, rank_me, sink_share
+from vita_core.probing.measures import cka_matrix, rank_me, rounded, sink_share
 from vita_core.probing.scores import NEIGHBOURS, logistic, nearest_neighbours, one_thread, patch_ranks, scikit_learn
 from vita_core.probing.task import Task, read_task
 
@@ -70,7 +70,7 @@ def probe(
         "pairs": _pairs(reported, task),
         "cka": {"configs": [*reported], "matrix": cka_matrix(pooled)},
     }
-    return {**_rounded(whole), "timings": {name: _rounded(vars(timing)) for name, timing in timings.items()}}
+    return {**rounded(whole), "timings": {name: rounded(vars(timing)) for name, timing in timings.items()}}
 
 
 # one config --------------------------------------------------------------------------------------------------------------
@@ -168,12 +168,3 @@ def _pairs(reported: Mapping[str, _Scored], task: Task) -> list[dict[str, Any]]:
                 found = {"a": first, "b": second, "measure": measure, "difference": float(np.mean(values))}
                 pairs.append({**found, "low": low, "high": high})
     return pairs
-
-
-def _rounded(value: Any) -> Any:
-    """Return plain data with its numbers to six significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, Mapping):
-        return {key: _rounded(one) for key, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list) else value

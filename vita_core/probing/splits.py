@@ -16,7 +16,7 @@ from vita_core.pixels.images import open_picture
 from vita_core.pixels.prefetching import prefetched
 from vita_core.training.data import PictureRef, picture_of
 
-__all__ = ["DISTANCE", "Picture", "Splits", "difference_hash", "divide", "grouped", "near_duplicates", "split"]
+__all__ = ["DISTANCE", "Picture", "Splits", "difference_hash", "divide", "grouped", "near_duplicates"]
 
 Picture = PictureRef | Path | Image.Image
 """What can be compared: a picture of a data set, a file, or an open picture."""
@@ -85,18 +85,6 @@ def grouped(hashes: Sequence[int], distance: int = DISTANCE) -> tuple[int, ...]:
             above[second] = first
     numbers: dict[int, int] = {}
     return tuple(numbers.setdefault(top(place), len(numbers)) for place in range(len(values)))
-
-
-def split(
-    pictures: Sequence[Picture],
-    *,
-    seed: int,
-    validation: float = 0.15,
-    test: float = 0.15,
-    labels: Sequence[str] | None = None,
-) -> Splits:
-    """Return the splits of pictures, as `divide` makes them from their near-duplicates."""
-    return divide(near_duplicates(pictures), seed=seed, validation=validation, test=test, labels=labels)
 
 
 def divide(

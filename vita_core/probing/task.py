@@ -54,7 +54,9 @@ def read_task(
     stated = [pixels for pixels in allowed if pixels is not None]
     data = read_labelled(path, origin=labels, limit=limit, seed=seed, max_pixels=min(stated, default=None))
     groups = grouped([item.hash for item in data.items])
-    different = Counter(label for label, _ in {(i.label, group) for i, group in zip(data.items, groups, strict=True)})
+    different = Counter(
+        label for label, _ in sorted({(i.label, group) for i, group in zip(data.items, groups, strict=True)})
+    )
     kept = {label for label, count in different.items() if count >= FEWEST}
     if len(kept) < 2:
         _refuse(path, data.origin, different)
