@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from small import write_config, write_data
 from vita_core import build_tower
 from vita_core.comparing.memory import peak_bytes, reset_peak
 from vita_core.comparing.planned import Asked, plan_configs
-from vita_core.comparing.towers import likeness, open_towers, time_towers, write_pictures
+from vita_core.comparing.towers import _opened, look, time_towers
 from vita_core.probing.measures import linear_cka
 from vita_core.training.data import read_samples
+from vita_plugins.clip.tower import ClipTower
 
 
 @pytest.fixture
@@ -34,9 +36,9 @@ def test_towers_of_every_kind_are_looked_at(data: Path, tmp_path: Path, tiny_llm
     asked = [Asked("clip", config), Asked("fused", str(fused)), Asked("cls", config, ("tower.select_feature=cls",))]
     samples = read_samples(data)
     with torch.random.fork_rng():
-        towers = open_towers(plan_configs(asked, unequal=True))
-        found = likeness(towers, samples)
-        drawn = write_pictures(towers, samples[:2], tmp_path / "page")
+        planned = plan_configs(asked, unequal=True)
+        found, drawn, failed = look(planned, samples, samples[:2], tmp_path / "page")
+    assert not failed
     assert (found["towers"], found["pictures"], [*found["layers"]]) == (["clip", "fused", "cls"], 18, ["clip", "cls"])
     one = build_tower({"weights": str(GOLDEN / "clip")})
     both = build_tower({"towers": [{"weights": str(GOLDEN / name)} for name in ("clip", "siglip")]})
@@ -54,8 +56,35 @@ def test_towers_of_every_kind_are_looked_at(data: Path, tmp_path: Path, tiny_llm
     with Image.open(tmp_path / "page" / drawn[0]["maps"]["clip"]) as shown:
         assert shown.size == (256, 256)
         assert len(shown.getcolors()) <= 16  # the grid is 4 x 4, whatever the comparison pools it to
-    times = time_towers(towers[:2], samples[:2])
+    times = time_towers(planned[:2], samples[:2])
     assert all(0 < times[name]["low"] <= times[name]["median"] <= times[name]["high"] for name in ("clip", "fused"))
+
+
+def test_a_tower_that_cannot_be_looked_at_loses_nothing_of_the_others(
+    data: Path, tmp_path: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [Asked(name, write_config(tmp_path / f"{name}.yaml", tiny_llm, tower=name)) for name in ("clip", "siglip")]
+    samples = read_samples(data)
+
+    def broken(*_: Any) -> Any:
+        raise MemoryError("too little")
+
+    monkeypatch.setattr(ClipTower, "encode", broken)
+    found, drawn, failed = look(plan_configs(asked), samples, samples[:2], tmp_path / "page")
+    assert failed == {"clip": "MemoryError: too little"}
+    assert (found["towers"], found["matrix"]) == (["siglip"], [[pytest.approx(1)]])
+    assert [sorted(row["maps"]) for row in drawn] == [["siglip"]] * 2
+
+
+def test_the_time_is_that_of_the_own_layers_and_reductions(tmp_path: Path, tiny_llm: Path) -> None:
+    config = write_config(tmp_path / "clip.yaml", tiny_llm)
+    asked = [
+        Asked(name, config, (f"tower.select_layer={layer}", "tower.pool=2")) for name, layer in (("a", 1), ("b", 3))
+    ]
+    short, long = (_opened(one) for one in plan_configs(asked, unequal=True))
+    counts = [sum(parameter.numel() for parameter in one.tower.parameters()) for one in (short, long)]
+    assert counts[0] < counts[1]
+    assert short.tower.ends_before is None
 
 
 def test_the_peak_is_that_of_the_part_that_is_measured() -> None:

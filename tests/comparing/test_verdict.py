@@ -10,7 +10,7 @@ import pytest
 
 from vita_core.comparing.assembling import pairs
 from vita_core.comparing.report import _section, report
-from vita_core.comparing.running import Finished, Run, _readable
+from vita_core.comparing.running import Finished, Run, readable
 from vita_core.comparing.statistics import estimate
 from vita_core.comparing.verdict import notes, verdict
 from vita_core.probing.measures import rounded
@@ -184,9 +184,9 @@ def test_every_table_marks_what_is_not_on_equal_terms() -> None:
 def test_floats_are_rounded_and_places_left_out() -> None:
     assert rounded({"a": [1 / 3, 3, "x", None, (1e-9,)]}) == {"a": [0.333333, 3, "x", None, [1e-9]]}
     assert (
-        _readable("cannot read /data/me/model.bin: damaged. Try: again") == "cannot read model.bin: damaged. Try: again"
+        readable("cannot read /data/me/model.bin: damaged. Try: again") == "cannot read model.bin: damaged. Try: again"
     )
-    assert _readable("see https://example.org/a/b and owner/name") == "see https://example.org/a/b and owner/name"
+    assert readable("see https://example.org/a/b and owner/name") == "see https://example.org/a/b and owner/name"
 
 
 def decided(named: dict[str, float], loss: dict[str, float], significant: set[tuple[str, str, str]]) -> str:

@@ -14,9 +14,9 @@ from vita_core.comparing.page import write_page
 from vita_core.comparing.planned import Asked, Options, Planned, besides_tower, plan_configs
 from vita_core.comparing.repeating import command
 from vita_core.comparing.report import write_report
-from vita_core.comparing.running import COMPARED, Finished, Runner, compared, rate_overrides
+from vita_core.comparing.running import COMPARED, Finished, Runner, compared, rate_overrides, readable
 from vita_core.comparing.statistics import RESAMPLES, check_installed
-from vita_core.comparing.towers import likeness, open_towers, spread, time_towers, write_pictures
+from vita_core.comparing.towers import look, spread, time_towers
 from vita_core.comparing.verdict import notes, verdict
 from vita_core.errors import ConfigError
 from vita_core.probing.measures import rounded
@@ -155,19 +155,26 @@ def _comparison(
 def _look(
     out: Path, planned: Sequence[Planned], scored: Scored, comparison: dict[str, Any], test: Sequence[Sample]
 ) -> dict[str, Any]:
-    """Add to the comparison what the towers themselves show, write the pictures of the page, and return the times."""
-    towers = open_towers(planned)
+    """Add to the comparison what the towers themselves show, write the pictures of the page, and return the times.
+
+    What cannot be shown or measured is a note: the scores are not lost for it.
+    """
     every = [*test, *(one for name in ("validation", "train") for one in read_samples(out / "data" / f"{name}.jsonl"))]
-    comparison["cka"] = likeness(towers, every) if towers else {"towers": [], "matrix": [], "pictures": 0, "layers": {}}
     shown = comparison["examples"]
-    drawn = write_pictures(towers, [test[row.pop("place")] for row in shown], out / "page")
+    comparison["cka"], drawn, failed = look(planned, every, [test[row.pop("place")] for row in shown], out / "page")
     comparison["examples"] = [{**row, **files} for row, files in zip(shown, drawn, strict=True)]
-    times, timings = time_towers(towers, test), {}
+    times: dict[str, Any] = {}
+    try:
+        times = time_towers(planned, test)
+    except Exception as error:  # such as too little memory for all towers at once
+        failed["the times of the towers"] = f"{type(error).__name__}: {error}"
+    comparison["notes"] += [f"{name} could not be looked at: {readable(reason)}" for name, reason in failed.items()]
+    timings = {}
     for name, runs in scored.items():
         seconds = [run.record["seconds"] for run in runs if run.record["seconds"] is not None]
         peaks = [run.record["peak_bytes"] for run in runs if run.record["peak_bytes"] is not None]
         timings[name] = {
-            "ms_per_picture": times[name],
+            "ms_per_picture": times.get(name),
             "peak_bytes": max(peaks, default=None),
             "training_seconds": spread(seconds) if seconds else None,
         }

@@ -15,7 +15,7 @@ from vita_core.comparing.dividing import Divided
 from vita_core.comparing.planned import Asked, Options, Planned, stepped
 from vita_core.comparing.running import Run, train_run
 from vita_core.comparing.scoring import Scorer
-from vita_core.comparing.towers import open_towers, time_towers
+from vita_core.comparing.towers import time_towers
 from vita_core.training.data import read_samples
 from vita_core.weights.files import write_text
 
@@ -63,7 +63,7 @@ def _measured(one: Planned, found: Divided, options: Options, out: Path) -> Esti
     steps = _steps(one, found)
     times = _step_times(run.folder / "metrics.jsonl", {"warm-start": config.warm_start_steps, **steps})
     test = read_samples(_cut(out, "test", SCORED))
-    encode = time_towers(open_towers([one]), test)[one.name]["median"] / 1000
+    encode = time_towers([one], test)[one.name]["median"] / 1000
     scorer = Scorer(run.folder, one.resolved, out / "cache")
     start = time.monotonic()
     scorer.rows(out / "data" / "test.cut.jsonl", range(SCORED))

@@ -174,7 +174,7 @@ def _cost(alive: Mapping[str, Any], names: Mapping[str, str], timings: Mapping[s
     rows = [head]
     for name, one in alive.items():
         time, sizes = timings[name], one["parameters"]
-        took = time["training_seconds"]
+        took, each = time["training_seconds"], time["ms_per_picture"]
         peak = time["peak_bytes"]
         rows.append(
             [
@@ -182,7 +182,7 @@ def _cost(alive: Mapping[str, Any], names: Mapping[str, str], timings: Mapping[s
                 f"{sizes['tower']:,}",
                 f"{sizes['projector'] + sizes['reduce']:,}",
                 f"{one['flops_per_picture'] / 1e9:,.2f}",
-                "{median:.1f} ({low:.1f} to {high:.1f})".format(**time["ms_per_picture"]),
+                "-" if each is None else "{median:.1f} ({low:.1f} to {high:.1f})".format(**each),
                 "-" if took is None else "{median:.0f} ({low:.0f} to {high:.0f})".format(**took),
                 "-" if peak is None else f"{peak / 1e9:.2f}",
             ]

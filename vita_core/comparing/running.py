@@ -32,7 +32,7 @@ from vita_core.training.running import run_stages
 from vita_core.training.train import train
 from vita_core.weights.files import write_text
 
-__all__ = ["COMPARED", "Finished", "Run", "Runner", "compared", "rate_overrides", "train_run"]
+__all__ = ["COMPARED", "Finished", "Run", "Runner", "compared", "rate_overrides", "readable", "train_run"]
 
 COMPARED = "compared.json"
 DONE = "run.json"
@@ -105,7 +105,7 @@ class Runner:
             return done
         except Exception as error:  # any error of a plugin, a library or the machine
             found = str(error) if isinstance(error, VitaError) else f"{type(error).__name__}: {error}"
-            self.failed[run.planned.name] = _readable(found)
+            self.failed[run.planned.name] = readable(found)
             write_text(run.folder / "error.txt", traceback.format_exc())
             tqdm.write(f"{run.planned.name} failed, seed {run.seed}: {found}", file=sys.stderr)
             return None
@@ -190,7 +190,7 @@ def train_run(run: Run, out: Path, overrides: Sequence[str] = ()) -> None:
     run_stages(run.planned.with_overrides(given), run.folder, strict=True)
 
 
-def _readable(message: str) -> str:
+def readable(message: str) -> str:
     """Return the first line of a message, with the names of files instead of their places on this machine."""
     first = next(iter(message.strip().splitlines()), "no message")
     return re.sub(r"(?<![\w.:/])/(?:[^\s/:]+/)+([^\s/:]+)", r"\1", first)
