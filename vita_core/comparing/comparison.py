@@ -126,8 +126,7 @@ def _comparison(
     options: Options,
 ) -> dict[str, Any]:
     entries = [config_entry(one, scored.get(one.name), failed.get(one.name), tunings[one.name]) for one in planned]
-    training = planned[0].resolved.config.training
-    steps = [training.steps] if training.stages is None else [stage.steps for stage in training.stages]
+    steps = {_steps(one) for one in planned}
     comparison: dict[str, Any] = {
         "format": 1,
         "unequal": [f"{one.name}: {reason}" for one in planned for reason in one.unequal],
@@ -138,7 +137,7 @@ def _comparison(
         "settings": {
             "seeds": list(options.seeds),
             "tokens": options.tokens,
-            "steps": options.steps or (sum(step or 0 for step in steps) or None),
+            "steps": steps.pop() if len(steps) == 1 else None,
             "tune": {"learning_rate": list(options.rates)} if options.rates else {},
             "resamples": RESAMPLES,
         },
@@ -150,6 +149,14 @@ def _comparison(
     if keys := besides_tower(planned):
         comparison["notes"].append(f"The configs differ in more than the tower: {', '.join(keys)}.")
     return comparison
+
+
+def _steps(one: Planned) -> int | None:
+    """Return the steps of a config, of all its stages, or None if a stage counts epochs."""
+    training = one.resolved.config.training
+    stages = [training] if training.stages is None else training.stages
+    steps = [stage.steps for stage in stages]
+    return None if None in steps else sum(step or 0 for step in steps)
 
 
 def _look(

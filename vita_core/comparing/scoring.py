@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from vita_core.models.pictures import Prepared
 from vita_core.planning.resolution import Resolved, resolve
 from vita_core.training.cache.frozen import FrozenTower
 from vita_core.training.cache.store import FeatureStore
-from vita_core.training.data import Sample, read_samples
+from vita_core.training.data import Sample, Turn, read_samples
 from vita_core.training.evaluate import named_and_shuffled
 from vita_core.training.joint import Joint, collate
 from vita_core.training.making import SampleMaker
@@ -32,13 +33,14 @@ BATCH = 16
 class Scorer:
     """Scores the model in a directory that a training wrote. `cache` keeps the tower's features of the pictures.
 
-    `planned` is what was trained: the loss is that of the prompt of its last stage.
+    `planned` is what was trained: the loss is that of the prompt of its last stage. Without stages, the captions were trained
+    on, which are the first answers, and are scored as such; with stages, a picture is asked its own first question if it has one.
     """
 
     def __init__(self, trained: Path, planned: Resolved, cache: Path) -> None:
         self.model = build(resolve(trained, [f"device={planned.config.device}"]))
         training, prompt = planned.config.training, self.model.settings.prompt
-        stages = training.stages or []
+        stages, self.captions = training.stages or [], training.stages is None
         if stages and stages[-1].prompt is not None:
             prompt = prompt.model_copy(update={"template": stages[-1].prompt})
         keeps = training.cache is not False and all(stage.train.tower == "frozen" for stage in stages)
@@ -61,7 +63,8 @@ class Scorer:
         for batch in _batches(samples, "test"):
             made = self._made(batch)
             losses += self._losses(made)
-            answers += self._answers(made)
+            own = [None if self.captions else sample.turns[0].question for sample in batch]
+            answers += self._answers(made, [question or self.model.settings.prompt.question for question in own])
         named, shuffled = named_and_shuffled(samples, answers)
         found = zip(samples, groups, losses, answers, named, shuffled, strict=True)
         keys = ("image", "group", "loss", "answer", "named", "shuffled")
@@ -73,6 +76,8 @@ class Scorer:
 
     def _made(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         """Return the tensors of samples, with the tower's features in place of the pixels."""
+        if self.captions:
+            samples = [replace(sample, turns=(Turn(None, sample.caption),)) for sample in samples]
         made = [self.make(sample) for sample in samples]
         flat = [visual for one in made for visual in one["pixels"]]
         features = iter(self.frozen.features(flat))
@@ -84,10 +89,10 @@ class Scorer:
         moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
         return [float(loss) for loss in self.joint.each(moved)]
 
-    def _answers(self, made: Sequence[dict[str, Any]]) -> list[str]:
-        pictures = [Prepared(one["pixels"][0], one["sizes"][0]) for one in made]
+    def _answers(self, made: Sequence[dict[str, Any]], questions: Sequence[str]) -> list[str]:
+        rows = [[Prepared(one["pixels"][0], one["sizes"][0])] for one in made]
         with _encoding_by(self.model, self.frozen):
-            return [answer.text for answer in self.model.ask_each(pictures)]
+            return [answer.text for answer in self.model.ask_rows(rows, questions)]
 
 
 @contextmanager

@@ -56,8 +56,8 @@ RESULTS = (
     Column("parameters", "of the tower; below it, of what is between tower and language model"),
     Column("GFLOPs", "operations for a picture"),
     Column("ms a picture", "the tower with its preprocessing: median, lowest and highest round"),
-    Column("peak memory", "while training"),
-    Column("training", "one run: median, shortest and longest"),
+    Column("peak memory", "of the whole process, while training"),
+    Column("training", "one run: median, shortest and longest; the first run of a tower also encodes the pictures"),
 )
 
 
