@@ -152,8 +152,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="vita-messages-")
 
+    made = VitaError.__init__
+
     def recorded(self: VitaError, *args: Any) -> None:
-        ValueError.__init__(self, *args)
+        made(self, *args)
         frame = sys._getframe(1)
         record(str(self), frame.f_code.co_filename, frame.f_lineno)
 

@@ -9,6 +9,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from vita_core.masking import masked
+
 __all__ = [
     "AssetError",
     "CheckpointError",
@@ -23,7 +25,13 @@ __all__ = [
 
 
 class VitaError(ValueError):
-    """A mistake that the user can correct. The CLI prints its message without a traceback and exits with code 2."""
+    """A mistake that the user can correct. The CLI prints its message without a traceback and exits with code 2.
+
+    Secrets in the message are masked (`vita_core.masking`).
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(one) if isinstance(one, str) else one for one in arguments))
 
 
 class ConfigError(VitaError):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vita_core.masking import masked
+
 if TYPE_CHECKING:
     from vita_core.testing import Check
 
@@ -121,7 +123,7 @@ class CheckItem(pytest.Item):
             return super().repr_failure(excinfo, style)
         cause = excinfo.value.__cause__
         told = str(excinfo.value)
-        return told if cause is None else told + "\n\n" + "".join(traceback.format_exception(cause))
+        return told if cause is None else masked(told + "\n\n" + "".join(traceback.format_exception(cause)))
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """Return the item's id, which pytest shows as its place."""

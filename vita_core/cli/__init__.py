@@ -13,6 +13,7 @@ import typer
 
 from vita_core.cli.commands import CommandGroup
 from vita_core.errors import PluginError, VitaError
+from vita_core.masking import masked, masked_logs
 
 __all__ = ["app", "main"]
 
@@ -63,12 +64,12 @@ def options(
 
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:
-    return f"warning: {message}\n"
+    return f"warning: {masked(str(message))}\n"
 
 
 def _report(message: str) -> None:
     """Print each line of an error message to stderr. Lines of YAML, which are indented, can be copied as they are."""
-    for line in message.splitlines():
+    for line in masked(message).splitlines():
         typer.echo(line if line.startswith("  ") else f"error: {line}", err=True)
 
 
@@ -83,6 +84,7 @@ def _drop_output() -> None:
 def main() -> None:
     """Run the command line. An error that the user can correct is printed to stderr, and the exit code is 2."""
     warnings.formatwarning = _one_line
+    masked_logs()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid UTF-8
     try:

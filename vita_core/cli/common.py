@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vita_core.masking import masked
+
 if TYPE_CHECKING:
     from vita_core.models.model import VisionLanguageModel
     from vita_core.planning.resolution import Resolved
@@ -134,7 +136,7 @@ def resumable(*, kept: bool = True) -> Iterator[None]:
         from vita_core.training.processes import count, first
 
         launched = ["torchrun", "--nproc-per-node", str(count()), "-m", "vita_core.training"]
-        again = shlex.join([*(["vita"] if count() == 1 else launched), *sys.argv[1:]])
+        again = shlex.join([*(["vita"] if count() == 1 else launched), *map(masked, sys.argv[1:])])
         advice = f" What is done so far is kept. To go on, run the same command again: {again}" if kept else ""
         if first():
             typer.echo(f"stopped.{advice}", err=True)

@@ -19,6 +19,7 @@ from vita_core.comparing.statistics import RESAMPLES, check_installed
 from vita_core.comparing.towers import look, spread, time_towers
 from vita_core.comparing.verdict import notes, verdict
 from vita_core.errors import ConfigError
+from vita_core.masking import masked
 from vita_core.probing.measures import rounded
 from vita_core.training import processes
 from vita_core.training.data import Sample, read_samples
@@ -175,7 +176,9 @@ def _look(
         times = time_towers(planned, test)
     except Exception as error:  # such as too little memory for all towers at once
         failed["the times of the towers"] = f"{type(error).__name__}: {error}"
-    comparison["notes"] += [f"{name} could not be looked at: {readable(reason)}" for name, reason in failed.items()]
+    comparison["notes"] += [
+        f"{name} could not be looked at: {readable(masked(reason))}" for name, reason in failed.items()
+    ]
     timings = {}
     for name, runs in scored.items():
         seconds = [run.record["seconds"] for run in runs if run.record["seconds"] is not None]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.comparing.planned import Asked, Options
+from vita_core.masking import masked
 
 __all__ = ["command", "portable"]
 
@@ -40,9 +41,9 @@ def _files(asked: Sequence[Asked]) -> list[str]:
 
 
 def portable(value: Any) -> Any:
-    """Return plain data in which absolute paths are only the names of their files."""
+    """Return plain data in which absolute paths are only the names of their files, and secrets are masked."""
     if isinstance(value, Mapping):
         return {key: portable(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [portable(inner) for inner in value]
-    return DIRECTORIES.sub("", value) if isinstance(value, str) else value
+    return DIRECTORIES.sub("", masked(value)) if isinstance(value, str) else value

@@ -25,6 +25,7 @@ from vita_core.comparing.memory import peak_bytes, reset_peak
 from vita_core.comparing.planned import Planned
 from vita_core.comparing.scoring import Scorer
 from vita_core.errors import ConfigError, VitaError
+from vita_core.masking import masked
 from vita_core.planning.resolution import Resolved
 from vita_core.training.data import read_samples
 from vita_core.training.reporting import DivergedError
@@ -105,9 +106,9 @@ class Runner:
             return done
         except Exception as error:  # any error of a plugin, a library or the machine
             found = str(error) if isinstance(error, VitaError) else f"{type(error).__name__}: {error}"
-            self.failed[run.planned.name] = readable(found)
-            write_text(run.folder / "error.txt", traceback.format_exc())
-            tqdm.write(f"{run.planned.name} failed, seed {run.seed}: {found}", file=sys.stderr)
+            self.failed[run.planned.name] = readable(masked(found))
+            write_text(run.folder / "error.txt", masked(traceback.format_exc()))
+            tqdm.write(f"{run.planned.name} failed, seed {run.seed}: {masked(found)}", file=sys.stderr)
             return None
         finally:
             gc.collect()

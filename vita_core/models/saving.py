@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vita_core.adapters import merged
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.llm import LanguageModel
+from vita_core.masking import masked_data
 from vita_core.models.provenance import made_by, sources
 from vita_core.models.saving_towers import REDUCTIONS
 from vita_core.models.writing import write_model
@@ -113,7 +114,9 @@ def _write(
     }
     written = sorted(made.rglob("*.safetensors"))
     record["files"] = {path.relative_to(made).as_posix(): sha256(path) for path in written}
-    (made / "provenance.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+    (made / "provenance.json").write_text(
+        json.dumps(masked_data(record), indent=2, ensure_ascii=False), encoding="utf-8"
+    )
 
 
 def saved_from(directory: Path, moved: Path | None = None) -> Path:

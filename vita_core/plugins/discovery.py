@@ -19,6 +19,7 @@ from typing import Any, Literal
 import pluggy
 
 from vita_core.errors import PluginError, nearest, split_advice
+from vita_core.masking import masked
 from vita_core.plugins import hookspecs
 from vita_core.plugins.hookspecs import PROJECT, VITA_API
 from vita_core.plugins.installed import EntryPoint, Owner, Unreadable, installed
@@ -215,7 +216,7 @@ def describe(error: BaseException) -> str:
     """Return one line: the error's type and the first line of its message, without its advice (``Try:``)."""
     text = str(error).strip().splitlines()
     first = split_advice(text[0])[0] if text else ""
-    return first if isinstance(error, PluginError) else f"{type(error).__name__}: {first}".rstrip(": ")
+    return first if isinstance(error, PluginError) else masked(f"{type(error).__name__}: {first}".rstrip(": "))
 
 
 def remedy(error: BaseException, owner: Owner, module: str) -> str:

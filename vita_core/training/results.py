@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import nn
 
+from vita_core.masking import masked_data
 from vita_core.models.model import VisionLanguageModel
 from vita_core.models.provenance import learning, made_by
 from vita_core.models.saving_towers import write_reductions
@@ -104,4 +105,4 @@ def write_results(
         "scores": scores,
         **sources,
     }
-    write_text(out / "provenance.json", json.dumps(record, indent=2, ensure_ascii=False))
+    write_text(out / "provenance.json", json.dumps(masked_data(record), indent=2, ensure_ascii=False))

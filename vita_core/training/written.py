@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vita_core.config.training import PARTS
+from vita_core.masking import masked_data
 from vita_core.models.model import VisionLanguageModel
 from vita_core.models.provenance import made_by, sources
 from vita_core.models.writing import write_model
@@ -60,7 +61,7 @@ def write_trained(
         "sources": sources(model.resolved),
         "tensors_sha256": {file.relative_to(made).as_posix(): tensors_sha256(file) for file in files},
     }
-    write_text(made / "provenance.json", json.dumps(record, indent=2, ensure_ascii=False))
+    write_text(made / "provenance.json", json.dumps(masked_data(record), indent=2, ensure_ascii=False))
     (out / "config.yaml").unlink(missing_ok=True)  # of an earlier stage: it must not open half of this result
     for entry in sorted(made.iterdir(), key=lambda entry: entry.name == "config.yaml"):
         target = out / entry.name
