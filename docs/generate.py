@@ -19,6 +19,7 @@ from rooms import Room, rooms, table, without_torch
 
 from vita_core.cli import app
 from vita_core.cli.commands import BUILTIN
+from vita_core.cli.exits import MEANINGS
 from vita_core.config import schema
 from vita_core.plugins import hookspecs
 from vita_core.plugins.discovery import HOOKS
@@ -62,6 +63,11 @@ def commands() -> list[str]:
                 *parameters(command),
             ]
     return lines
+
+
+def exit_codes() -> list[str]:
+    lines = ["## Exit codes", "", "All commands have the same ones.", "", "| code | meaning |", "| --- | --- |"]
+    return [*lines, *(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items())]
 
 
 def parameters(command: Any) -> list[str]:
@@ -157,7 +163,9 @@ def keys() -> list[str]:
 
 def reference() -> str:
     head = ["# Reference", "", "`make docs` writes this page from the code. A test fails if they differ.", ""]
-    return "\n".join([*head, *commands(), "", *specs(), "", *hooks(), "", *checks(), "", *keys(), ""])
+    return "\n".join(
+        [*head, *commands(), "", *exit_codes(), "", *specs(), "", *hooks(), "", *checks(), "", *keys(), ""]
+    )
 
 
 def architecture(found: list[Room]) -> str:

@@ -55,6 +55,6 @@ def _child(arguments: list[str], environment: dict[str, str], folder: Path, stdo
         io.BufferedWriter(io.FileIO(2, "w")), encoding="utf-8", errors="backslashreplace", write_through=True
     )
     sys.argv = ["vita", *arguments]
-    from vita_core.cli import main
+    from vita_core.__main__ import main
 
     main()

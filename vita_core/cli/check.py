@@ -17,6 +17,7 @@ from vita_core.cli.common import (
     print_json,
     print_table,
 )
+from vita_core.cli.exits import FAILURES
 
 if TYPE_CHECKING:
     from vita_core.testing import Result
@@ -41,7 +42,7 @@ def check(
 ) -> None:
     """Run the conformance tests, which check that a tower, a reduction or a projector keeps every contract.
 
-    With the name of a reduction or a projector, `--set` changes its options. The exit code is 1 if a test fails.
+    With the name of a reduction or a projector, `--set` changes its options. The exit code is 3 if a test fails.
     """
     from vita_core.planning.described import named_tower
     from vita_core.planning.named import check_named, kind_of
@@ -63,7 +64,7 @@ def check(
 
 
 def report(tested: Mapping[str, Any], results: Sequence[Result], *, json: bool) -> None:
-    """Print the results for what was `tested`. Raises typer.Exit with 1 if one failed."""
+    """Print the results for what was `tested`. Raises typer.Exit with 3 if one failed."""
     failed = [result for result in results if result.outcome == "failed"]
     if json:
         rows = [
@@ -82,4 +83,4 @@ def report(tested: Mapping[str, Any], results: Sequence[Result], *, json: bool) 
         counts = Counter(result.outcome for result in results)
         typer.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURES)

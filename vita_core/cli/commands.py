@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from vita_core import interrupts
+from vita_core.cli.exits import NO_READER
 from vita_core.errors import PluginError
 from vita_core.plugins.installed import EntryPoint, installed
 
-__all__ = ["COMMANDS_GROUP", "CommandGroup"]
+__all__ = ["COMMANDS_GROUP", "CommandGroup", "drop_output"]
 
 COMMANDS_GROUP = "vita.commands"
 BUILTIN = {
@@ -45,8 +49,24 @@ BUILTIN = {
 """Name -> ``"module:function"`` in this package, and the line in ``vita --help``, which imports none of the modules."""
 
 
+def drop_output() -> None:
+    """Discard the buffered output. Python would try to write it again at exit, and then exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class CommandGroup(TyperGroup):
     """The built-in commands, then those of plugins. A plugin cannot replace a built-in command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. If nobody reads its output any more, exit with `NO_READER`."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            drop_output()
+            raise typer.Exit(NO_READER) from None
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands. Imports no command and no plugin."""
@@ -123,6 +143,7 @@ def _opened(name: str, points: list[EntryPoint]) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit() and the like at import are not Exceptions
+        interrupts.raise_if_asked()
         raise PluginError(
             f"command {name!r}, {who}: {describe(error)}. Try: {remedy(error, owner, point.value)}"
         ) from error

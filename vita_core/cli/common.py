@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vita_core import interrupts
 from vita_core.masking import masked
 
 if TYPE_CHECKING:
@@ -122,22 +123,17 @@ def quiet_transformers() -> None:
 
 @contextlib.contextmanager
 def resumable(*, kept: bool = True) -> Iterator[None]:
-    """Keep transformers' bars away, and what a training prints out of stdout. Ctrl-C ends with 130.
+    """Keep transformers' bars away, and what a training prints out of stdout.
 
-    If what was done is `kept`, it says how to go on.
+    If what was done is `kept`, the line at the end of an interrupted command says how to go on.
     """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    except KeyboardInterrupt:
-        from vita_core.training.processes import count, first
+    from vita_core.training.processes import count
 
-        launched = ["torchrun", "--nproc-per-node", str(count()), "-m", "vita_core.training"]
-        again = shlex.join([*(["vita"] if count() == 1 else launched), *map(masked, sys.argv[1:])])
-        advice = f" What is done so far is kept. To go on, run the same command again: {again}" if kept else ""
-        if first():
-            typer.echo(f"stopped.{advice}", err=True)
-        raise typer.Exit(130) from None
+    launched = ["torchrun", "--nproc-per-node", str(count()), "-m", "vita_core.training"]
+    again = shlex.join([*(["vita"] if count() == 1 else launched), *map(masked, sys.argv[1:])])
+    advice = f" What is done so far is kept. To go on, run the same command again: {again}" if kept else ""
+    with interrupts.said_at_end(f"stopped.{advice}"), contextlib.redirect_stdout(sys.stderr):
+        yield

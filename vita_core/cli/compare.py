@@ -19,12 +19,10 @@ from vita_core.cli.common import (
     print_table,
     resumable,
 )
+from vita_core.cli.exits import FAILURES
 
 if TYPE_CHECKING:
     from vita_core.comparing.planned import Asked, Options
-
-FAILED = 3
-"""The exit code if a config failed, and the others were compared."""
 
 DataOption = Annotated[
     Path,
@@ -173,7 +171,7 @@ def _run(asked: Sequence[Asked], data: Path, out: Path, options: Options, *, dry
         _print(found)
         typer.echo(f"wrote {out}/comparison.html, comparison.md, comparison.json and timings.json")
     if failed:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(FAILURES)
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vita_core.cli.common import CONFIG_HELP, JsonOption, SetOption, print_json
+from vita_core.cli.exits import FAILURES
 from vita_core.cli.samples import print_report, print_sample, token_rows
 
 if TYPE_CHECKING:
     from vita_core.planning.resolution import Resolved
     from vita_core.training.counting import TokenCounter
     from vita_core.training.data import Source
-
-REJECTED = 3
-"""The exit code if samples are rejected."""
 
 app = typer.Typer(
     help="Check a data set before a training, and show what a model is trained on.",
@@ -88,7 +86,7 @@ def check(
     else:
         print_report(report, len(source), counted=counter is not None)
     if report.rejected:
-        raise typer.Exit(REJECTED)
+        raise typer.Exit(FAILURES)
 
 
 @app.command()
@@ -124,7 +122,7 @@ def show(
     except SampleError as error:
         told = error if error.where else error.at(sample.where)
         typer.echo(f"rejected: {told}", err=True)
-        raise typer.Exit(REJECTED) from None
+        raise typer.Exit(FAILURES) from None
     shown: dict[str, Any] = {
         "where": sample.where,
         "pictures": [{"name": ref.name, "size": size} for ref, size in zip(sample.pictures, sizes, strict=True)],

@@ -17,6 +17,7 @@ from vita_core.cli.asking import (
     ask,
 )
 from vita_core.cli.common import CONFIG_HELP, DeviceOption, JsonOption, SetOption, overridden, print_json
+from vita_core.cli.exits import FAILURES
 from vita_core.cli.videos import MaxFramesOption
 from vita_core.models.videos import UNTILED
 
@@ -111,7 +112,7 @@ def _wrong_pictures(options: Mapping[str, object], jsonl: Path | None) -> str | 
 
 
 def _finish(counts: dict[str, int], jsonl: Path, json: bool) -> None:
-    """Print the numbers of answers and errors. Exit with 1 if there was an error."""
+    """Print the numbers of answers and errors. Exit with 3 if there was an error."""
     if json:
         print_json({"out": str(jsonl), **counts})
     else:
@@ -119,4 +120,4 @@ def _finish(counts: dict[str, int], jsonl: Path, json: bool) -> None:
             f"{jsonl}: {counts['answered']} answered, {counts['skipped']} skipped, {counts['errors']} with an error"
         )
     if counts["errors"]:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURES)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import pluggy
 
+from vita_core import interrupts
 from vita_core.errors import PluginError, nearest, split_advice
 from vita_core.masking import masked
 from vita_core.plugins import hookspecs
@@ -142,6 +143,7 @@ def load_plugin(owner: Owner, module: str, load: Callable[[], Any]) -> Plugin:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit(), a Rust panic and a pytest outcome are not an Exception
+        interrupts.raise_if_asked()
         return Plugin(owner, module, "failed", describe(error), remedy(error, owner, module))
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from vita_core import interrupts
 from vita_core.errors import PluginError, nearest
 from vita_core.plugins import builtin
 from vita_core.plugins.choosing import MORE, Choice, Registered, Spec, choose
@@ -157,6 +158,7 @@ def import_object(path: str, *, requires: str | None, owner: Owner) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit() and the like, as in load_plugin
+        interrupts.raise_if_asked()
         missing = isinstance(error, ImportError) and requires
         advice = f"`pip install {requires!r}`" if missing else remedy(error, owner, module)
         raise PluginError(

@@ -1,9 +1,8 @@
-"""Ctrl-C, which saves a checkpoint at the end of the step."""
+"""Ctrl-C and SIGTERM, which save a checkpoint at the end of the step."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,33 +10,30 @@ from typing import Any
 import torch.distributed as dist
 from transformers import TrainerCallback
 
+from vita_core import interrupts
+
 __all__ = ["StopOnInterrupt"]
 
 
 class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Saves a checkpoint and stops at the end of a step in which the user pressed Ctrl-C. The next Ctrl-C stops at once."""
+    """Saves a checkpoint and stops at the end of a step in which a signal came. The next one stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Take Ctrl-C while the block runs, then raise KeyboardInterrupt if there was one."""
+        """Take Ctrl-C, in a command SIGTERM too, while the block runs, then raise KeyboardInterrupt if there was one."""
         shared = dist.is_available() and dist.is_initialized()  # its processes would stop at different steps
         if shared or threading.current_thread() is not threading.main_thread():  # only this one may set handlers
             yield
             return
-        before = signal.getsignal(signal.SIGINT)
 
-        def ask(*_: Any) -> None:
+        def ask() -> None:
             self.asked = True
-            signal.signal(signal.SIGINT, before)
 
-        signal.signal(signal.SIGINT, ask)
-        try:
+        with interrupts.listening(ask):
             yield
-        finally:
-            signal.signal(signal.SIGINT, before)
         if self.asked:
             raise KeyboardInterrupt
 
