@@ -1,6 +1,7 @@
-"""Write what comes from the code: reference.md, the picture and table of packages in architecture.md, the tables of combine.md.
+"""Write what comes from the code: reference.md, the table of reliability.md, the packages in architecture.md, combine.md.
 
-With ``--check``, write nothing; exit with an error if a page differs from the code.
+With ``--check``, write nothing; exit with an error if a page differs from the code. Of reliability.md, whose rows take a
+collection of tests, the tests check that it is up to date.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import typer
 from combining import combine
 from docstrings import field_items
 from drawing import draw
+from matrix import replaced
+from reliability import collected
 from rooms import Room, rooms, table, without_torch
 
 from vita_core.cli import app
@@ -186,6 +189,8 @@ def main() -> None:
         "architecture.md": architecture(found),
         "combine.md": combine(),
     }
+    if "--check" not in sys.argv:
+        texts["reliability.md"] = replaced((HERE / "reliability.md").read_text(encoding="utf-8"), collected())
     for name, text in texts.items():
         file = HERE / name
         if "--check" not in sys.argv:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported: here, and before a command is forked
 
-pytest_plugins = ["browsers", "messages"]
+pytest_plugins = ["browsers", "messages", "reliability"]
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 REPOSITORY = Path(__file__).parent.parent
 WORDS = [

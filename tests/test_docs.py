@@ -232,3 +232,17 @@ def test_every_error_message_shown_has_its_form() -> None:
     lines = [line for block in blocks("text") for line in block.text.splitlines() if "Try: " in line]
     assert lines
     assert not [problem for line in lines for problem in problems(line)]
+
+
+def test_the_page_of_reliability_has_every_row() -> None:
+    """`tests/test_reliability.py` also compares the numbers of cases, in a run of all tests."""
+    page = (REPOSITORY / "docs" / "reliability.md").read_text()
+    for file in (REPOSITORY / "tests").rglob("test_*.py"):
+        marks = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+        for call in (node for node in marks if ast.unparse(node.func) == "pytest.mark.reliability"):
+            texts = {keyword.arg: getattr(keyword.value, "value", None) for keyword in call.keywords}
+            if None in texts:  # a test of the mark itself
+                continue
+            row = f"| {texts['door']} | {texts['fault']} | {texts['expected']} | "
+            assert row in page, "Try: `make docs`"
+            assert f"`{file.relative_to(REPOSITORY / 'tests')}`" in page.partition(row)[2].partition("\n")[0], file
