@@ -6,7 +6,7 @@ LMMS_EVAL := .compat/lmms-eval
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo quick test test-extras compat lmms-eval chromium lint docs site bench clean
+.PHONY: demo quick test test-extras compat lmms-eval chromium lint docs notebooks site bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt .ci/install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vita-core needs Python 3.11 or newer; run: make PYTHON=python3.11")'
@@ -59,6 +59,10 @@ compat: $(VENV)/.installed  # the tests with the oldest and with the newest vers
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
+
+notebooks: $(VENV)/.extras  # runs the notebooks of examples/ and saves what they print
+	$(BIN)/vita assets
+	OMP_NUM_THREADS=1 $(BIN)/python tools/notebooks.py
 
 site: $(VENV)/.installed  # writes the pages of docs/ as a website to site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
