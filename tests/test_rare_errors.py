@@ -36,10 +36,10 @@ from vita_core.planning.resolution import resolve
 from vita_core.towers import features
 from vita_core.towers.devices import pick_device
 from vita_core.training.parts import roots
+from vita_core.untrusted.jsonfiles import read_object
+from vita_core.untrusted.tensorfiles import tensor_keys
 from vita_core.weights.assets import find_asset
-from vita_core.weights.jsonfiles import read_json
 from vita_core.weights.sources import locate
-from vita_core.weights.tensorfiles import tensor_keys
 
 HF = {"model_type": "llava", "vision_config": {"model_type": "clip"}}
 ANYRES = {"image_aspect_ratio": "anyres"}
@@ -108,11 +108,11 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no asset": (lambda _: find_asset("smollm"), "unknown asset"),
     "no tower": (lambda _: named_tower("clib"), "unknown tower: 'clib'. Did you mean 'clip'"),
     "no JSON": (
-        lambda folder: read_json(Path(saved(folder, b"{,")) / "config.json"),
+        lambda folder: read_object(Path(saved(folder, b"{,")) / "config.json"),
         r"config\.json:1:2: not valid JSON",
     ),
-    "no object": (lambda folder: read_json(Path(saved(folder, b"[]")) / "config.json"), "not a JSON object"),
-    "no file": (read_json, "cannot read"),
+    "no object": (lambda folder: read_object(Path(saved(folder, b"[]")) / "config.json"), "not a JSON object"),
+    "no file": (read_object, "cannot read"),
     "no dictionary": (
         lambda folder: list(tensor_keys([pickled(folder, [torch.zeros(1)])])),
         "is not a dictionary of tensors",

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vita_core.errors import CheckpointError
 from vita_core.layouts.parts import Part, unwrapped
+from vita_core.untrusted.tensorfiles import open_pickle, open_safetensors, reading, tensor_shapes
 from vita_core.weights.keyrules import KeyRules
-from vita_core.weights.tensorfiles import open_pickle, reading, tensor_shapes
 
 __all__ = [
     "KeyRules",
@@ -101,7 +100,7 @@ def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Callable[[], Tens
                 for key, value in open_pickle(path).items():
                     yield key, lambda value=value: value  # type: ignore[misc]  # a default cannot be typed
                 continue
-            with safe_open(path, framework="pt") as handle:
+            with open_safetensors(path, "pt") as handle:
                 for key in handle.keys():  # noqa: SIM118  # the handle is not a mapping
                     yield key, lambda key=key: handle.get_tensor(key)  # type: ignore[misc]  # as above
 

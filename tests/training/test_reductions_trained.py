@@ -21,7 +21,7 @@ from vita_core.errors import ConfigError
 from vita_core.training.align import Alignment
 from vita_core.training.data import read_samples
 from vita_core.training.train import train
-from vita_core.weights.tensorfiles import tensors_sha256
+from vita_core.untrusted.tensorfiles import tensors_sha256
 
 pytestmark = pytest.mark.usefixtures("queries_registered")
 STEPS = {

@@ -19,7 +19,7 @@ from vita_core.training.data import read_samples
 from vita_core.training.evaluate import evaluate, names_it
 from vita_core.training.feature_cache import FeatureCache
 from vita_core.training.train import train
-from vita_core.weights.tensorfiles import tensors_sha256
+from vita_core.untrusted.tensorfiles import tensors_sha256
 
 QUICK = [
     "training={steps: 4, batch_size: 4, warm_start_steps: 2, warm_start_batch: 4, variants: 1, held_out: 0.25, "

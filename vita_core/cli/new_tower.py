@@ -11,8 +11,8 @@ import typer
 from vita_core.cli.common import JsonOption
 from vita_core.cli.scaffolding import name_argument, names, template, write_plugin
 from vita_core.config.configfiles import overridden
-from vita_core.config.yamlfile import Document, Mark
 from vita_core.errors import VitaError
+from vita_core.untrusted.yamlfiles import Document, Mark
 
 __all__ = ["new_tower"]
 

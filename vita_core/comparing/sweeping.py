@@ -9,8 +9,8 @@ from itertools import product
 from typing import Any
 
 from vita_core.comparing.planned import Asked
-from vita_core.config.yamlfile import parse_value
 from vita_core.errors import ConfigError
+from vita_core.untrusted.yamlfiles import parse_value
 
 __all__ = ["swept"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.config.data import expand_data, expand_path
-from vita_core.config.yamlfile import Document, Key, Mark, parse_value, read_yaml
 from vita_core.errors import ConfigError, nearest
+from vita_core.untrusted.yamlfiles import Document, Key, Mark, parse_value, read_yaml
 from vita_core.weights.sources import expand
 
 __all__ = ["config_file", "overridden", "read_config", "shipped_configs"]

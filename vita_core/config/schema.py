@@ -18,7 +18,7 @@ from vita_core.config.prompts import GenerationConfig, PromptConfig
 from vita_core.config.reductions import ReductionConfig
 from vita_core.config.training import TrainingConfig
 from vita_core.config.validation import Section, validate
-from vita_core.config.yamlfile import Document, Mark
+from vita_core.untrusted.yamlfiles import Document, Mark
 
 __all__ = [
     "AnyresConfig",

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import pydantic
 
-from vita_core.config.yamlfile import Key, Mark
 from vita_core.errors import ConfigError, nearest, split_advice
+from vita_core.untrusted.yamlfiles import Key, Mark
 
 __all__ = ["Section", "validate"]
 

@@ -8,8 +8,8 @@ from typing import Any
 from vita_core.config.schema import LLMConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.planning.language import LanguagePart, ResolvedLLM
+from vita_core.untrusted.jsonfiles import read_object
 from vita_core.weights.assets import ASSET_PREFIX
-from vita_core.weights.jsonfiles import read_json
 from vita_core.weights.sources import Source, is_path, locate
 
 __all__ = ["checked_source", "hub_options", "open_tokenizer", "part_tokenizer", "place"]
@@ -83,7 +83,7 @@ def part_tokenizer(part: LanguagePart) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(part.directory, config=decoder, local_files_only=True)
     older = part.directory / "chat_template.json"  # of the processor, which goes before the tokenizer's
     if older.is_file():
-        tokenizer.chat_template = read_json(older).get("chat_template", tokenizer.chat_template)
+        tokenizer.chat_template = read_object(older).get("chat_template", tokenizer.chat_template)
     return tokenizer
 
 

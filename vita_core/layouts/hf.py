@@ -6,7 +6,7 @@ from typing import Any
 
 from vita_core.errors import CheckpointError
 from vita_core.layouts.layout import OldConfig, Rule
-from vita_core.weights.jsonfiles import read_json
+from vita_core.untrusted.jsonfiles import read_object
 from vita_core.weights.sources import Source
 
 __all__ = [
@@ -96,7 +96,7 @@ def processor_text(own: Source, key: str, usual: str) -> str:
     """Return a text that ``processor_config.json`` states, or the `usual` one."""
     assert own.path is not None
     file = own.path / "processor_config.json"
-    return str((read_json(file) if file.is_file() else {}).get(key, usual))
+    return str((read_object(file) if file.is_file() else {}).get(key, usual))
 
 
 def chat_template(own: Source) -> bool:
@@ -105,4 +105,4 @@ def chat_template(own: Source) -> bool:
     if any((own.path / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
     tokenizer = own.path / "tokenizer_config.json"
-    return tokenizer.is_file() and "chat_template" in read_json(tokenizer)
+    return tokenizer.is_file() and "chat_template" in read_object(tokenizer)

@@ -7,7 +7,7 @@ from typing import Any
 from vita_core.errors import CheckpointError
 from vita_core.layouts.hf import BASE_RULES, check_projector, normed_projector, text_config, vision_source
 from vita_core.layouts.layout import Layout, OldConfig, dtype_of
-from vita_core.weights.jsonfiles import read_json
+from vita_core.untrusted.jsonfiles import read_object
 from vita_core.weights.sources import Source
 
 __all__ = ["LAYOUT"]
@@ -45,7 +45,7 @@ def file_sections(own: Source) -> dict[str, dict[str, Any]]:
     """Return the tiles of the image processor, and the tokens before and after those of a picture."""
     assert own.path is not None
     processor, tokenizer = own.preprocessor or {}, own.path / "tokenizer_config.json"
-    stated = read_json(tokenizer) if tokenizer.is_file() else {}
+    stated = read_object(tokenizer) if tokenizer.is_file() else {}
     names = {**stated, **(stated.get("extra_special_tokens") or {})}
     begin, end = names.get("start_image_token", "<img>"), names.get("end_image_token", "</img>")
     tiles = {"min": processor.get("min_patches", 1), "max": processor.get("max_patches", 12), "thumbnail": True}

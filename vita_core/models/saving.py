@@ -20,8 +20,8 @@ from vita_core.models.saving_towers import REDUCTIONS
 from vita_core.models.writing import write_model
 from vita_core.planning.resolution import Resolved
 from vita_core.towers.tower import BaseVisionTower
+from vita_core.untrusted.jsonfiles import read_object
 from vita_core.weights.files import sha256
-from vita_core.weights.jsonfiles import read_json
 
 __all__ = ["is_saved", "save_model", "saved_from"]
 
@@ -81,7 +81,7 @@ def save_model(
 def is_saved(directory: Path) -> bool:
     """Return whether `save_model` wrote `directory`."""
     record = directory / "provenance.json"
-    return record.is_file() and read_json(record).get("format") == FORMAT
+    return record.is_file() and read_object(record).get("format") == FORMAT
 
 
 def _check_target(directory: Path) -> None:
@@ -125,7 +125,7 @@ def saved_from(directory: Path, moved: Path | None = None) -> Path:
     `moved` is its directory if it was moved. Raises CheckpointError if there was no such checkpoint, if its directory does
     not exist, or if its files have changed.
     """
-    record = read_json(directory / "provenance.json").get("sources", {}).get("checkpoint")
+    record = read_object(directory / "provenance.json").get("sources", {}).get("checkpoint")
     if record is None:
         raise CheckpointError(
             f"{directory} was not saved from a VITA or LLaVA checkpoint, so there is no layout to export it to. "

@@ -17,9 +17,9 @@ from vita_core.planning.language import LanguagePart
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.registry import registry
 from vita_core.plugins.specs import WEIGHT_FILES
-from vita_core.weights.jsonfiles import read_json
+from vita_core.untrusted.jsonfiles import read_object
+from vita_core.untrusted.tensorfiles import tensor_keys
 from vita_core.weights.sources import Source, locate
-from vita_core.weights.tensorfiles import tensor_keys
 
 __all__ = [
     "Checkpoint",
@@ -210,7 +210,7 @@ def _adapter(own: Source, base: Source | None) -> Path | None:
     if not is_adapter(own.path):
         return None
     if base is None:
-        stated = read_json(own.path / "adapter_config.json").get("base_model_name_or_path")
+        stated = read_object(own.path / "adapter_config.json").get("base_model_name_or_path")
         named = f"; its adapter_config.json names {stated!r}" if stated else ""
         raise CheckpointError(
             f"{own.weights} contains a LoRA adapter, which needs the model that it was trained on{named}. Try: "

@@ -9,8 +9,8 @@ from typing import Any
 
 from vita_core.config.configfiles import overridden
 from vita_core.config.schema import TowerConfig
-from vita_core.config.yamlfile import Document
 from vita_core.plugins.specs import Shape, Stated, TowerSpec, plain
+from vita_core.untrusted.yamlfiles import Document
 from vita_core.weights.sources import Source
 
 __all__ = [

@@ -15,8 +15,8 @@ from pathlib import Path
 from vita_core.errors import CheckpointError
 from vita_core.layouts.parts import NON_LORA
 from vita_core.plugins.specs import WEIGHT_FILES
+from vita_core.untrusted.tensorfiles import stated, tensor_shapes
 from vita_core.weights.shards import named_files
-from vita_core.weights.tensorfiles import stated, tensor_shapes
 
 __all__ = ["ProjectorFiles", "Widths", "counts", "projector_files", "trained_widths"]
 

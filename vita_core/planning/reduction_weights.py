@@ -17,9 +17,9 @@ from vita_core.planning.fused import in_part
 from vita_core.planning.reductions import ResolvedReduction
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.specs import WEIGHT_FILES
+from vita_core.untrusted.tensorfiles import stated, tensor_shapes
 from vita_core.weights.keyrules import KeyRules
 from vita_core.weights.shards import named_files
-from vita_core.weights.tensorfiles import stated, tensor_shapes
 
 __all__ = [
     "before_learning",

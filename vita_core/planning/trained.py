@@ -12,8 +12,8 @@ from vita_core.planning.encoders import ResolvedTower
 from vita_core.planning.inside import block_macs
 from vita_core.planning.resolution import Resolved
 from vita_core.planning.stages import BYTES, PlannedStage, tower_stages
+from vita_core.untrusted.tensorfiles import tensor_shapes
 from vita_core.weights.shards import choose_file
-from vita_core.weights.tensorfiles import tensor_shapes
 
 __all__ = ["Part", "PartPlan", "State", "part_plans", "parts_of"]
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from vita_core.config.configfiles import overridden
-from vita_core.config.yamlfile import Document, Mark
 from vita_core.errors import PluginError, VitaError
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.reductions import ReductionSpec
 from vita_core.plugins.specs import ProjectorSpec
 from vita_core.testing.outcomes import BrokenContractError, SkippedCheckError
 from vita_core.testing.subject import random_values
+from vita_core.untrusted.yamlfiles import Document, Mark
 
 __all__ = ["Case", "TokenModule", "options_of"]
 

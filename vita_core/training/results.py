@@ -21,9 +21,9 @@ from vita_core.planning.resolution import Resolved
 from vita_core.training.connector import Connector
 from vita_core.training.data import Sample
 from vita_core.training.resumable import write_tensors
+from vita_core.untrusted.tensorfiles import tensors_sha256
 from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256, write_text
-from vita_core.weights.tensorfiles import tensors_sha256
 
 __all__ = ["sources_of", "write_results"]
 

@@ -19,8 +19,8 @@ from vita_core.towers.devices import dtype_on
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.training.parts import cast, encoders, roots
 from vita_core.training.stages import Stage
+from vita_core.untrusted.tensorfiles import tensors_sha256
 from vita_core.weights.files import write_text, writing
-from vita_core.weights.tensorfiles import tensors_sha256
 
 __all__ = ["write_trained"]
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vita_core.errors import CheckpointError, nearest_path
-from vita_core.weights.jsonfiles import read_json
-from vita_core.weights.tensorfiles import tensor_keys
+from vita_core.untrusted.files import check_name, inside
+from vita_core.untrusted.jsonfiles import read_object
+from vita_core.untrusted.limits import INDEX
+from vita_core.untrusted.tensorfiles import tensor_keys
 
 __all__ = ["choose_file", "local_files", "named_files", "shard_names", "stored_keys"]
 
@@ -46,14 +48,10 @@ def shard_names(index: Path, needed: Callable[[str], bool] | None = None) -> lis
 
 def weight_map(index: Path) -> dict[str, str]:
     """Return the file of each tensor in a ``*.index.json``. Raises CheckpointError if it lists none, or a path."""
-    found = read_json(index).get("weight_map")
+    found = read_object(index, INDEX).get("weight_map")
     listed = found if isinstance(found, dict) else {}
-    values = list(listed.values())
-    wrong = [value for value in values if not isinstance(value, str) or not value or Path(value).name != value]
-    if wrong:  # an index comes from a stranger: it must not name files outside its directory
-        raise CheckpointError(
-            f"{index}: weight_map: not the name of a file beside it: {wrong[0]!r}. Try: download it again"
-        )
+    for value in [value for value in listed.values() if not isinstance(value, str)] or set(listed.values()):
+        check_name(value, f"{index}: weight_map")
     if not listed:
         raise CheckpointError(f"{index} lists no shards: its weight_map is missing or empty. Try: download it again")
     return listed
@@ -67,14 +65,17 @@ def local_files(
     Of shards, only those are returned, and must exist, that hold a tensor whose key is `needed`.
     """
     chosen = choose_file([entry.name for entry in directory.iterdir()], patterns, weights)
-    names = shard_names(directory / chosen, needed) if chosen.endswith(".index.json") else [chosen]
-    missing = [name for name in names if not (directory / name).is_file()]
+    if not chosen.endswith(".index.json"):
+        return [directory / chosen]
+    names = shard_names(directory / chosen, needed)
+    files = [inside(directory, name, directory / chosen) for name in names]
+    missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(
             f"{directory / chosen}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing)}. "
             f"Try: copy them to {directory}"
         )
-    return [directory / name for name in names]
+    return files
 
 
 def named_files(weights: str, patterns: Sequence[str], needed: Callable[[str], bool], advice: str) -> list[Path]:

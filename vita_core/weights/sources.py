@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vita_core.errors import CheckpointError, nearest_path
+from vita_core.untrusted.jsonfiles import read_object
 from vita_core.weights.assets import ASSET_PREFIX, asset_path
-from vita_core.weights.jsonfiles import read_json
 from vita_core.weights.shards import choose_file, local_files, shard_names, stored_keys
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Source:
             found = _hub_json(str(self.hub_id), self.revision, (name,))
         else:
             file = (self.path if self.path.is_dir() else self.path.parent) / name
-            found = read_json(file) if file.is_file() else None
+            found = read_object(file) if file.is_file() else None
         return None if found in (None, self.config) else replace(self, config=found, preprocessor=None, published=False)
 
     def files(self, patterns: tuple[str, ...], needed: Callable[[str], bool] | None = None) -> list[Path]:
@@ -130,10 +130,10 @@ def _local(weights: str, path: Path) -> Source:
     config: Mapping[str, Any] = {}
     for name in CONFIG_FILES:
         if (directory / name).is_file():
-            config = read_json(directory / name)
+            config = read_object(directory / name)
             break
     preprocessor, file = _preprocessor(
-        lambda name: read_json(directory / name) if (directory / name).is_file() else None
+        lambda name: read_object(directory / name) if (directory / name).is_file() else None
     )
     return Source(weights, path, None, None, config, preprocessor, preprocessor_file=file)
 
@@ -169,7 +169,7 @@ def _hub_json(hub_id: str, revision: str | None, names: tuple[str, ...]) -> dict
 
     for name in names:
         try:
-            return read_json(Path(HfApi().hf_hub_download(hub_id, name, revision=revision)))
+            return read_object(Path(HfApi().hf_hub_download(hub_id, name, revision=revision)))
         except LocalEntryNotFoundError as error:  # offline; must come first, as a subclass of EntryNotFoundError
             raise CheckpointError(_offline_hint(hub_id, error)) from error
         except EntryNotFoundError:

@@ -7,14 +7,31 @@ import json
 import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vita_core.errors import CheckpointError
+from vita_core.untrusted.jsonfiles import parse_json
+from vita_core.untrusted.limits import CONFIG
 
-__all__ = ["open_pickle", "reading", "stated", "tensor_keys", "tensor_shapes", "tensors_sha256"]
+__all__ = [
+    "open_pickle",
+    "open_safetensors",
+    "read_header",
+    "reading",
+    "stated",
+    "tensor_keys",
+    "tensor_shapes",
+    "tensors_sha256",
+]
+
+MOST_HEADER = 32_000_000
+"""The most bytes of a safetensors header. 100,000 tensors take a third of it; the library would read three times as much."""
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+"""How the files begin that torch writes now, and wrote until 1.5."""
 
 WRAPPERS = ("state_dict", "model", "module")
 """Keys under which training scripts save the weights, next to the state of the optimizer."""
@@ -71,12 +88,10 @@ def tensor_shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]
 
     Raises CheckpointError for an unreadable file.
     """
-    from safetensors import safe_open
-
     for path in files:
         with reading(path):
             if path.suffix == ".safetensors":
-                with safe_open(path, framework="np") as handle:
+                with open_safetensors(path) as handle:
                     for key in handle.keys():  # noqa: SIM118  # the handle is not a mapping
                         yield key, tuple(handle.get_slice(key).get_shape())
             else:
@@ -85,20 +100,74 @@ def tensor_shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]
 
 def stated(files: Sequence[Path]) -> dict[str, str]:
     """Return what safetensors files state beside their tensors. Raises CheckpointError for an unreadable file."""
-    from safetensors import safe_open
-
     found: dict[str, str] = {}
     for path in files:
         if path.suffix == ".safetensors":
-            with reading(path), safe_open(path, framework="np") as handle:
+            with reading(path), open_safetensors(path) as handle:
                 found |= handle.metadata() or {}
     return found
+
+
+def open_safetensors(path: Path, framework: str = "np") -> Any:
+    """Return the library's handle of a safetensors file, a context manager. Raises the library's errors and CheckpointError."""
+    from safetensors import safe_open
+
+    with path.open("rb") as file:
+        _header_size(file, path)
+    return safe_open(
+        path, framework=framework
+    )  # it checks dtypes, and that the offsets cover the file without overlaps
+
+
+def _header_size(file: BinaryIO, path: Path) -> int:
+    """Return the bytes of a header that begins behind its own size. Raises CheckpointError."""
+    size, whole = int.from_bytes(file.read(8), "little"), path.stat().st_size
+    if size > min(whole, MOST_HEADER):
+        most = f"at most {MOST_HEADER:,} are read" if size <= whole else f"the file has {whole:,}"
+        raise CheckpointError(
+            f"cannot read {path}: it is truncated or not a safetensors file (a header of {size:,} bytes, but {most}). "
+            "Try: copy or download it again"
+        )
+    return size
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header of a safetensors file, and the place of the first tensor. Raises OSError and CheckpointError."""
+    with path.open("rb") as file:
+        size = _header_size(file, path)
+        header = parse_json(file.read(size), str(path), CONFIG)
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: its header is not a JSON object. Try: copy or download it again")
+    return header, 8 + size
+
+
+def _check_start(path: Path) -> None:
+    """Raise CheckpointError for a file that torch did not write, or wrote compressed: a few bytes would fill the memory."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    reason = "it is empty" if not start else f"it begins with {start!r}"
+    if start.startswith(ZIP):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+            packed, reason = ["."], _first_line(error)
+        else:
+            reason = f"{packed[0][:80]!r} in it is compressed" if packed else ""
+        if not packed:
+            return
+    elif start.startswith(PICKLE):
+        return
+    raise CheckpointError(
+        f"cannot read {path}: it is truncated or not a checkpoint ({reason}). Try: copy or download it again"
+    )
 
 
 def open_pickle(path: Path) -> dict[str, Any]:
     """Return the tensors of a file that torch saved, by key, memory-mapped. Raises torch's errors and CheckpointError."""
     import torch
 
+    _check_start(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:
@@ -126,14 +195,13 @@ def tensors_sha256(file: Path) -> str:
     It does not depend on the order in which a library writes the tensors or the metadata.
     """
     with reading(file), file.open("rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(size))
+        header, start = read_header(file)
         header.pop("__metadata__", None)
         digest = hashlib.sha256()
         for key in sorted(header):
             begin, end = header[key]["data_offsets"]
             digest.update(json.dumps([key, header[key]["dtype"], header[key]["shape"]]).encode())
-            opened.seek(8 + size + begin)
+            opened.seek(start + begin)
             for at in range(begin, end, CHUNK):
                 digest.update(opened.read(min(CHUNK, end - at)))
     return digest.hexdigest()

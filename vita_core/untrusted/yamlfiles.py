@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from vita_core.errors import ConfigError
+from vita_core.untrusted.files import TooLargeError, read_bytes
 
 __all__ = ["Document", "Mark", "parse_value", "read_yaml"]
 
@@ -46,6 +47,20 @@ class Document:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the plain values of YAML 1.2's core schema: null, booleans, integers and floats, but no dates."""
 
+    nodes = levels = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Count the nodes and levels before they are made: a file of 1 MB can hold so many that it takes half a minute."""
+        self.nodes, self.levels = self.nodes + 1, self.levels + 1
+        if self.nodes > 2 * MOST_VALUES or self.levels > MOST_LEVELS + 1:  # a key and its value are two nodes
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # the stubs have no types for it
+            place = Mark(str(self.name), mark.line + 1, mark.column + 1)
+            raise _too_many(place) if self.levels <= MOST_LEVELS + 1 else _too_deep(place)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.levels -= 1
+
 
 _TAG = "tag:yaml.org,2002:"
 _Loader.yaml_implicit_resolvers = {
@@ -75,13 +90,13 @@ _Loader.add_constructor(_TAG + "int", _integer)
 def read_yaml(path: Path) -> Document:
     """Parse one YAML file whose top level is a mapping. Raises ConfigError with ``file:line:column``."""
     try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise ConfigError(
-                f"{path}:1:1: the file is too large: {size:,} bytes. A config has at most {MOST_BYTES:,}. "
-                "Try: check that this file is a config"
-            )
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path, MOST_BYTES).decode("utf-8")
+    except TooLargeError as error:
+        raise ConfigError(
+            f"{path}:1:1: the file is too large: {path.stat().st_size:,} bytes. A config has at most {MOST_BYTES:,}. "
+            "Try: check that this file is a config"
+        ) from error
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path}:1:1: cannot be read: {error}. Try: check its permissions, and save it as UTF-8"
         ) from error
@@ -104,6 +119,7 @@ def _parse(text: str, file: str) -> tuple[Any, dict[Key, Mark]]:
     marks: dict[Key, Mark] = {}
     try:
         loader = _Loader(text)
+        loader.name = file
         node = loader.get_single_node()
         return (None, marks) if node is None else (_convert(loader, node, (), file, marks), marks)
     except yaml.MarkedYAMLError as error:
@@ -128,15 +144,19 @@ def _too_deep(place: Mark) -> ConfigError:
     )
 
 
+def _too_many(place: Mark) -> ConfigError:
+    return ConfigError(
+        f"{place}: more than {MOST_VALUES:,} values, counting every use of an alias. Try: check that this file is a config"
+    )
+
+
 def _convert(loader: _Loader, node: yaml.Node, key: Key, file: str, marks: dict[Key, Mark]) -> Any:
     here = Mark(file, node.start_mark.line + 1, node.start_mark.column + 1)
     marks.setdefault(key, here)
     if len(key) > MOST_LEVELS:  # an alias that contains itself would never end
         raise _too_deep(here)
     if len(marks) > MOST_VALUES:
-        raise ConfigError(
-            f"{here}: more than {MOST_VALUES:,} values, counting every use of an alias. Try: check that this file is a config"
-        )
+        raise _too_many(here)
     if isinstance(node, yaml.SequenceNode):
         return [_convert(loader, child, (*key, i), file, marks) for i, child in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
