@@ -12,9 +12,11 @@ import pytest
 from data_sets import bad, colours, every, opened, turns, write, write_pictures
 
 from vita_core import load_config
+from vita_core.config.data import DataSetConfig
 from vita_core.errors import ConfigError
 from vita_core.training.data import SampleError, Turn, picture_of, read_samples
 from vita_core.training.data import jsonl as jsonl_module
+from vita_core.training.sets import open_sets
 
 
 @pytest.fixture
@@ -262,11 +264,31 @@ def test_read_samples_takes_absolute_paths(pictures: Path, tmp_path: Path) -> No
     """Those of the file that vita train writes for vita eval."""
     file = write(tmp_path / "held_out.jsonl", {**ROW, "image": str(pictures / "red.png")})
     assert read_samples(file)[0].image == pictures / "red.png"
-    with pytest.raises(ConfigError, match=r"no picture with a caption in .*data\. Try: a folder with a \.txt file"):
+    none = (
+        r"--data: none of the 3 pictures in .*data has a caption in a \.txt file of its name, such as blue\.txt\. Try: "
+    )
+    with pytest.raises(ConfigError, match=f"{none}a \\.txt file with its caption next to each picture"):
         read_samples(pictures)
+    write(pictures / "my rows.jsonl", {"image": "red.png", "caption": "red"})
+    with pytest.raises(ConfigError, match=f"{none}--data '.*data/my rows\\.jsonl'"):
+        read_samples(pictures)
+    with pytest.raises(ConfigError, match=r"data\.mine\.path: none of the 3 .*Try: the file .*/my rows\.jsonl"):
+        open_sets({"mine": DataSetConfig(path=str(pictures))}, 0)
     two = write(tmp_path / "two.json", {"image": ["a", "b"], "conversations": turns("x", "y")})
     with pytest.raises(SampleError, match=r"two\.json:1:2: not one picture in a file of its own: 2 pictures"):
         read_samples(two)
+
+
+def test_a_folder_of_rows_alone_names_their_file(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.json", {"image": "red.png", "caption": "red"})
+    with pytest.raises(ConfigError, match=rf"there is no sample in {tmp_path}\. Try: --data {rows}"):
+        read_samples(tmp_path)
+
+
+def test_pictures_without_a_caption_are_counted(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures / "red.txt").write_text("it is red")
+    assert [sample.caption for sample in read_samples(pictures)] == ["it is red"]
+    assert f"{pictures}: 2 of 3 pictures have no caption, and are left out" in capsys.readouterr().err
 
 
 # the section of the config ------------------------------------------------------------------------------------------

@@ -234,9 +234,15 @@ def test_data_without_a_good_sample(tmp_path: Path) -> None:
 def test_data_without_any_picture(tmp_path: Path) -> None:
     text = DataSet("text", opened(write(tmp_path / "t.json", {"conversations": turns("a", "b")}, {"caption": "c"})))
     one = DataSet("one", opened(write(tmp_path / "o.jsonl", {"caption": "c"}, {"image": "a.png", "caption": "c"})))
-    with pytest.raises(ConfigError, match=r"data: no sample has a picture: text\. Try: "):
+    with pytest.raises(
+        ConfigError,
+        match=r"no sample has a picture: text; 1 of 2 samples are rejected, such as .*'image' is missing\. Try: ",
+    ):
         check_pictures([text])
     check_pictures([text, one])
+    only = DataSet("only", opened(write(tmp_path / "only.json", {"conversations": turns("a", "b")})))
+    with pytest.raises(ConfigError, match=r"data: no sample has a picture: only\. Try: "):
+        check_pictures([only])
 
 
 @pytest.mark.slow

@@ -148,12 +148,9 @@ def _duration(seconds: float) -> str:
 def _flat(resolved: Resolved, data: list[Path], out: Path, licences: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Train without stages. Return the scores, and the files that were written."""
     from vita_core.errors import ConfigError
-    from vita_core.training.data import read_samples
 
     if not data:
         raise ConfigError("--data: no data set is given. Try: `vita train CONFIG --data DATA --out DIR`")
-    for path in data:  # report mistakes in the data before a weight is read
-        read_samples(path)
     from vita_core.training.train import train as run_training
 
     with resumable():

@@ -18,7 +18,7 @@ from vita_core.pixels.images import MAX_PIXELS, open_picture
 from vita_core.pixels.prefetching import prefetched
 from vita_core.probing.splits import difference_hash
 from vita_core.training.data import PictureRef, Sample, SampleError, Source, UnansweredError, open_source
-from vita_core.training.data.folders import FolderSource
+from vita_core.training.data.folders import FolderSource, file_of_rows
 from vita_core.training.evaluate import name_of
 
 __all__ = ["LABELS", "Item", "Labelled", "read_labelled", "ref_of"]
@@ -104,10 +104,11 @@ def read_labelled(
 
 def _refuse(path: Path, rows: list[dict[str, str]], origin: str) -> None:
     reasons = Counter(row["reason"] for row in rows).most_common(1)
-    first = rows[0]
+    first, beside = rows[0], file_of_rows(path, "--data")
+    advice = f"{beside}, " if beside else ""
     raise ConfigError(
         f"--data: no picture with a label ({origin}) in {path}: {reasons[0][1]} of {len(rows)} samples: {reasons[0][0]}, such as "
-        f"{first['where']}. Try: a folder for each label, a `label` in each row, or captions that name what is shown"
+        f"{first['where']}. Try: {advice}a folder for each label, a `label` in each row, or captions that name what is shown"
     )
 
 

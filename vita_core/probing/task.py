@@ -15,6 +15,7 @@ from vita_core.planning.resolution import Resolved
 from vita_core.probing.pictures import Labelled, read_labelled
 from vita_core.probing.scores import NEIGHBOURS, interval
 from vita_core.probing.splits import Splits, divide, grouped
+from vita_core.training.data.folders import file_of_rows
 
 __all__ = ["FEWEST", "Task", "read_task"]
 
@@ -92,9 +93,10 @@ def read_task(
 def _refuse(path: Path, origin: str, different: Counter[str]) -> None:
     if len(different) == 1:
         (label,) = different
+        rows = file_of_rows(path, "--data")
         raise ConfigError(
-            f"--data: all pictures of {path} have one label ({origin}): {label!r}. Try: pictures of at least two labels, or "
-            "another `--labels`"
+            f"--data: all pictures of {path} have one label ({origin}): {label!r}. Try: {f'{rows}, ' if rows else ''}"
+            "pictures of at least two labels, or another `--labels`"
         )
     label, count = different.most_common(2)[-1]
     raise ConfigError(

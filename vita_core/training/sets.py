@@ -12,6 +12,7 @@ from typing import Any
 from vita_core.config.data import DataSetConfig
 from vita_core.config.training import TrainingConfig
 from vita_core.errors import ConfigError, nearest
+from vita_core.training.data.folders import FolderSource
 from vita_core.training.data.mixing import DataSet, parted
 from vita_core.training.data.opening import expanded, open_source
 
@@ -62,7 +63,12 @@ def open_sets(data: Mapping[str, DataSetConfig], seed: int) -> Sets:
     """Open the data sets of a config, and keep the held-out share of each apart. Raises ConfigError."""
     sets = {}
     for name, settings in data.items():
-        kept, held = parted(open_source(settings, f"data.{name}"), settings.held_out, seed)
+        source = open_source(settings, f"data.{name}")
+        if isinstance(source, FolderSource):
+            source.captioned(
+                f"data.{name}.path"
+            )  # a folder of captions that are all missing is refused before the training
+        kept, held = parted(source, settings.held_out, seed)
         if not len(kept):
             raise ConfigError(
                 f"data.{name}.held_out: {settings.held_out} of {len(held or ())} samples leaves none to train on. "

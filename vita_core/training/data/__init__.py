@@ -3,7 +3,7 @@
 from vita_core.training.data.folders import SUFFIXES
 from vita_core.training.data.opening import open_source
 from vita_core.training.data.pictures import picture_of
-from vita_core.training.data.reading import read_samples
+from vita_core.training.data.reading import answered, read_samples
 from vita_core.training.data.samples import PictureRef, Sample, SampleError, Source, Turn, UnansweredError
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Source",
     "Turn",
     "UnansweredError",
+    "answered",
     "open_source",
     "picture_of",
     "read_samples",

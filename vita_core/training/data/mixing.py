@@ -6,7 +6,6 @@ A run that is resumed goes on at its position, and reads nothing of what came be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, TypeVar
@@ -41,16 +40,21 @@ class DataSet:
 
 def check_pictures(sets: Sequence[DataSet]) -> None:
     """Raise ConfigError if no sample of any data set has a picture or video. It reads up to the first one that has."""
+    first, count = "", 0
     for one in sets:
         for index in range(len(one.source)):
-            with suppress(SampleError):
+            try:
                 sample = one.source.sample(index)
-                if sample.pictures or sample.videos:
-                    return
-    names = ", ".join(one.name for one in sets)
+            except SampleError as error:
+                first, count = first or str(error).partition(". Try: ")[0], count + 1
+                continue
+            if sample.pictures or sample.videos:
+                return
+    names, samples = ", ".join(one.name for one in sets), sum(len(one.source) for one in sets)
+    why = f"; {count:,} of {samples:,} samples are rejected, such as {first}" if count else ""
     raise ConfigError(
-        f"data: no sample has a picture: {names}. Try: `vita data show PATH`, which prints a sample as it is read, or train "
-        "a language model alone with its own tools"
+        f"data: no sample has a picture: {names}{why}. Try: `vita data show PATH`, which prints a sample as it is read, or "
+        "train a language model alone with its own tools"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from vita_core.config.data import DataSetConfig, hub_name
 from vita_core.errors import ConfigError, nearest_path
 from vita_core.training.data.conversations import Root
-from vita_core.training.data.folders import FolderSource
+from vita_core.training.data.folders import FolderSource, file_of_rows
 from vita_core.training.data.jsonl import JsonSource
 from vita_core.training.data.samples import Source
 from vita_core.training.data.shards import TarSource
@@ -48,7 +48,7 @@ def open_source(settings: DataSetConfig, key: str = "--data", *, absolute: bool 
     root = Root(Path(settings.pictures or (path if path.is_dir() else path.parent)).expanduser(), absolute)
     source = _opened(kind, path, files, root, settings, key)
     if not len(source):
-        raise ConfigError(f"{key}: there is no sample in {path}. Try: {KINDS}")
+        raise ConfigError(f"{key}: there is no sample in {path}. Try: {file_of_rows(path, key) or KINDS}")
     return source
 
 
