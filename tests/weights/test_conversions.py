@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import golden_settings
+from safetensors.torch import load_file
 
 from vita_core import build_model
 from vita_core.weights.conversions import convert_smollm2
@@ -64,15 +66,23 @@ def test_a_gguf_keeps_its_split_of_digits_and_its_context(
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "made").config.num_hidden_layers == 1
 
 
-def test_a_model_that_was_made_from_gguf_is_saved_again(gguf_file: Path, tmp_path: Path) -> None:
+def test_a_model_that_was_made_from_gguf_is_opened_as_plain_tensors_and_saved_again(
+    gguf_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = tmp_path / "made"
     convert_smollm2(gguf_file, made)
     config = json.loads((made / "config.json").read_text())
     assert "quantization_config" not in config
     mark = {"quant_method": "gguf", "gguf_file": gguf_file.name, "dequantize": False}  # earlier conversions wrote it
     (made / "config.json").write_text(json.dumps({**config, "quantization_config": mark}))
-    tower, llm = golden_settings("clip"), {"weights": str(made), "dtype": "float32"}
+    tower, llm = golden_settings("clip"), {"weights": str(made), "dtype": "bfloat16"}
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model = build_model({"tower": tower, "llm": llm, "device": "cpu"})
+    assert "GGUF" not in caplog.text
+    written = load_file(made / "model.safetensors")
+    state = model.llm.model.state_dict()
+    assert written
+    assert all(torch.equal(state[key], tensor) for key, tensor in written.items())
     model.llm.model.lm_head.weight.data.add_(1)
     model.save(tmp_path / "saved")
     assert torch.equal(build_model(tmp_path / "saved").llm.model.lm_head.weight, model.llm.model.lm_head.weight)

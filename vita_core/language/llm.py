@@ -122,18 +122,18 @@ class LanguageModel(nn.Module):
 
 def _pretrained(config: LLMConfig) -> tuple[Any, Any]:
     """Return the tokenizer and the model of a directory or hub id."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source = checked_source(config)
     where, options = place(source), hub_options(config, source)
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    model = AutoModelForCausalLM.from_pretrained(where, **_options(config), **options)
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None and str(quantizer.quantization_config.quant_method).lower().endswith("gguf"):
-        # its weights are plain tensors, but transformers would not save a model that was once made from GGUF
-        model.hf_quantizer = None
-        vars(model.config).pop("quantization_config", None)
-    return tokenizer, model
+    own: dict[str, Any] = {}
+    if ((source.config or {}).get("quantization_config") or {}).get("quant_method") == "gguf":
+        # a model that was once made from GGUF: its weights are plain tensors, but transformers would take them for packed
+        # ones, warn of their dtype, and not save the model
+        own["config"] = AutoConfig.from_pretrained(where, **options)
+        vars(own["config"]).pop("quantization_config")
+    return tokenizer, AutoModelForCausalLM.from_pretrained(where, **_options(config), **options, **own)
 
 
 def _from_part(config: LLMConfig, part: LanguagePart) -> tuple[Any, Any]:
