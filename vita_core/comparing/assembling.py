@@ -19,6 +19,7 @@ from vita_core.comparing.running import Finished
 from vita_core.comparing.statistics import Estimate, estimate, holm, needed_groups
 from vita_core.planning.plan import make_plan
 from vita_core.planning.resolution import Resolved
+from vita_core.probing.scores import interval_of_equals
 from vita_core.training.data import Sample
 
 __all__ = ["config_entry", "examples", "pairs"]
@@ -122,10 +123,9 @@ def pairs(finished: Mapping[str, Sequence[Finished]], pictures: int) -> list[dic
 
 
 def _bounded(found: Estimate, groups: int) -> tuple[float, float]:
-    """Return the interval of a difference of shares within -1 and 1. Of no difference at all, that of 0 in `groups` draws."""
+    """Return the interval of a difference of shares within -1 and 1. `groups` are the draws, which may all be equal."""
     if found.error == 0:
-        rare = 1 - 0.025 ** (1 / groups)  # Clopper and Pearson 1934
-        return max(-1.0, found.mean - rare), min(1.0, found.mean + rare)
+        return interval_of_equals(found.mean, groups, (-1.0, 1.0))
     return max(-1.0, found.low), min(1.0, found.high)
 
 

@@ -49,7 +49,7 @@ def single_layers(tower: ResolvedTower) -> tuple[list[ResolvedTower], dict[int, 
     found, without = [], {}
     width = tower.shape.stages[-1].channels
     for layer in range(tower.shape.first_layer, tower.shape.layers + 1):
-        # freezing is of no matter here, but it could begin behind the layer
+        # nothing is trained here, and a `freeze` of more layers than are left would be refused
         settings = tower.settings.model_copy(update={"select_layer": layer, "freeze": True})
         try:
             if settings.norm and tower.shape.stages[layer].channels != width:

@@ -19,6 +19,7 @@ __all__ = [
     "FOLDS",
     "NEIGHBOURS",
     "interval",
+    "interval_of_equals",
     "logistic",
     "nearest_neighbours",
     "one_thread",
@@ -65,7 +66,7 @@ def nearest_neighbours(train: Array, labels: Sequence[str], others: Array, k: in
     """
 
     def votes(distances: Array) -> Array:
-        return np.exp(-distances / TEMPERATURE)  # a distance is 1 - cosine; the constant factor is of no matter
+        return np.exp(-distances / TEMPERATURE)  # a distance is 1 - cosine; the constant factor changes no vote
 
     model = scikit_learn().neighbors.KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=votes)
     return [str(name) for name in model.fit(train, [*labels]).predict(others)] if len(others) else []
@@ -112,14 +113,12 @@ def interval(
 ) -> tuple[float, float]:
     """Return the 95% interval of the mean of `values`, by 10,000 resamples of whole groups of them.
 
-    Resamples of equal values have no spread. Their interval is that of n groups of which all or none hit, exactly (Clopper and
-    Pearson): ``1 - 0.025 ** (1 / n)`` to each side, up to the `bounds` of a value.
+    Resamples of equal values have no spread: see `interval_of_equals`.
     """
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     place = [numbers[group] for group in groups]
     if min(values) == max(values):
-        wide = 1 - 0.025 ** (1 / len(numbers))
-        return max(bounds[0], values[0] - wide), min(bounds[1], values[0] + wide)
+        return interval_of_equals(values[0], len(numbers), bounds)
     sums, counts = np.zeros(len(numbers)), np.zeros(len(numbers))
     np.add.at(sums, place, [*values])
     np.add.at(counts, place, 1)
@@ -129,6 +128,15 @@ def interval(
         means.append((drawn @ sums) / (drawn @ counts))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
+
+
+def interval_of_equals(value: float, draws: int, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return the 95% interval of a mean of `draws` that all have the same `value`, within the `bounds` of a value.
+
+    It is that of n draws of which all or none hit, exactly (Clopper and Pearson 1934): ``1 - 0.025 ** (1 / n)`` to each side.
+    """
+    reach = 1 - 0.025 ** (1 / draws)
+    return max(bounds[0], value - reach), min(bounds[1], value + reach)
 
 
 def patch_ranks(patches: Sequence[Tensor], mirrored: Sequence[Tensor], columns: Sequence[int]) -> list[Tensor]:
