@@ -15,6 +15,7 @@ from vita_core.benchmarking.running import (
     benchmark_scores,
     check_tasks,
     mean_scores,
+    task_files,
 )
 from vita_core.errors import VitaError
 
@@ -74,3 +75,23 @@ def test_no_scores_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(VitaError, match=r"lmms-eval gave no scores for mme: .* Try: read .*log\.txt"):
         benchmark_scores(tmp_path, ["mme"], tmp_path / "scores", device="cpu")
     assert (tmp_path / "scores" / "log.txt").read_text()
+
+
+def test_the_digest_of_a_task_changes_with_all_that_it_reads(tmp_path: Path) -> None:
+    assert task_files(["mme"]) is None
+    folder, data = tmp_path / "tasks", tmp_path / "photos.parquet"
+    folder.mkdir()
+    data.write_bytes(b"rows")
+    task, shared, functions = folder / "a.yaml", folder / "_shared", folder / "functions.py"
+    task.write_text(
+        f"task: a\ndataset_kwargs: {{data_files: {{test: {data}}}}}\ndoc_to_visual: !function functions.f\n"
+    )
+    functions.write_text("def f(row): return []")
+    found = [task_files([str(task)])]
+    assert task_files([str(task)]) == found[0]
+    for file in (task, functions, data):
+        file.write_bytes(file.read_bytes() + b"\n# more")
+        found.append(task_files([str(task), "mme"]))
+    shared.with_suffix(".yaml").write_text("group: [")  # not YAML: lmms-eval says so
+    found.append(task_files([str(task)]))
+    assert len({*found}) == 5

@@ -62,14 +62,9 @@ def test_what_is_rejected_and_left_out_is_printed(photos: Path, tmp_path: Path) 
 
 
 def test_mistakes_are_told_in_one_line(photos: Path, tmp_path: Path) -> None:
-    first, second = config(tmp_path / "a", "same", "clip"), config(tmp_path / "b", "same", "siglip")
+    first = config(tmp_path / "a", "same", "clip")
     for arguments, told in {
-        (
-            first,
-            second,
-            "--data",
-            photos,
-        ): f"CONFIG: two configs are called 'same': the second is {second}. Try: rename one",
+        (first, first, "--data", photos): f"{first}: this config is given twice. Try: leave one of them out",
         (first, "--data", photos, "--labels", "colour"): "--labels: unknown: 'colour'. Try: label, folder or caption",
         (first, "--data", photos / "sea"): "have one label (folder): 'sea'. Try: pictures of at least two labels",
         (first, "--data", tmp_path / "gone"): "no such file or directory",
@@ -79,3 +74,10 @@ def test_mistakes_are_told_in_one_line(photos: Path, tmp_path: Path) -> None:
         assert done.returncode == 2, arguments
         assert told in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_configs_of_one_name_are_named_with_their_folders(photos: Path, tmp_path: Path) -> None:
+    first, second = config(tmp_path / "a", "same", "clip"), config(tmp_path / "b", "same", "siglip")
+    done = vita("probe", first, second, "--data", photos, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [one["config"] for one in json.loads(done.stdout)["configs"]] == ["a-same", "b-same"]

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from conftest import vita
 from made_comparison import config, write_comparison
+from small import write_config, write_data
 
 from vita_core.comparing.comparison import compare, prepared
+from vita_core.comparing.dividing import Divided
 from vita_core.comparing.page import write_page
-from vita_core.comparing.planned import Options, named
+from vita_core.comparing.planned import Options, named, plan_configs
 from vita_core.comparing.report import write_report
+from vita_core.comparing.running import Runner
 from vita_core.errors import VitaError
 
 
@@ -45,7 +48,6 @@ def test_the_trained_models_are_scored(tiny_llm: Path, video: Path, tmp_path: Pa
     """Each model by a local task, as if lmms-eval had been run on its directory; a repetition runs nothing again."""
     pytest.importorskip("lmms_eval", reason="lmms-eval is only in the environment that `make lmms-eval` creates")
     from benchmark_tasks import QUESTION, photos, write_tasks
-    from small import write_config, write_data
 
     from vita_core import build_model
 
@@ -74,3 +76,25 @@ def test_the_trained_models_are_scored(tiny_llm: Path, video: Path, tmp_path: Pa
     assert (out / "comparison.json").read_bytes() == before
     assert [file.stat().st_mtime_ns for file in sorted(out.rglob("lmms_eval.json"))] == kept
     assert len(kept) == 2
+
+
+def test_an_edited_task_is_scored_again(tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lmms-eval itself is replaced: what is tested is when it runs."""
+    task = tmp_path / "mine.yaml"
+    task.write_text("task: mine\ntest_split: test\n")
+    planned = plan_configs(named([write_config(tmp_path / "clip.yaml", tiny_llm)]))[0]
+    runner, ran = Runner(tmp_path / "out", Divided("d", 1, 1, 1, 3, (0,), "")), []
+    run = runner.run(planned, None, 0)
+    run.folder.mkdir(parents=True)
+
+    def scored(*_: Any, **__: Any) -> Any:
+        ran.append(1)
+        return {"mine": {"acc": float(len(ran))}}
+
+    monkeypatch.setattr("vita_core.comparing.running.benchmark_scores", scored)
+    assert [runner.benchmarked(run, [str(task)]) for _ in range(2)] == [{"mine": {"acc": 1.0}}] * 2
+    task.write_text("task: mine\ntest_split: validation\n")
+    assert runner.benchmarked(run, [str(task)]) == {"mine": {"acc": 2.0}}
+    known = run.folder / "lmms_eval.json"
+    known.write_text('{"tasks": ["mme"], "scores": {"mme": {"acc": 0.5}}}')  # as an earlier version wrote it
+    assert runner.benchmarked(run, ["mme"]) == {"mme": {"acc": 0.5}}

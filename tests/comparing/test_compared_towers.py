@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import GOLDEN
+from natives import SIZES, picture, saved_timm, saved_transformers
 from PIL import Image
 from small import write_config, write_data
 
@@ -58,6 +62,43 @@ def test_towers_of_every_kind_are_looked_at(data: Path, tmp_path: Path, tiny_llm
         assert len(shown.getcolors()) <= 16  # the grid is 4 x 4, whatever the comparison pools it to
     times = time_towers(planned[:2], samples[:2])
     assert all(0 < times[name]["low"] <= times[name]["median"] <= times[name]["high"] for name in ("clip", "fused"))
+
+
+def test_towers_of_native_resolution_are_looked_at(tmp_path: Path, tiny_llm: Path) -> None:
+    """Their pictures have grids of their own; the mean tokens are those of the library's model on one picture at a time."""
+    for number, size in enumerate([*SIZES, (60, 64), (120, 64)]):
+        picture(*size).save(tmp_path / f"{number}.png")
+    rows = [{"image": f"{number}.png", "caption": "a cat ."} for number in range(6)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    library = saved_transformers("pixtral", tmp_path / "pixtral")
+    saved_timm(tmp_path / "naflex")
+    config = write_config(tmp_path / "clip.yaml", tiny_llm)
+    places = {"clip": GOLDEN / "clip", "pixtral": tmp_path / "pixtral", "naflex": tmp_path / "naflex"}
+    asked = [Asked(name, config, (f"tower.weights={place}",)) for name, place in places.items()]
+    samples = read_samples(tmp_path / "d.jsonl")
+    planned = plan_configs(asked, unequal=True)
+    found, drawn, failed = look(planned, samples, samples, tmp_path / "page")
+    assert not failed
+    assert found["towers"] == [*places]
+    assert [*found["layers"]] == ["clip"]
+    assert all(sorted(row["maps"]) == sorted(places) for row in drawn)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "pixtral")
+    means = []
+    with torch.no_grad():
+        for sample in samples:
+            made = processor(Image.open(sample.image).convert("RGB"), return_tensors="pt")
+            states = library(made["pixel_values"], image_sizes=made["image_sizes"], output_hidden_states=True)
+            means.append(states.hidden_states[planned[1].resolved.tower.geometry.layers[0]].flatten(0, -2).mean(0))
+    one = build_tower({"weights": str(GOLDEN / "clip")})
+    with torch.no_grad():
+        pictures = [Image.open(sample.image).convert("RGB") for sample in samples]
+        others = one(one.image_processor.preprocess(pictures, return_tensors="pt")["pixel_values"]).mean(1)
+    assert found["matrix"][0][1] == pytest.approx(linear_cka(others, torch.stack(means)), abs=1e-3)
+    with Image.open(tmp_path / "page" / drawn[1]["maps"]["naflex"]) as wide:
+        rows_and_columns = [len(set(map(tuple, np.asarray(wide)[:, 0]))), len(set(map(tuple, np.asarray(wide)[0])))]
+    assert rows_and_columns[0] < rows_and_columns[1]  # a wide picture has more columns than rows
+    times = time_towers(planned, samples[:2])
+    assert all(found["low"] > 0 for found in times.values())
 
 
 def test_a_tower_that_cannot_be_looked_at_loses_nothing_of_the_others(

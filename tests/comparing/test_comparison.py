@@ -19,6 +19,7 @@ from conftest import GOLDEN, vita
 from small import STAGES, write_config, write_data
 
 from vita_core.comparing.comparison import _tuned, compare, prepared
+from vita_core.comparing.estimating import estimated
 from vita_core.comparing.planned import Asked, Options, named
 from vita_core.comparing.running import Runner
 from vita_core.errors import ConfigError
@@ -168,8 +169,11 @@ def test_what_is_finished_is_not_run_again(compared: Path, folder: Path, configs
 
 def test_other_data_and_configs_are_refused(compared: Path, folder: Path, configs: list[str], tmp_path: Path) -> None:
     data, asked = folder / "data" / "pictures.jsonl", named(configs)
-    with pytest.raises(ConfigError, match="a comparison of another config of the name 'clip', or its tokens or steps"):
-        prepared(asked, data, compared, Options(tokens=2))
+    for check in (prepared, estimated):
+        with pytest.raises(
+            ConfigError, match="a comparison of another config of the name 'clip', or its tokens or steps"
+        ):
+            check(asked, data, compared, Options(tokens=2))
     shutil.copytree(folder / "data", tmp_path / "d")
     fewer = tmp_path / "d" / "pictures.jsonl"
     fewer.write_text("".join(fewer.read_text().splitlines(keepends=True)[:25]))
@@ -177,6 +181,8 @@ def test_other_data_and_configs_are_refused(compared: Path, folder: Path, config
     with pytest.raises(ConfigError, match="a comparison of other data"):
         prepared(asked, fewer, compared, TWO)
     assert (compared / "data" / "train.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match=r"--out: .*pictures\.jsonl is a file\. Try: a directory"):
+        estimated(asked, data, data, TWO)
     (tmp_path / "mine" / "runs").mkdir(parents=True)
     with pytest.raises(ConfigError, match="contains runs that no comparison made"):
         prepared(asked, data, tmp_path / "mine", TWO)
@@ -292,13 +298,3 @@ def test_a_repetition_that_is_killed_twice_gives_the_same_bytes(
     assert not (out / "comparison.json").exists()
     compare(named(configs), folder / "data" / "pictures.jsonl", out, TWO)
     assert (out / "comparison.json").read_bytes() == (compared / "comparison.json").read_bytes()
-
-
-def test_the_command_says_how_long_it_will_take(folder: Path, configs: list[str], capsys: Any) -> None:
-    from vita_core.comparing.estimating import estimated
-
-    found = estimated(named(configs), folder / "data" / "pictures.jsonl", TWO)
-    assert [(one.name, one.runs) for one in found] == [("clip", 3), ("siglip", 3)]
-    for one in found:
-        assert one.seconds > 2 * 3 * one.step_seconds > 0
-        assert min(one.encode_seconds, one.score_seconds) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from PIL import Image, ImageEnhance
 from small import write_data
 
-from vita_core.comparing.dividing import SPLITS, Divided, divided, read_data
+from vita_core.comparing.dividing import SPLITS, Divided, divided, moved, read_data
 from vita_core.errors import ConfigError
+from vita_core.probing.splits import divide
 from vita_core.training.data import read_samples
 
 
@@ -89,3 +91,36 @@ def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     data.write_text(json.dumps({"image": "gone.png", "caption": "gone"}) + "\n")
     with pytest.raises(ConfigError, match=r"pictures\.jsonl:1:1: a picture is missing: .*gone\.png"):
         split_up(data, tmp_path / "out")
+
+
+def test_pictures_that_were_moved_are_found_in_the_same_splits(tmp_path: Path) -> None:
+    data, out = write_data(tmp_path / "data"), tmp_path / "out"
+    first = split_up(data, out)
+    names = {name: [one.image.name for one in read_samples(out / f"{name}.jsonl")] for name in SPLITS}
+    copied = shutil.copytree(data.parent, tmp_path / "copied")
+    (data.parent / "0.png").write_bytes(b"another picture now")
+    for place in (tmp_path / "copied", tmp_path / "moved"):
+        copied = copied.rename(place)
+        assert moved(read_data(place / data.name), out)
+        assert split_up(place / data.name, out) == first
+        found = {name: read_samples(out / f"{name}.jsonl") for name in SPLITS}
+        assert {name: [one.image.name for one in samples] for name, samples in found.items()} == names
+        assert {one.image.parent for samples in found.values() for one in samples} == {place}
+        assert not moved(read_data(place / data.name), out)
+
+
+def test_few_captions_are_told(tmp_path: Path) -> None:
+    folder = write_data(tmp_path / "data").parent
+    (folder / "1.txt").write_text("a cat .")
+    with pytest.raises(ConfigError, match=r"1 pictures .* too few .*, and 29 more have no caption\. Try: at least 20"):
+        split_up(folder, tmp_path / "out")
+    (folder / "1.txt").unlink()
+    with pytest.raises(ConfigError, match=r"none of the 30 pictures .*Try: --data .*/pictures\.jsonl"):
+        split_up(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 5, 10, 20])
+def test_twenty_different_pictures_can_be_divided(kinds: int) -> None:
+    for seed in range(20):
+        splits = divide(range(20), seed=seed, labels=[str(place % kinds) if kinds < 20 else "" for place in range(20)])
+        assert min(len(splits.train), len(splits.validation), len(splits.test)) >= 2

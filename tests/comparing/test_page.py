@@ -274,3 +274,22 @@ def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
         VitaError, match=r"needs jinja2, which cannot be imported: .* Try: `pip install 'vita-core\[compare\]'`"
     ):
         write_page(folder)
+
+
+def test_a_comparison_of_an_earlier_version_is_shown_without_what_it_lacks(tmp_path: Path) -> None:
+    found = write_comparison(tmp_path, [config("one", 0), config("two", 1)])
+    del found["settings"]["command"], found["configs"][0]["config"]
+    (tmp_path / "comparison.json").write_text(json.dumps(found))
+    _, page = written(tmp_path)
+    assert "An earlier version made this comparison, and did not write the config." in page.text
+    assert "vita compare" not in page.text
+    del found["settings"]["seeds"]
+    lacking, without = json.dumps(found), json.dumps({key: found[key] for key in found if key != "pairs"})
+    for broken, told in (
+        (without, "not a comparison that can be shown: 'pairs' is missing"),
+        (lacking, "not a comparison that can be shown: .*seeds.* is missing"),
+        ("{", "comparison.json:1:2: not valid JSON"),
+    ):
+        (tmp_path / "comparison.json").write_text(broken)
+        with pytest.raises(VitaError, match=told):
+            write_page(tmp_path)

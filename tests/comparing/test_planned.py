@@ -104,6 +104,8 @@ def test_configs_are_named_after_their_files(tmp_path: Path) -> None:
     assert [one.name for one in named(["x/a.yaml", "y/a.yaml", "my b.yaml"])] == ["x-a", "y-a", "my-b"]
     with pytest.raises(ConfigError, match=r"two configs have the name 'x-a': x/a\.yaml, x/a\.yml"):
         named(["x/a.yaml", "x/a.yml"])
+    with pytest.raises(ConfigError, match=r"^\./a\.yaml: this config is given twice\. Try: leave one of them out"):
+        named(["a.yaml", "./a.yaml"])
 
 
 def test_a_sweep_is_a_grid_with_readable_names() -> None:

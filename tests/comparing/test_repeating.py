@@ -6,8 +6,10 @@ import shlex
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from vita_core.comparing.planned import Options, named
-from vita_core.comparing.repeating import command, portable
+from vita_core.comparing.repeating import command, portable, readable
 from vita_core.comparing.sweeping import swept
 
 DATA = Path("/somewhere/photos.jsonl")
@@ -61,3 +63,30 @@ def test_only_absolute_paths_are_shortened() -> None:
         "a": ["z.pt", {"b": "x/y.pt"}],
         "d": '["one", "two"]',
     }
+
+
+def test_blanks_are_quoted_and_directories_with_blanks_are_left_out() -> None:
+    own = 'tower.towers=[{weights: "/my models/vit"}, {weights: /x/b.pt}]'
+    asked = named(["/my work/a b.yaml", "c$.yaml"], ["llm.weights=~/my models/llm", own, "tower.adapter=/my files/a b"])
+    told = command(asked, Path("/my data/all of it.jsonl"), Options(benchmarks=("/my tasks/t 1.yaml", "mme")))
+    assert told == (
+        "vita compare 'a b.yaml' 'c$.yaml' --set llm.weights=llm --set "
+        """'tower.towers=[{"weights": "vit"}, {"weights": "b.pt"}]' --set 'tower.adapter=a b' """
+        "--data 'all of it.jsonl' --seeds 3 --lmms-eval 't 1.yaml,mme' --out DIR"
+    )
+    assert command(named(["a.yaml", "b.yaml"]), Path(), Options()).endswith(
+        f"--data {Path.cwd().name} --seeds 3 --out DIR"
+    )
+    assert portable({"tower": {"weights": "/my models/vit", "reduce": [{"weights": "/a b/c.pt"}]}}) == {
+        "tower": {"weights": "vit", "reduce": [{"weights": "c.pt"}]}
+    }
+    assert portable({"system": "/no_think You like cats and / or dogs"}) == {
+        "system": "/no_think You like cats and / or dogs"
+    }
+
+
+def test_an_error_tells_no_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "my work").mkdir()
+    monkeypatch.chdir(tmp_path / "my work")
+    assert readable(f"cannot read {tmp_path}/my work/x.pt: damaged") == "cannot read x.pt: damaged"
+    assert readable("no file '/my models/x.pt' in /a/b/c") == "no file 'x.pt' in c"

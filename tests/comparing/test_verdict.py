@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vita_core.comparing.assembling import pairs
+from vita_core.comparing.repeating import readable
 from vita_core.comparing.report import _section, report
-from vita_core.comparing.running import Finished, Run, readable
+from vita_core.comparing.running import Finished, Run
 from vita_core.comparing.statistics import estimate
 from vita_core.comparing.verdict import notes, verdict
 from vita_core.probing.measures import rounded

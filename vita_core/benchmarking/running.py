@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -13,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vita_core.errors import VitaError, nearest
 
-__all__ = ["Scores", "benchmark_scores", "check_tasks", "mean_scores"]
+__all__ = ["Scores", "benchmark_scores", "check_tasks", "mean_scores", "task_files"]
 
 Scores = dict[str, dict[str, float]]
 """By task and metric."""
@@ -102,6 +105,35 @@ def _named(tasks: Sequence[str]) -> tuple[list[str], set[Path]]:
     if len(folders) > 1:
         raise VitaError("--lmms-eval: the files are in several folders. Try: put them into one folder")
     return names, folders
+
+
+def task_files(tasks: Sequence[str]) -> str | None:
+    """Return a digest of what the tasks that are files depend on, or None if all are names.
+
+    It is of the YAML and Python files in their folder, which may refer to each other, and of the sizes and times of the files
+    and directories that a YAML file names, such as its data. Raises VitaError.
+    """
+    _, folders = _named(tasks)
+    digest = hashlib.sha256()
+    for file in sorted(
+        file for folder in folders for file in folder.iterdir() if file.suffix in (".yaml", ".yml", ".py")
+    ):
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)} ".encode() + content)
+        for place in _places(content.decode(errors="replace")) if file.suffix != ".py" else ():
+            within = sorted(place.rglob("*")) if place.is_dir() else [place]
+            stats = [(str(one), one.stat()) for one in within if one.is_file()]
+            digest.update(repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]).encode())
+    return digest.hexdigest() if folders else None
+
+
+def _places(text: str) -> list[Path]:
+    """Return the absolute paths in YAML that exist."""
+    try:
+        values = [token.value for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken)]
+    except yaml.YAMLError:  # lmms-eval tells
+        return []
+    return [Path(value) for value in values if value.startswith("/") and os.path.exists(value)]  # noqa: PTH110  # no error
 
 
 def _scores(results: Mapping[str, Mapping[str, Any]]) -> Scores:

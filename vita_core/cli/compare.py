@@ -155,7 +155,7 @@ def _rates(tune: str | None) -> tuple[float, ...]:
 def _run(asked: Sequence[Asked], data: Path, out: Path, options: Options, *, dry_run: bool, json: bool) -> None:
     """Compare, and print the verdict; or only how long that would take."""
     if dry_run:
-        _estimate(asked, data, options, json=json)
+        _estimate(asked, data, out, options, json=json)
         return
     from vita_core.comparing.comparison import compare as run
 
@@ -196,13 +196,13 @@ def _print(found: dict[str, Any]) -> None:
     )
 
 
-def _estimate(asked: Sequence[Asked], data: Path, options: Options, *, json: bool) -> None:
+def _estimate(asked: Sequence[Asked], data: Path, out: Path, options: Options, *, json: bool) -> None:
     from dataclasses import asdict
 
     from vita_core.comparing.estimating import estimated
 
     with resumable():
-        found = estimated(asked, data, options)
+        found = estimated(asked, data, out, options)
     total = sum(one.seconds for one in found)
     if json:
         print_json({"configs": [asdict(one) for one in found], "seconds": total})

@@ -74,20 +74,13 @@ def probe(
 
 def _resolved(config: Sequence[str], labels: str | None, overrides: Sequence[str]) -> dict[str, Resolved]:
     """Return the resolved configs by name. Raises ConfigError for two of one name, and for an unknown --labels."""
+    from vita_core.comparing.planned import named
     from vita_core.errors import ConfigError
     from vita_core.planning.resolution import resolve
 
     if labels not in (None, "label", "folder", "caption"):
         raise ConfigError(f"--labels: unknown: {labels!r}. Try: label, folder or caption")
-    found: dict[str, Resolved] = {}
-    for place in config:
-        name = Path(place).absolute().name.removesuffix(".yaml")
-        if name in found:
-            raise ConfigError(
-                f"CONFIG: two configs are called {name!r}: the second is {place}. Try: rename one of them"
-            )
-        found[name] = resolve(place, overrides, tower_only=True)
-    return found
+    return {one.name: resolve(one.place, one.overrides, tower_only=True) for one in named(config, overrides)}
 
 
 def _print_data(data: dict[str, Any]) -> None:

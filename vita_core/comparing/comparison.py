@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vita_core.benchmarking.running import Scores, check_tasks, mean_scores
 from vita_core.comparing.assembling import config_entry, examples, pairs
-from vita_core.comparing.dividing import Divided, divided, read_data
+from vita_core.comparing.dividing import Data, Divided, divided, moved, read_data
 from vita_core.comparing.page import write_page
 from vita_core.comparing.planned import Asked, Options, Planned, besides_tower, plan_configs
-from vita_core.comparing.repeating import command
+from vita_core.comparing.repeating import command, readable
 from vita_core.comparing.report import write_report
-from vita_core.comparing.running import COMPARED, Finished, Runner, compared, rate_overrides, readable
+from vita_core.comparing.running import COMPARED, Finished, Runner, compared, forget_unfinished, rate_overrides
 from vita_core.comparing.statistics import RESAMPLES, check_installed
 from vita_core.comparing.towers import look, spread, time_towers
 from vita_core.comparing.verdict import notes, verdict
 from vita_core.errors import ConfigError
-from vita_core.masking import masked
 from vita_core.probing.measures import rounded
 from vita_core.training import processes
 from vita_core.training.data import Sample, read_samples
 from vita_core.weights.files import write_text
 
-__all__ = ["compare", "prepared"]
+__all__ = ["checked", "compare", "prepared"]
 
 Scored = dict[str, list[Finished]]
 Tunings = dict[str, list[dict[str, Any]]]
 
 
-def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> tuple[list[Planned], Divided]:
-    """Make every check that needs no weights, and divide the data. Raises VitaError."""
+def checked(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> tuple[list[Planned], Data, str]:
+    """Make every check that needs no weights. Return the configs, the data, and the record of both. Raises VitaError.
+
+    Nothing is written.
+    """
     check_installed()
     if processes.count() > 1:
         raise ConfigError(
@@ -47,7 +50,15 @@ def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) ->
         for rate in options.rates:
             rate_overrides(one.resolved, rate)
     read = read_data(data)
-    record = compared(out, read.sha256, planned)
+    return planned, read, compared(out, read.sha256, planned)
+
+
+def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> tuple[list[Planned], Divided]:
+    """Make every check that needs no weights, and divide the data. Raises VitaError."""
+    planned, read, record = checked(asked, data, out, options)
+    with suppress(OSError):  # the data was not divided yet
+        if moved(read, out / "data"):
+            forget_unfinished(out)
     found = divided(read, out / "data")
     write_text(out / COMPARED, record)
     return planned, found
@@ -176,9 +187,7 @@ def _look(
         times = time_towers(planned, test)
     except Exception as error:  # such as too little memory for all towers at once
         failed["the times of the towers"] = f"{type(error).__name__}: {error}"
-    comparison["notes"] += [
-        f"{name} could not be looked at: {readable(masked(reason))}" for name, reason in failed.items()
-    ]
+    comparison["notes"] += [f"{name} could not be looked at: {readable(reason)}" for name, reason in failed.items()]
     timings = {}
     for name, runs in scored.items():
         seconds = [run.record["seconds"] for run in runs if run.record["seconds"] is not None]

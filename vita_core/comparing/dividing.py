@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vita_core.config.data import DataSetConfig
 from vita_core.errors import ConfigError
 from vita_core.probing.splits import divide, near_duplicates
-from vita_core.training.data import PictureRef, Sample, open_source
+from vita_core.training.data import PictureRef, Sample, answered
 from vita_core.training.data.folders import FolderSource
 from vita_core.weights.files import write_text, write_whole
 
@@ -48,11 +47,15 @@ class Divided:
 
 @dataclass(frozen=True)
 class Data:
-    """The samples of a data set of this name, of one picture each, and the SHA-256 of their pictures and texts in order."""
+    """The samples of a data set of this name, of one picture each, and the SHA-256 of their pictures and texts in order.
+
+    `left_out` is how many pictures of a folder have no caption.
+    """
 
     name: str
     samples: Sequence[Sample]
     sha256: str
+    left_out: int = 0
 
 
 def read_data(path: Path) -> Data:
@@ -60,31 +63,32 @@ def read_data(path: Path) -> Data:
 
     Raises ConfigError, and SampleError for a sample that cannot be used.
     """
-    source = open_source(DataSetConfig(path=str(path)), absolute=True)
-    if isinstance(source, FolderSource):
-        source = FolderSource(path, captioned=True)
+    source = answered(path)
     samples = [source.sample(index) for index in range(len(source))]
-    return Data(path.absolute().stem, samples, _digest(samples))
+    left_out = source.left_out if isinstance(source, FolderSource) else 0
+    return Data(path.absolute().stem, samples, _digest(samples), left_out)
 
 
 def divided(data: Data, folder: Path) -> Divided:
     """Divide a data set, and write each split to ``folder/SPLIT.jsonl``. Pictures inside an archive are written beside it.
 
-    If the same data was divided there before, its files stay. Raises ConfigError for too few pictures.
+    If the same data was divided there before, its files stay, unless its pictures were `moved`: the splits of equal data are
+    equal. Raises ConfigError for too few pictures.
     """
     samples, digest = data.samples, data.sha256
     record = folder / "data.json"
     with suppress(OSError, ValueError, KeyError):
         known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        if known["sha256"] == digest and all((folder / f"{name}.jsonl").is_file() for name in SPLITS):
+        if known["sha256"] == digest and not moved(data, folder):
             return Divided(**{**known, "name": data.name, "test_groups": tuple(known["test_groups"])})
     pictures = [sample.pictures[0] for sample in samples]
     splits = divide(near_duplicates(pictures), seed=SEED, labels=_labels(samples))
     for name in SPLITS:
         if len({splits.groups[place] for place in getattr(splits, name)}) < 2:
+            others = f", and {data.left_out:,} more have no caption" if data.left_out else ""
             raise ConfigError(
                 f"--data: {len(samples)} pictures in {len(set(splits.groups))} groups of near-duplicates are too few for three "
-                f"splits: there would be no two different ones in {name}. Try: at least 20 different pictures"
+                f"splits: there would be no two different ones in {name}{others}. Try: at least 20 different pictures"
             )
     for name in SPLITS:
         rows = (_row(samples[place], place, folder) for place in getattr(splits, name))
@@ -100,6 +104,14 @@ def divided(data: Data, folder: Path) -> Divided:
     )
     write_text(record, json.dumps(asdict(found)))
     return found
+
+
+def moved(data: Data, folder: Path) -> bool:
+    """Return whether the splits in a folder name pictures at other places than where they are. Raises OSError without splits."""
+    texts = [(folder / f"{name}.jsonl").read_text(encoding="utf-8") for name in SPLITS]
+    stated = {json.loads(line)["image"] for text in texts for line in text.split("\n") if line}
+    now = {str(_place(sample.pictures[0], at, folder)) for at, sample in enumerate(data.samples)}
+    return stated != now or not all(Path(name).is_file() for name in now)
 
 
 def _digest(samples: Sequence[Sample]) -> str:
@@ -146,10 +158,16 @@ def _messages(sample: Sample) -> Iterator[dict[str, str]]:
 
 def _file(ref: PictureRef, place: int, folder: Path) -> Path:
     """Return the file of a picture. One inside an archive is written to a file of its own."""
+    file = _place(ref, place, folder)
     if ref.whole is not None:
-        return ref.whole.absolute()
-    file = folder.absolute() / "pictures" / f"{place:06d}{Path(ref.name).suffix or '.png'}"
+        return file
     with ref.opened() as opened:
         content = opened.read()
     write_whole(file, lambda path: path.write_bytes(content))
     return file
+
+
+def _place(ref: PictureRef, place: int, folder: Path) -> Path:
+    """Return where the file of a picture is, or where that of one inside an archive is written."""
+    own = folder.absolute() / "pictures" / f"{place:06d}{Path(ref.name).suffix or '.png'}"
+    return own if ref.whole is None else ref.whole.absolute()

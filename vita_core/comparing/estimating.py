@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vita_core.comparing.comparison import prepared
-from vita_core.comparing.dividing import Divided
+from vita_core.comparing.comparison import checked
+from vita_core.comparing.dividing import Divided, divided
 from vita_core.comparing.planned import Asked, Options, Planned, stepped
 from vita_core.comparing.running import Run, train_run
 from vita_core.comparing.scoring import Scorer
@@ -41,12 +41,13 @@ class Estimated:
     seconds: float
 
 
-def estimated(asked: Sequence[Asked], data: Path, options: Options) -> list[Estimated]:
-    """Run two steps of each config, and score two pictures. Raises as `compare` does before it trains."""
-    with tempfile.TemporaryDirectory(prefix="vita-dry-run-") as scratch:
-        out = Path(scratch)
-        planned, found = prepared(asked, data, out, options)
-        return [_measured(one, found, options, out) for one in planned]
+def estimated(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> list[Estimated]:
+    """Run two steps of each config, and score two pictures. Raises as `compare` does before it trains; `out` is not written."""
+    planned, read, _ = checked(asked, data, out, options)
+    with tempfile.TemporaryDirectory(prefix="vita-dry-run-") as folder:
+        scratch = Path(folder)
+        found = divided(read, scratch / "data")
+        return [_measured(one, found, options, scratch) for one in planned]
 
 
 def _measured(one: Planned, found: Divided, options: Options, out: Path) -> Estimated:

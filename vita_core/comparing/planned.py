@@ -75,14 +75,16 @@ class Planned:
 def named(places: Sequence[str], overrides: Sequence[str] = ()) -> list[Asked]:
     """Name configs after their files, or after the folders of files with the same name. Raises ConfigError."""
     paths = [Path(os.path.abspath(Path(place).expanduser())) for place in places]  # noqa: PTH100  # `resolve` follows links
+    if again := next((place for at, place in enumerate(places) if paths[at] in paths[:at]), None):
+        raise ConfigError(f"{again}: this config is given twice. Try: leave one of them out")
     stems = [path.stem if path.suffix in (".yaml", ".yml") else path.name for path in paths]
     twice = {stem for stem, count in Counter(stems).items() if count > 1}
     names = [f"{path.parent.name}-{stem}" if stem in twice else stem for stem, path in zip(stems, paths, strict=True)]
     clean = [re.sub(r"[^\w.=,+-]", "-", name) for name in names]
-    if again := next((name for name, count in Counter(clean).items() if count > 1), None):
-        which = [place for name, place in zip(clean, places, strict=True) if name == again]
+    if same := next((name for name, count in Counter(clean).items() if count > 1), None):
+        which = [place for name, place in zip(clean, places, strict=True) if name == same]
         raise ConfigError(
-            f"two configs have the name {again!r}: {', '.join(which)}. Try: another name for one of the files"
+            f"two configs have the name {same!r}: {', '.join(which)}. Try: another name for one of the files"
         )
     return [Asked(name, place, tuple(overrides)) for name, place in zip(clean, places, strict=True)]
 

@@ -6,7 +6,7 @@ import gc
 import hashlib
 import json
 import math
-import re
+import shutil
 import sys
 import time
 import traceback
@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vita_core.benchmarking.running import Scores, benchmark_scores
+from vita_core.benchmarking.running import Scores, benchmark_scores, task_files
 from vita_core.comparing.dividing import Divided
 from vita_core.comparing.memory import peak_bytes, reset_peak
 from vita_core.comparing.planned import Planned
+from vita_core.comparing.repeating import readable
 from vita_core.comparing.scoring import Scorer
 from vita_core.errors import ConfigError, VitaError
 from vita_core.masking import masked
@@ -33,7 +34,7 @@ from vita_core.training.running import run_stages
 from vita_core.training.train import train
 from vita_core.weights.files import write_text
 
-__all__ = ["COMPARED", "Finished", "Run", "Runner", "compared", "rate_overrides", "readable", "train_run"]
+__all__ = ["COMPARED", "Finished", "Run", "Runner", "compared", "forget_unfinished", "rate_overrides", "train_run"]
 
 COMPARED = "compared.json"
 DONE = "run.json"
@@ -106,7 +107,7 @@ class Runner:
             return done
         except Exception as error:  # any error of a plugin, a library or the machine
             found = str(error) if isinstance(error, VitaError) else f"{type(error).__name__}: {error}"
-            self.failed[run.planned.name] = readable(masked(found))
+            self.failed[run.planned.name] = readable(found)
             write_text(run.folder / "error.txt", masked(traceback.format_exc()))
             tqdm.write(f"{run.planned.name} failed, seed {run.seed}: {masked(found)}", file=sys.stderr)
             return None
@@ -156,16 +157,16 @@ class Runner:
         return Finished(run, [json.loads(line) for line in lines if line], record)
 
     def _benchmarked(self, run: Run, tasks: Sequence[str]) -> Scores:
-        file = run.folder / "lmms_eval.json"
+        file, files = run.folder / "lmms_eval.json", task_files(tasks)
         with suppress(OSError, ValueError):
             known = json.loads(file.read_text(encoding="utf-8"))
-            if known["tasks"] == [*tasks]:
+            if known["tasks"] == [*tasks] and known.get("files") == files:
                 scores: Scores = known["scores"]
                 return scores
         tqdm.write(f"{run.planned.name}: {', '.join(tasks)}, {_described(run)}", file=sys.stderr)
         device = run.planned.resolved.config.device
         scores = benchmark_scores(run.folder, tasks, run.folder / "lmms_eval", device=device)
-        write_text(file, json.dumps({"tasks": [*tasks], "scores": scores}))
+        write_text(file, json.dumps({"tasks": [*tasks], "files": files, "scores": scores}))
         return scores
 
     def _scorer(self, run: Run) -> Scorer:
@@ -191,10 +192,11 @@ def train_run(run: Run, out: Path, overrides: Sequence[str] = ()) -> None:
     run_stages(run.planned.with_overrides(given), run.folder, strict=True)
 
 
-def readable(message: str) -> str:
-    """Return the first line of a message, with the names of files instead of their places on this machine."""
-    first = next(iter(message.strip().splitlines()), "no message")
-    return re.sub(r"(?<![\w.:/])/(?:[^\s/:]+/)+([^\s/:]+)", r"\1", first)
+def forget_unfinished(out: Path) -> None:
+    """Remove the runs in `out` that are not finished, which state where their pictures were. They begin again."""
+    for folder in out.glob("runs/*/*/seed-*"):
+        if not (folder / DONE).is_file():
+            shutil.rmtree(folder)
 
 
 def _described(run: Run) -> str:
@@ -227,6 +229,8 @@ def compared(out: Path, data: str, planned: Sequence[Planned]) -> str:
     Raises ConfigError if the runs there are of other data or of other configs.
     Configs and seeds may be added.
     """
+    if out.is_file():
+        raise ConfigError(f"--out: {out} is a file. Try: a directory for --out")
     record = out / COMPARED
     stated = {one.name: one.resolved.config.model_dump_json(exclude_defaults=True) for one in planned}
     configs = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in stated.items()}

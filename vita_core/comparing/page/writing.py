@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from vita_core.comparing.page import tables
 from vita_core.comparing.page.charts import charts
 from vita_core.comparing.report import MARK
 from vita_core.comparing.statistics import check_installed
+from vita_core.errors import VitaError
 from vita_core.weights.files import sha256, write_text
+from vita_core.weights.jsonfiles import read_json
 
 __all__ = ["write_page"]
 
@@ -48,18 +49,33 @@ def write_page(folder: Path) -> Path:
     """Write ``comparison.html`` from ``comparison.json`` in a folder, and return its path.
 
     ``timings.json`` and the pictures in ``page/`` are shown where they exist. Equal files give equal bytes. Raises VitaError
-    if a package of the extra `compare` is not installed.
+    if a package of the extra `compare` is not installed, and for a ``comparison.json`` that cannot be shown.
     """
+    from jinja2 import UndefinedError
+
     check_installed()
     source = folder / "comparison.json"
-    comparison = json.loads(source.read_text(encoding="utf-8"))
+    comparison = read_json(source)
+    try:
+        text = _rendered(_values(comparison, folder))
+    except (KeyError, UndefinedError) as error:
+        raise VitaError(
+            f"{source}: not a comparison that can be shown: {error} is missing. Another version may have made it. Try: "
+            "the command of the comparison with the same --out, which reads the finished runs"
+        ) from error
+    write_text(folder / "comparison.html", text)
+    return folder / "comparison.html"
+
+
+def _values(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what the template shows."""
     times = folder / "timings.json"
-    timings = json.loads(times.read_text(encoding="utf-8")) if times.is_file() else {}
+    timings = read_json(times) if times.is_file() else {}
     labels = {one["name"]: f"{one['name']} {MARK}" if one["unequal"] else one["name"] for one in comparison["configs"]}
     drawn = charts(comparison, timings, labels)
     script = (HERE / "page.js").read_text(encoding="utf-8")
     plotly = _plotly() if drawn else ""
-    values = {
+    return {
         "comparison": comparison,
         "labels": labels,
         "mark": MARK,
@@ -72,13 +88,11 @@ def write_page(folder: Path) -> Path:
         "charts": drawn,
         "figures": {chart.id: chart.figure for section in drawn.values() for chart in section},
         "shown": [*_shown(comparison, labels, folder / "page")],
-        "digest": sha256(source),
+        "digest": sha256(folder / "comparison.json"),
         "style": (HERE / "page.css").read_text(encoding="utf-8"),
         "scripts": [text for text in (plotly, script) if text],
         "allowed": [_allowed(text) for text in (plotly, script) if text],
     }
-    write_text(folder / "comparison.html", _rendered(values))
-    return folder / "comparison.html"
 
 
 def _shown(comparison: Mapping[str, Any], labels: Mapping[str, str], folder: Path) -> Iterator[Shown]:
