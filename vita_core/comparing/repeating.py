@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.comparing.planned import Asked, Options
-from vita_core.config.yamlfile import parse_value
 from vita_core.masking import masked
+from vita_core.untrusted.yamlfiles import parse_value
 
 __all__ = ["command", "portable", "readable"]
 

@@ -16,8 +16,8 @@ from vita_core.comparing.page.charts import charts
 from vita_core.comparing.report import MARK
 from vita_core.comparing.statistics import check_installed
 from vita_core.errors import VitaError
+from vita_core.untrusted.jsonfiles import read_object
 from vita_core.weights.files import sha256, write_text
-from vita_core.weights.jsonfiles import read_json
 
 __all__ = ["write_page"]
 
@@ -55,7 +55,7 @@ def write_page(folder: Path) -> Path:
 
     check_installed()
     source = folder / "comparison.json"
-    comparison = read_json(source)
+    comparison = read_object(source)
     try:
         text = _rendered(_values(comparison, folder))
     except (KeyError, UndefinedError) as error:
@@ -70,7 +70,7 @@ def write_page(folder: Path) -> Path:
 def _values(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return what the template shows."""
     times = folder / "timings.json"
-    timings = read_json(times) if times.is_file() else {}
+    timings = read_object(times) if times.is_file() else {}
     labels = {one["name"]: f"{one['name']} {MARK}" if one["unequal"] else one["name"] for one in comparison["configs"]}
     drawn = charts(comparison, timings, labels)
     script = (HERE / "page.js").read_text(encoding="utf-8")
