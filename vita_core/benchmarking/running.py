@@ -64,7 +64,7 @@ def benchmark_scores(model: Path, tasks: Sequence[str], out: Path, *, device: st
     command += [word for folder in folders for word in ("--include_path", str(folder))]
     with (out / "log.txt").open("w") as log:
         # in the directory of the model, since a path with a comma would be two arguments
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603  # words, not a shell; tasks are the value of one option
             [*command, "--output_path", out.absolute()], cwd=model, stdout=log, stderr=subprocess.STDOUT, check=False,
             env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
         )  # fmt: skip

@@ -130,7 +130,7 @@ def run(
     from vita_core.weights.sources import Source
 
     module: dict[str, Any] = {}
-    exec(template.substitute(values), module)  # the template of this package, as it is written to the plugin
+    exec(template.substitute(values), module)  # noqa: S102  # our template, as it is written to the user's own plugin
     factory = module[values["tower"]]
     factory.block_path = values["blocks"] or None
     spec = TowerSpec(values["name"], target, f"{values['package']}:{values['class_name']}")

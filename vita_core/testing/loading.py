@@ -37,7 +37,8 @@ def expect_light(owner: Owner, kind: str, *more: str) -> None:
         f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    command = [sys.executable, "-c", code]  # the names of modules that this process has imported
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603  # see above
     told = f"import {', '.join(names)}"
     expect(done.returncode == 0, f"{told} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
     expect(not done.stdout.strip(), f"{told} imported {', '.join(done.stdout.split())}")
@@ -174,6 +175,10 @@ def sent_to_another_process(subject: Subject) -> None:
     """The tower's config, the checkpoint's config and the image processor can be pickled (for data loaders and Ray)."""
     tower = subject.tower
     for name, value in {"settings": tower.settings, "config": tower.config}.items():
-        expect(pickle.loads(pickle.dumps(value)) == value, f"{name} differs after pickling")
-    processor = pickle.loads(pickle.dumps(tower.image_processor))
+        expect(_pickled(value) == value, f"{name} differs after pickling")
+    processor = _pickled(tower.image_processor)
     expect(processor.to_dict() == tower.image_processor.to_dict(), "image_processor differs after pickling")
+
+
+def _pickled(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))  # noqa: S301  # the bytes were just made here
