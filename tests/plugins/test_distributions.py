@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 
 EXAMPLE = REPOSITORY / "examples" / "vita-tower-dinov2"
+FROZEN = REPOSITORY / "tests" / "fixtures" / "plugins" / "vita_tower_dinov2-0.1.0-py3-none-any.whl"
+"""The example as version 0.1 built it: what was written for ``vita_api = 1`` works as long as there is that version."""
 
 
 def towers(environment: Environment) -> dict[str, dict[str, str]]:
@@ -52,10 +54,11 @@ def test_our_own_wheel_holds_what_is_not_python(tmp_path: Path) -> None:
     assert {f"vita_core/{path.relative_to(REPOSITORY)}" for path in configs} <= packed
 
 
+@pytest.mark.parametrize("when", ["today", "at version 0.1"])
 def test_the_example_is_built_installed_used_and_removed(
-    environment: Environment, dinov2_config: Path, golden: Path, tmp_path: Path
+    environment: Environment, dinov2_config: Path, golden: Path, tmp_path: Path, when: str
 ) -> None:
-    environment.install(build_wheel(EXAMPLE, tmp_path / "dist"))
+    environment.install(build_wheel(EXAMPLE, tmp_path / "dist") if when == "today" else FROZEN)
     assert towers(environment)["dinov2"]["distribution"] == "vita-tower-dinov2"
     assert set(towers(environment)) >= {"clip", "siglip", "eva_clip", "internvit", "timm", "torchvision"}
     assert environment.vita("--strict-plugins", "towers").returncode == 0
