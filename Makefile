@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LMMS_EVAL := .compat/lmms-eval
+RELEASE := .compat/release
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo quick test test-extras compat lmms-eval chromium lint docs notebooks site bench clean
+.PHONY: demo quick test test-extras compat types lmms-eval chromium lint docs notebooks site bench audit release clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt .ci/install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vita-core needs Python 3.11 or newer; run: make PYTHON=python3.11")'
@@ -33,7 +34,7 @@ test: lint
 # on Debian or Ubuntu, or install chromium yourself before.
 test-extras: $(VENV)/.extras chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m extras
-	$(MAKE) lmms-eval
+	$(MAKE) lmms-eval types
 	$(BIN)/python tools/compat.py
 
 $(VENV)/.extras: $(VENV)/.installed
@@ -56,6 +57,22 @@ $(LMMS_EVAL)/.installed: pyproject.toml constraints-lmms-eval.txt .ci/install
 
 compat: $(VENV)/.installed  # the tests with the oldest and with the newest versions that pyproject.toml allows
 	$(BIN)/python tools/compat.py
+
+# The tests run on the Python that is here. For the other versions that pyproject.toml allows, this is all that is checked.
+types: $(VENV)/.installed
+	for version in 3.12 3.13 3.14; do $(BIN)/mypy --python-version $$version --cache-dir .mypy_cache/types || exit 1; done
+
+# Asks a service for the known vulnerabilities of every pinned version. It fails where the service cannot be reached.
+audit: $(RELEASE)/.installed
+	$(RELEASE)/bin/python tools/audit.py
+
+release: $(RELEASE)/.installed  # builds and checks the files of a release in dist/
+	$(RELEASE)/bin/python tools/release.py
+
+$(RELEASE)/.installed: constraints-release.txt .ci/install
+	$(PYTHON) -m venv --clear $(RELEASE)
+	.ci/install $(RELEASE) --constraint constraints-release.txt hatchling twine pip-audit cyclonedx-bom
+	touch $@
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py

@@ -155,7 +155,9 @@ def _fitted(directory: Path, put: Any) -> Any:
     from peft import LoraConfig, PeftConfig
 
     try:
-        config = PeftConfig.from_pretrained(str(directory))
+        config = PeftConfig.from_pretrained(
+            str(directory), local_files_only=True
+        )  # a name like owner/name is no hub id
         if not isinstance(config, LoraConfig):
             raise CheckpointError(
                 f"{directory}: peft_type {config.peft_type.value!r} is not supported, only 'LORA'. "

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.config.schema import LLMConfig
-from vita_core.errors import CheckpointError, ConfigError, VitaError
+from vita_core.errors import CheckpointError, VitaError
 from vita_core.planning.language import LanguagePart, ResolvedLLM
 from vita_core.untrusted.jsonfiles import read_object
-from vita_core.weights.assets import ASSET_PREFIX
-from vita_core.weights.sources import Source, is_path, locate
+from vita_core.weights.sources import Source, locate
+from vita_core.weights.stated import check_commit, check_own_code
 
 __all__ = ["checked_source", "hub_options", "open_tokenizer", "part_tokenizer", "place"]
 
@@ -46,13 +46,11 @@ def open_tokenizer(resolved: ResolvedLLM) -> tuple[Any, int]:
 
 def checked_source(config: LLMConfig) -> Source:
     """Find a language model. Raises ConfigError or CheckpointError if it needs code that is not allowed to run."""
-    here = config.weights.startswith(ASSET_PREFIX) or is_path(config.weights)
-    if config.trust_remote_code and config.revision is None and not here:  # told before a hub is asked
-        raise ConfigError(
-            "llm.trust_remote_code: true needs a fixed revision. "
-            "Try: `llm.revision: COMMIT` with the commit whose code you have read"
-        )
+    if config.trust_remote_code:
+        check_commit("llm", config.weights, config.revision)
     source = locate(config.weights, config.revision)
+    if config.trust_remote_code:
+        check_own_code(source, "tokenizer_config.json")
     if "auto_map" in source.config and not config.trust_remote_code and source.config.get("model_type") not in _known():
         raise CheckpointError(
             f"llm.weights: {config.weights} needs code from its repository, which is not allowed to run. "
@@ -80,7 +78,9 @@ def part_tokenizer(part: LanguagePart) -> Any:
         )
     settings = dict(part.config)
     decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    tokenizer = AutoTokenizer.from_pretrained(part.directory, config=decoder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(  # without an answer about code, transformers would ask on the terminal
+        part.directory, config=decoder, local_files_only=True, trust_remote_code=False
+    )
     older = part.directory / "chat_template.json"  # of the processor, which goes before the tokenizer's
     if older.is_file():
         tokenizer.chat_template = read_object(older).get("chat_template", tokenizer.chat_template)

@@ -16,8 +16,9 @@ from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import CORE, SESSION
 from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256
+from vita_core.weights.sources import commit
 
-__all__ = ["full_type", "learning", "made_by", "reduction_sources", "sources"]
+__all__ = ["at", "full_type", "learning", "made_by", "reduction_sources", "sources"]
 
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
 
@@ -97,7 +98,14 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 def _source(weights: str | None, revision: str | None, files: list[Path]) -> dict[str, Any]:
     if weights is not None and weights.startswith(ASSET_PREFIX):
         return {"weights": weights, "asset": provenance(weights.removeprefix(ASSET_PREFIX))}
-    return {"weights": weights, "revision": revision, "files": {path.name: sha256(path) for path in files}}
+    hashes = {path.name: sha256(path) for path in files}
+    return {"weights": weights, **at(weights, revision), "files": hashes}
+
+
+def at(weights: str | None, revision: str | None) -> dict[str, str | None]:
+    """Return the revision that a config states, and for a hub id the commit that it was."""
+    found = None if weights is None else commit(weights, revision)
+    return {"revision": revision} | ({} if found is None else {"commit": found})
 
 
 def _weight_files(weights: str | None) -> list[Path]:

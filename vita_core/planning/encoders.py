@@ -26,7 +26,7 @@ from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import import_object, registry
 from vita_core.plugins.specs import Shape, TowerSpec
 from vita_core.weights.sources import Source
-from vita_core.weights.stated import quantised, with_code
+from vita_core.weights.stated import check_commit, quantised, with_code
 
 __all__ = ["ResolvedTower", "resolve_encoder"]
 
@@ -154,6 +154,8 @@ def resolve_encoder(
     """Resolve one encoder, alone or as a part of a fused tower. `vita_core.planning.towers.resolve_tower` describes it."""
     if settings.type is not None:  # report a misspelled type before the first request to the hub
         registry().find(TowerSpec, settings.type)
+    if settings.trust_remote_code:
+        check_commit("tower", settings.weights, settings.revision)
     choice, source = choose_tower(settings, source or located(settings, offline=offline))
     spec, owner = choice.tower.spec, choice.tower.owner
     rule = f"known hub id {source.hub_id}" if source.published and settings.type is None else choice.rule
@@ -187,11 +189,6 @@ def _check(settings: TowerConfig, spec: TowerSpec, source: Source) -> None:
         raise ConfigError(
             f"tower.trust_remote_code: tower {spec.name!r} runs no code from a checkpoint's repository. "
             "Try: `tower.trust_remote_code: false`"
-        )
-    if settings.trust_remote_code and source.path is None and settings.revision is None:
-        raise ConfigError(
-            "tower.trust_remote_code: true needs a fixed revision. "
-            "Try: `tower.revision: COMMIT` with the commit whose code you have read"
         )
     if settings.attention not in ("auto", *spec.attentions):
         choices = f"one of auto, {', '.join(spec.attentions)}" if spec.attentions else "`tower.attention: auto`"

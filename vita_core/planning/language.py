@@ -15,6 +15,7 @@ from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import import_object, registry
 from vita_core.plugins.specs import LLMShape, LLMSpec
 from vita_core.weights.sources import Source, locate
+from vita_core.weights.stated import check_commit
 
 __all__ = ["LanguagePart", "ResolvedLLM", "resolve_llm"]
 
@@ -89,5 +90,7 @@ def resolve_llm(config: LLMConfig, *, offline: bool = False, part: LanguagePart 
     """
     found = registry().find(LLMSpec, config.type)
     check_adapter("llm.adapter", config.adapter)
+    if config.trust_remote_code:
+        check_commit("llm", config.weights, config.revision)
     source = locate(config.weights, config.revision, found.spec.hub_ids if offline else None, offline=offline)
     return ResolvedLLM(found.spec, found.owner, config, source, part)

@@ -14,7 +14,7 @@ from torch import nn
 
 from vita_core.masking import masked_data
 from vita_core.models.model import VisionLanguageModel
-from vita_core.models.provenance import learning, made_by
+from vita_core.models.provenance import at, learning, made_by
 from vita_core.models.saving_towers import write_reductions
 from vita_core.planning.reduction_weights import reduction_files
 from vita_core.planning.resolution import Resolved
@@ -45,9 +45,14 @@ def sources_of(
             }
         )
     projector, llm = resolved.language("vita train")
-    weights = {"tower": _named(resolved.tower.source.weights), "llm": _named(llm.settings.weights)}
+    weights = {
+        "tower": _named(resolved.tower.source.weights, resolved.tower.source.revision),
+        "llm": _named(llm.settings.weights, llm.settings.revision),
+    }
     if resolved.tower.parts:
-        weights["tower"] = {"parts": [_named(part.source.weights) for part in resolved.tower.parts]}
+        weights["tower"] = {
+            "parts": [_named(part.source.weights, part.source.revision) for part in resolved.tower.parts]
+        }
     if projector.files is not None:
         weights["projector"] = _earlier(projector.files.files)
     learned = learning(resolved.tower).items()
@@ -56,10 +61,10 @@ def sources_of(
     return {"data": described, "weights": weights}
 
 
-def _named(weights: str) -> dict[str, Any]:
-    """Return where weights come from: their name, or the provenance of an asset."""
+def _named(weights: str, revision: str | None) -> dict[str, Any]:
+    """Return where weights come from: their name, revision and commit, or the provenance of an asset."""
     asset = weights.startswith(ASSET_PREFIX)
-    return provenance(weights.removeprefix(ASSET_PREFIX)) if asset else {"weights": weights}
+    return provenance(weights.removeprefix(ASSET_PREFIX)) if asset else {"weights": weights, **at(weights, revision)}
 
 
 def _earlier(files: Sequence[Path]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def convert_smollm2(file: Path, directory: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "local_files_only": True}
+    place["trust_remote_code"] = False
     with _quiet():
         tokenizer = AutoTokenizer.from_pretrained(**place)
         opened = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16)

@@ -16,7 +16,7 @@ from vita_core.weights.shards import choose_file, local_files, shard_names, stor
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["Source", "expand", "is_path", "locate"]
+__all__ = ["Source", "commit", "expand", "is_path", "locate"]
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 CONFIG_FILES = ("config.json", "open_clip_config.json")
@@ -164,19 +164,31 @@ def _offline_hint(hub_id: str, error: Exception) -> str:
 
 
 def _hub_json(hub_id: str, revision: str | None, names: tuple[str, ...]) -> dict[str, Any] | None:
-    from huggingface_hub import HfApi
+    from huggingface_hub import _CACHED_NO_EXIST, HfApi, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     for name in names:
         try:
             return read_object(Path(HfApi().hf_hub_download(hub_id, name, revision=revision)))
         except LocalEntryNotFoundError as error:  # offline; must come first, as a subclass of EntryNotFoundError
+            if try_to_load_from_cache(hub_id, name, revision=revision) is _CACHED_NO_EXIST:  # as the hub once said
+                continue
             raise CheckpointError(_offline_hint(hub_id, error)) from error
         except EntryNotFoundError:
             continue
         except Exception as error:  # huggingface_hub also raises its HTTP client's own exceptions
             raise CheckpointError(_offline_hint(hub_id, error)) from error
     return None
+
+
+def commit(weights: str, revision: str | None) -> str | None:
+    """Return the commit of a hub id at a revision, as the files in huggingface_hub's cache say, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if weights.startswith(ASSET_PREFIX) or is_path(weights):
+        return None
+    found = (try_to_load_from_cache(weights, name, revision=revision) for name in CONFIG_FILES)
+    return next((Path(file).parent.name for file in found if isinstance(file, str)), None)
 
 
 def _hub_files(source: Source, patterns: tuple[str, ...], needed: Callable[[str], bool] | None = None) -> list[Path]:

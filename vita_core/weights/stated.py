@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vita_core.weights.sources import Source
+from vita_core.errors import CheckpointError, ConfigError
+from vita_core.weights.assets import ASSET_PREFIX
+from vita_core.weights.sources import Source, is_path
 
-__all__ = ["quantised", "with_code"]
+__all__ = ["check_commit", "check_own_code", "quantised", "with_code"]
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 KEPT = ("modules_to_not_convert", "llm_int8_skip_modules", "ignore", "ignored_layers")
 """The keys of a ``quantization_config`` that list modules with unquantised weights, by method."""
@@ -40,3 +45,32 @@ def with_code(source: Source, *, trusted: bool) -> Source:
         place = source.hub_id if path is None else str(path.absolute())
         config["trusted_code"] = {"place": place, "revision": source.revision}
     return replace(source, config=config)
+
+
+def check_commit(section: str, weights: str | None, revision: str | None) -> None:
+    """Raise ConfigError if code from a hub may run, but `revision` is no commit: a branch or a tag may move to other code."""
+    here = weights is None or weights.startswith(ASSET_PREFIX) or is_path(weights)
+    if not here and COMMIT.fullmatch(revision or "") is None:
+        found = "" if revision is None else f", not {revision!r}"
+        raise ConfigError(
+            f"{section}.trust_remote_code: true needs a fixed revision{found}. Try: `{section}.revision: COMMIT` with the 40 "
+            "hexadecimal digits of the commit whose code you have read"
+        )
+
+
+def check_own_code(source: Source, *more: str) -> None:
+    """Raise CheckpointError if the config, or one of the files `more`, names code of another repository.
+
+    transformers would take the newest commit of that repository, which nobody has read.
+    """
+    others = [source.described_by(name) for name in more]
+    for config in [source.config, *(other.config for other in others if other is not None)]:
+        stated = config.get("auto_map") or {}
+        named = [*stated.values()] if isinstance(stated, Mapping) else [stated]
+        for reference in (one for value in named for one in (value if isinstance(value, list | tuple) else [value])):
+            repository = str(reference).rpartition("--")[0]
+            if repository and repository != source.hub_id:
+                raise CheckpointError(
+                    f"{source.weights}: its code is in another repository, of which no commit is fixed: {reference} "
+                    "(auto_map). Try: copy that code into the directory of the checkpoint, and name it there"
+                )
