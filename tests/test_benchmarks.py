@@ -82,7 +82,7 @@ def test_a_baseline_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_scripts_of_the_folder_are_all_known() -> None:
-    helpers = {"cases", "common", "families", "fewer_tokens", "photos", "guard", "watched"}
+    helpers = {"cases", "common", "families", "fewer_tokens", "photos", "guard", "quickstart", "watched"}
     there = {path.stem for path in (REPOSITORY / "benchmarks").glob("*.py")} - helpers
     assert there <= set(guard.SCRIPTS)
 

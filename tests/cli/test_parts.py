@@ -22,7 +22,15 @@ def test_projectors_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     vocabulary = rows["visual_vocabulary"]
     assert vocabulary["paper"].endswith(", arXiv 2405.20797")
     assert [name for name, row in rows.items() if ", arXiv " not in row["paper"]] == ["identity"]
-    assert vocabulary["options"].keys() == {"classes", "words", "dropout", "softening", "names_of"}
+    assert vocabulary["options"].keys() == {
+        "classes",
+        "words",
+        "dropout",
+        "softening",
+        "names_of",
+        "restraint",
+        "sharpness",
+    }
     assert (vocabulary["options"]["classes"], vocabulary["distribution"]) == (1000, "vita-core")
     assert (rows["linear"]["changes_tokens"], rows["spp_v1"]["changes_tokens"]) == (False, True)
     parts.projectors()

@@ -69,6 +69,27 @@ def test_a_vocabulary_says_the_names_of_classes_and_of_captions() -> None:
         projector.start_from_words(["a b", "c", "tabby", "d"], embed)
 
 
+def test_restraint_keeps_the_class_scores_and_sharpness_the_first_word() -> None:
+    torch.manual_seed(0)
+    options = {"classes": 5, "words": 2, "restraint": 0.5}
+    projector = build(ProjectorConfig(type="visual_vocabulary", options=options), 12)
+    free = build(ProjectorConfig(type="visual_vocabulary", options={**options, "restraint": 0.0}), 12)
+    projector.start_from_words(["a", "b"], lambda text: torch.full((8,), float(ord(text))))
+    with torch.no_grad():
+        projector.reading.weight.uniform_(-1, 1)
+    free.load_state_dict(projector.state_dict())
+    free.places = projector.places
+    tokens, wanted = torch.rand(3, 1, 12), torch.tensor([0, 1, 1])
+    loss = projector.eval().word_loss(tokens, wanted)
+    corrections = projector.reading.weight[:5].pow(2).sum()
+    torch.testing.assert_close(loss, free.eval().word_loss(tokens, wanted) + 0.5 * corrections)
+    loss.backward()
+    assert projector.scale.grad is None  # a scale would undo the restraint
+    first = projector.table[projector.logits(tokens).argmax(-1)]
+    projector.options.sharpness = 1e6
+    torch.testing.assert_close(projector(tokens), 10 * first)
+
+
 def test_class_scores_are_needed(tiny_config: Path) -> None:
     with pytest.raises(VitaError, match=r"gives 32 channels.*class_scores: true"):  # told without a weight, too
         make_plan(load_config(tiny_config, ["projector.type=visual_vocabulary"]))

@@ -299,3 +299,31 @@ def test_a_model_with_random_weights_is_saved_as_any_other(tmp_path: Path, tiny_
     pixels = torch.rand(1, 3, 160, 160)
     assert torch.equal(reopened.tower(pixels), model.tower(pixels))
     assert not reopened.tower.resolved.random
+
+
+def test_class_scores_are_the_classifiers(tmp_path: Path) -> None:
+    model = saved(tmp_path, "mobilenetv2_035", num_classes=7)
+    pixels = torch.rand(2, 3, 64, 64)
+    settings = {"weights": str(tmp_path), "image_size": 64, "options": {"class_scores": True}}
+    tower = build_tower({**settings, "pool": 1})
+    with torch.no_grad():
+        expected = torch.cat([model.forward_features(pixels).mean((2, 3)), model(pixels)], dim=1)
+    torch.testing.assert_close(tower(pixels)[:, 0], expected, atol=1e-5, rtol=1e-5)
+    assert tower.hidden_size == 1280 + 7
+    assert tower.resolved.parameters == sum(parameter.numel() for parameter in tower.parameters())
+    assert tower.resolved.parameters == sum(parameter.numel() for parameter in model.parameters())
+    last = build_tower({**settings, "select_layer": -2})  # the layers before are timm's own
+    torch.testing.assert_close(last(pixels), features(model, pixels, 4), atol=1e-5, rtol=1e-5)
+    both = build_tower({**settings, "select_layer": [-2, -1]})
+    width = last.hidden_size
+    torch.testing.assert_close(both(pixels)[..., :width], last(pixels), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both(pixels).mean(1)[:, width:], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("resnet18", {}), ("efficientnet_b0", {"num_classes": 0})])
+def test_class_scores_need_a_classifier(tmp_path: Path, name: str, arguments: dict[str, Any]) -> None:
+    saved(tmp_path, name, **arguments)
+    with pytest.raises(
+        VitaError, match=r"class_scores: timm's \w+ is not an EfficientNet.* Try: leave class_scores out"
+    ):
+        build_tower({"weights": str(tmp_path), "options": {"class_scores": True}})

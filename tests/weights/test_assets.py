@@ -134,7 +134,7 @@ def test_the_quickstart_names_the_cat() -> None:
     """The shipped projector on the real assets: what `make demo` shows."""
     from vita_core import build_model, load_config
 
-    for name in ("mobilenet-v2", "smollm2-135m-instruct"):
+    for name in ("efficientnet-lite2", "smollm2-135m-instruct"):
         fetch(name)
         verify(name)
     model = build_model(load_config("quickstart"))

@@ -11,8 +11,8 @@ import torch
 from conftest import golden_settings
 from safetensors.torch import load_file
 
-from vita_core import build_model
-from vita_core.weights.conversions import convert_smollm2
+from vita_core import build_model, build_tower
+from vita_core.weights.conversions import convert_efficientnet_lite2, convert_smollm2
 
 
 @pytest.fixture
@@ -86,3 +86,28 @@ def test_a_model_that_was_made_from_gguf_is_opened_as_plain_tensors_and_saved_ag
     model.llm.model.lm_head.weight.data.add_(1)
     model.save(tmp_path / "saved")
     assert torch.equal(build_model(tmp_path / "saved").llm.model.lm_head.weight, model.llm.model.lm_head.weight)
+
+
+@pytest.mark.slow
+def test_efficientnet_lite2_is_timms(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("tf_efficientnet_lite2").eval()
+    published = {
+        f"_{place}": value for place, value in enumerate(model.state_dict().values())
+    }  # other names, same order
+    torch.save(published, tmp_path / "published.pth")
+    made = tmp_path / "made"
+    made.mkdir()
+    convert_efficientnet_lite2(tmp_path / "published.pth", made)
+    tower = build_tower({"weights": str(made), "options": {"class_scores": True}, "pool": 1})
+    assert tower.resolved.spec.name == "timm"
+    pixels = torch.rand(1, 3, *tower.resolved.geometry.input_size)
+    with torch.no_grad():
+        torch.testing.assert_close(tower(pixels)[:, 0, 1280:], model(pixels), atol=1e-4, rtol=1e-4)
+    data = timm.data.resolve_data_config({}, model=model)
+    processor = tower.image_processor
+    assert tuple(processor.image_mean) == data["mean"]
+    assert tower.resolved.geometry.input_size == data["input_size"][1:]
+    assert processor.size["shortest_edge"] == int(260 / data["crop_pct"])

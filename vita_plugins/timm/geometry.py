@@ -17,6 +17,7 @@ from vita_plugins.timm import own_config
 from vita_plugins.timm.building import build_on_meta, image_size, input_sizes
 from vita_plugins.timm.naflex import native_size
 from vita_plugins.timm.pruning import layers_of
+from vita_plugins.timm.scoring import stage
 from vita_plugins.timm.special import GRID_FROM_VALUES
 
 
@@ -94,7 +95,7 @@ def shape(
 ) -> Shape:
     """Return a shape with one stage per feature of timm's ``forward_intermediates``. `size` is for NaFlex ViTs.
 
-    timm's index k is layer k + 1. timm gives no features for layer 0.
+    timm's index k is layer k + 1. timm gives no features for layer 0. The option `class_scores` adds a layer behind the others.
     """
     return measured(json.dumps([own_config(config), options], sort_keys=True), size or image_size)
 
@@ -127,4 +128,7 @@ def measured(settings: str, asked: tuple[int, int] | None) -> Shape:
         stages.append((tapped.shape[1], tuple(tapped.shape[2:]), own, max(total - before, 0)))
         before = max(before, total)
     final = sum(sizes[name] for name in sizes if name.startswith("norm.") and name not in layers) if has_norm else None
+    if options.get("class_scores"):
+        channels, grid, all_parameters, total = stage(config, options, pixels)
+        stages.append((channels, grid, all_parameters - sum(parameters), total - before))
     return replace(Shape.from_stages(size, stages, final, prefix_tokens(model), first_layer=1), native=native)

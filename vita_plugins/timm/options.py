@@ -13,10 +13,13 @@ class Options(pydantic.BaseModel):
     `architecture`: timm's name of the model, for weights without a config.json. `image_size`: for weights without a
     config.json, the side of the pictures that they were trained with, if it is not timm's (`tower.image_size` asks for another
     size than the checkpoint's). `pretrained: false` gives random weights to the model whose name stands in
-    ``weights``.
+    ``weights``. `class_scores`: if true, an EfficientNet (also MobileNetV2) has one more layer after the last one. Its tokens
+    hold the features of the last map followed by the scores of the classes at this place (class activation maps, arXiv
+    1512.04150).
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
     architecture: str | None = None
     pretrained: Literal[False] | None = None
     image_size: pydantic.PositiveInt | None = None
+    class_scores: bool = False

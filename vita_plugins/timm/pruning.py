@@ -62,8 +62,11 @@ def exactly(keys: Iterable[str]) -> str:
 def cut(model: nn.Module, count: int, keep: int, *, norm: bool) -> list[tuple[str, str]]:
     """Remove the head of `model`, which has `count` layers, and all layers but the first `keep`.
 
-    Return which tensors of its checkpoint are not needed then, and why: (regular expression, reason).
+    Return which tensors of its checkpoint are not needed then, and why: (regular expression, reason). Nothing is removed for a
+    larger `keep`: the class scores need all.
     """
+    if keep > count:
+        return []
     skips = [(r"^mask_token$", "mask token of pretraining")]
     whole = set(model.state_dict())
     tables = {name for name, _ in model.named_buffers()} - whole

@@ -15,6 +15,7 @@ from vita_plugins.timm.geometry import check_norm, normed
 from vita_plugins.timm.naflex import intermediates
 from vita_plugins.timm.pruning import cut, layers_of
 from vita_plugins.timm.running import hidden_states
+from vita_plugins.timm.scoring import tapped
 from vita_plugins.timm.special import STAGES_ALONE
 
 
@@ -41,7 +42,7 @@ class TimmTower(BaseVisionTower):
             check_norm(*self.described, self.shape, {*self.resolved.geometry.layers})
         if self.checkpoint_config.get("model_type") in STAGES_ALONE:
             self.renames += self.stages
-        self.skips = cut(model, self.shape.layers, self.blocks, norm=self.shape.norm_parameters is not None)
+        self.skips = cut(model, tapped(self), self.blocks, norm=self.shape.norm_parameters is not None)
         return model.to(self.dtype)  # the k_bias of BEiT and EVA is a buffer that no checkpoint has
 
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
@@ -60,6 +61,5 @@ class TimmTower(BaseVisionTower):
         return normed(self.encoder.norm, tokens)
 
     def in_run_order(self, encoder: nn.Module) -> list[tuple[str, nn.Parameter]]:
-        model = build_on_meta(*self.described)
-        layers = layers_of(model, self.shape.layers, norm=self.shape.norm_parameters is not None)
+        layers = layers_of(build_on_meta(*self.described), tapped(self), norm=self.shape.norm_parameters is not None)
         return sorted(encoder.named_parameters(), key=lambda named: layers.get(named[0], len(self.shape.stages)))

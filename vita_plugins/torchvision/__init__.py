@@ -1,4 +1,4 @@
-"""The convolutional classifiers of torchvision: MobileNetV2 (used by the quickstart), ResNet, EfficientNet, ConvNeXt, ..."""
+"""The convolutional classifiers of torchvision: MobileNetV2, ResNet, EfficientNet, ConvNeXt, ..."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def features_beside_scores(in_features: int, classes: int) -> int:
     if in_features <= classes:
         raise VitaError(
             f"projector.type: visual_vocabulary needs features and {classes} class scores, but the tower gives {in_features} "
-            "channels. Try: `tower.options: {class_scores: true}` and `tower.select_layer: -1` with a torchvision tower"
+            "channels. Try: `tower.options: {class_scores: true}` and `tower.select_layer: -1` with torchvision or timm"
         )
     return in_features - classes
 

@@ -27,6 +27,11 @@ class ProjectorOptions(pydantic.BaseModel):
     in training on the language model's loss, the temperature of the probabilities is raised at random from 1 up to
     1 + `softening`. The projector is less certain about new pictures, so the language model's loss must see mixtures of
     words too. `names_of`: the torchvision weights whose class names the training starts from.
+
+    `restraint`: how strongly the training on words keeps to the tower's own class scores. It is the weight of the squared
+    weights of the classes' corrections; with any, the scale of the scores stays as it is. Scores that were learned on millions of
+    pictures are right about pictures of another kind than those of the training. `sharpness`: outside of training, the logits
+    are multiplied by it, so that the language model reads fewer words at a time.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -35,3 +40,5 @@ class ProjectorOptions(pydantic.BaseModel):
     dropout: float = pydantic.Field(0.2, ge=0, lt=1)
     softening: float = pydantic.Field(1.5, ge=0, allow_inf_nan=False)
     names_of: str | None = None
+    restraint: float = pydantic.Field(0.0, ge=0, allow_inf_nan=False)
+    sharpness: float = pydantic.Field(1.0, gt=0, allow_inf_nan=False)

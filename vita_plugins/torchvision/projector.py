@@ -41,17 +41,19 @@ class VisualVocabulary(nn.Module):
         self.table = nn.Parameter(torch.randn(size, out_features) / FASTER)
         self.said: Tensor | None = None  # (K + words, 1): the words that the captions of a training say
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """Return the logit of every word (B, N, K + words) for tokens (B, N, C + K)."""
+    def logits(self, tokens: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Return the logit of every word (B, N, K + words) for tokens (B, N, C + K). `scale` (K) replaces that of the scores."""
         features, scores = tokens.split([self.features, self.options.classes], dim=-1)
         read: Tensor = self.reading(self.dropout(self.norm(features)))
-        return read + F.pad(self.scale * scores, (0, self.options.words))
+        return read + F.pad((self.scale if scale is None else scale) * scores, (0, self.options.words))
 
     def forward(self, tokens: Tensor) -> Tensor:
         table, logits = self.table, self.logits(tokens)
         if self.training and self.said is not None:
             table = torch.where(self.said.to(table.device), table, table.detach())
             logits = logits / (1 + self.options.softening * torch.rand(len(logits), 1, 1, device=logits.device))
+        if not self.training:
+            logits = self.options.sharpness * logits
         return torch.softmax(logits, dim=-1) @ (FASTER * table)
 
     def alignment_parameters(self) -> Iterable[nn.Parameter]:
@@ -88,13 +90,16 @@ class VisualVocabulary(nn.Module):
         self.said = torch.zeros(len(self.table), 1, dtype=torch.bool).index_fill_(0, self.places, True)
 
     def word_loss(self, tokens: Tensor, wanted: Tensor) -> Tensor:
-        """Return the cross-entropy of tokens (B, N, C + K) with the words of `wanted` (B).
+        """Return the cross-entropy of tokens (B, N, C + K) with the words of `wanted` (B), and what the corrections cost.
 
         `wanted` holds indices into the captions that ``start_from_words`` got.
         """
-        logits = self.logits(tokens)
+        logits = self.logits(tokens, self.scale.detach() if self.options.restraint else None)
         words = self.places.to(wanted.device)[wanted]
-        return F.cross_entropy(logits.flatten(0, 1), words.repeat_interleave(logits.shape[1]))
+        loss = F.cross_entropy(logits.flatten(0, 1), words.repeat_interleave(logits.shape[1]))
+        if not self.options.restraint:
+            return loss
+        return loss + self.options.restraint * self.reading.weight[: self.options.classes].pow(2).sum()
 
 
 def visual_vocabulary(name: str, in_features: int, out_features: int, options: Mapping[str, Any]) -> nn.Module:
