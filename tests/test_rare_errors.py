@@ -144,7 +144,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no directory for a plugin": (
         lambda folder: write_plugin("tower", under_a_file(folder), names("my_vit", "tower"), {}, json=True),
-        "cannot write .*: Not a directory",
+        "cannot write .*: File exists",
     ),
     "no directory for answers": (
         lambda folder: answer_folder(

@@ -107,7 +107,7 @@ def test_no_space_for_features(few: Labelled, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(VitaError, match=r"cache/features: no space for features: No space left.*set VITA_CACHE"):
+    with pytest.raises(VitaError, match=r"cache/features/features-.*: no space is left on the disk.*VITA_CACHE set to"):
         reader(opened(), few).features([])
 
 

@@ -263,10 +263,10 @@ def test_processes_that_write_the_same_file_do_not_mix(tmp_path: Path) -> None:
 
     def slow(partial: Path) -> None:
         partial.write_bytes(b"half")
-        write_whole(file, lambda other: other.write_bytes(b"whole"), shared=True)
+        write_whole(file, lambda other: other.write_bytes(b"whole"))
         assert file.read_bytes() == b"whole"
         partial.write_bytes(b"whole too")
 
-    write_whole(file, slow, shared=True)
+    write_whole(file, slow)
     assert file.read_bytes() == b"whole too"
     assert [*tmp_path.iterdir()] == [file]

@@ -30,31 +30,31 @@ FLAT = [
 ]
 STAGED_MOMENTS = [
     # when the disk is full, and what cannot be written
-    (r"open .*work/\.run\.partial\.json", r"work/run\.json: no space .* 91 are needed, 0 are free"),
+    (r"open .*work/\.run\.\w+\.\w+\.partial/", r"work/run\.json: no space .* 91 are needed, 0 are free"),
     (r"open .*out/rejected\.jsonl", r"out/rejected\.jsonl: no space .* [\d,]+ are needed"),
     (r"open .*out/metrics\.jsonl", r"out/metrics\.jsonl: no space .* [\d,]+ are needed"),
-    (r"open .*\.best\.partial", r"align/best\.safetensors: no space .* 5,568 are needed"),
+    (r"open .*\.best\.\w+\.\w+\.partial/", r"align/best\.safetensors: no space .* 5,568 are needed"),
     (r"open .*checkpoint-1/\.trained", r"checkpoint-1/trained\.safetensors: no space .* 5,568 are needed"),
     (r"rename .*checkpoint-2/trained", r"align/checkpoint-2: no space .* 16,704 are needed"),  # optimizer.pt
-    (r"open .*cache/\.features", r"work/cache has no space for features: [\d,]+ bytes"),
-    (r"open .*align/\.scores\.partial", r"align/scores\.json: no space .* [\d,]+ are needed"),
-    (r"open .*align/\.done\.partial", r"align/done\.safetensors: no space .* 5,568 are needed"),
-    (r"open .*made/\.projector\.partial", r"made/projector\.safetensors: no space"),
+    (r"open .*cache/\.features", r"cache/features-\w+\.safetensors: no space .* [\d,]+ are needed"),
+    (r"open .*align/\.scores\.\w+\.\w+\.partial/", r"align/scores\.json: no space .* [\d,]+ are needed"),
+    (r"open .*align/\.done\.\w+\.\w+\.partial/", r"align/done\.safetensors: no space .* 5,568 are needed"),
+    (r"open .*made/\.projector\.\w+\.\w+\.partial/", r"made/projector\.safetensors: no space"),
     (r"open .*made/config\.yaml", r"work/made: no space"),
-    (r"open .*made/\.provenance\.partial", r"made/provenance\.json: no space .* [\d,]+ are needed"),
+    (r"open .*made/\.provenance\.\w+\.\w+\.partial/", r"made/provenance\.json: no space .* [\d,]+ are needed"),
     (r"rename .*out/config\.yaml", r"work/run\.json: no space .* [\d,]+ are needed"),
 ]
 FLAT_MOMENTS = [
-    (r"open .*work/features\.npy", r"features\.npy: no space for the features: 24,576 bytes"),
-    (r"open .*work/\.features\.partial\.json", r"work/features\.json: no space .* [\d,]+ are needed"),
+    (r"open .*work/features\.npy", r"features\.npy: no space .* 24,576 are needed"),
+    (r"open .*work/\.features\.\w+\.\w+\.partial/", r"work/features\.json: no space .* [\d,]+ are needed"),
     (r"open .*out/metrics\.jsonl", r"out/metrics\.jsonl: no space .* [\d,]+ are needed"),
     (r"rename .*warm-start/checkpoint-1/trained", r"warm-start/checkpoint-1: no space .* 16,704 are needed"),
-    (r"open .*work/\.warm_start\.partial", r"work/warm_start\.safetensors: no space .* 5,568 are needed"),
+    (r"open .*work/\.warm_start\.\w+\.\w+\.partial/", r"work/warm_start\.safetensors: no space .* 5,568 are needed"),
     (r"rename .*alignment/checkpoint-2/trained", r"alignment/checkpoint-2: no space .* 16,704 are needed"),
-    (r"open .*out/\.projector\.partial", r"out/projector\.safetensors: no space .* 2,784 are needed"),
-    (r"open .*out/\.config\.partial", r"out/config\.yaml: no space .* [\d,]+ are needed"),
-    (r"open .*out/\.provenance\.partial", r"out/provenance\.json: no space .* [\d,]+ are needed"),
-    (r"open .*out/\.held_out\.partial", r"out/held_out\.jsonl: no space .* [\d,]+ are needed"),
+    (r"open .*out/\.projector\.\w+\.\w+\.partial/", r"out/projector\.safetensors: no space .* 2,784 are needed"),
+    (r"open .*out/\.config\.\w+\.\w+\.partial/", r"out/config\.yaml: no space .* [\d,]+ are needed"),
+    (r"open .*out/\.provenance\.\w+\.\w+\.partial/", r"out/provenance\.json: no space .* [\d,]+ are needed"),
+    (r"open .*out/\.held_out\.\w+\.\w+\.partial/", r"out/held_out\.jsonl: no space .* [\d,]+ are needed"),
     (r"rename .*out/held_out", r"work/run\.json: no space .* [\d,]+ are needed"),
 ]
 moment: dict[str, Any] = {}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import resource
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from vita_core import VitaError
-from vita_core.weights.files import append_line, write_text, write_whole, writing
+from vita_core.weights.files import append_line, whole_directory, write_text, write_whole, writing
 
 LIMIT = 8_000_000  # no other file of the tests is so large
 TENSORS = {"weights": torch.zeros(LIMIT // 4)}
@@ -64,3 +69,113 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(VitaError, match=r"cannot write .*file: Is a directory\. Try: another path"):
         append_line(tmp_path / "file", "text")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from vita_core.weights.files import whole_directory, write_text
+
+moment, target = int(sys.argv[1]), Path(sys.argv[2])
+EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "ctypes.dlsym", "shutil.rmtree"}
+count = 0
+
+def watch(event, args):
+    global count
+    if event in EVENTS and not (event == "open" and not str(args[0]).startswith(str(target.parent))):
+        count += 1
+        if count == moment:
+            os.kill(os.getpid(), 9)
+
+import ctypes
+sys.addaudithook(watch)
+if sys.argv[3] == "file":
+    write_text(target, "new")
+else:
+    with whole_directory(target) as made:
+        write_text(made / "one", "new")
+        write_text(made / "two", "new")
+"""
+
+
+def content(target: Path) -> dict[str, str]:
+    return {str(path.relative_to(target)): path.read_text() for path in target.glob("*")} or {".": target.read_text()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_process_that_is_killed_leaves_the_old_or_the_new(kind: str, tmp_path: Path) -> None:
+    """Killed before each change of the file system, until none is left."""
+    target, moment = tmp_path / "target", 0
+    names = (".",) if kind == "file" else ("one", "two")
+    while True:
+        moment += 1
+        if kind == "file":
+            target.write_text("old")
+        else:
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir()
+            for name in names:
+                (target / name).write_text("old")
+        done = subprocess.run([sys.executable, "-c", KILLED, str(moment), target, kind], check=False)
+        assert content(target) in (dict.fromkeys(names, "old"), dict.fromkeys(names, "new")), moment
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9
+    assert moment > 7
+    assert [*tmp_path.iterdir()] == [target], "what killed processes left is deleted by the next one"
+
+
+def test_a_directory_is_replaced_where_directories_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vita_core.weights.files._exchanged", lambda *_: False)
+    target, old = tmp_path / "target", tmp_path / ".target.old"
+    for text in ("one", "two"):
+        with whole_directory(target) as made:
+            write_text(made / text, text)
+        assert [path.name for path in tmp_path.rglob("*")] == ["target", text]
+    target.rename(old)  # as a process leaves it that is killed between the two steps
+    with pytest.raises(RuntimeError), whole_directory(target):
+        raise RuntimeError
+    assert content(target) == {"two": "two"}
+    shutil.copytree(target, old)
+    with whole_directory(target) as made:
+        write_text(made / "three", "three")
+    assert [path.name for path in tmp_path.rglob("*")] == ["target", "three"]
+
+
+def test_an_error_leaves_the_directory_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()  # an empty one is no reason for an error
+    with whole_directory(target) as made:
+        write_text(made / "one", "one")
+    with pytest.raises(VitaError, match=r"target: no space"), whole_directory(target) as made:  # noqa: PT012  # raised in the block
+        write_text(made / "two", "two")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert content(target) == {"one": "one"}
+    assert [*tmp_path.iterdir()] == [target]
+
+
+def test_what_another_process_is_writing_is_not_deleted(tmp_path: Path) -> None:
+    with whole_directory(tmp_path / "one") as first:
+        write_text(tmp_path / "two", "two")
+        with whole_directory(tmp_path / "one") as second:
+            write_text(second / "second", "second")
+        write_text(first / "first", "first")
+    assert content(tmp_path / "one") == {"first": "first"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_a_long_name_can_be_written(tmp_path: Path) -> None:
+    file = tmp_path / ("é" * 120 + ".json")
+    write_text(file, "whole")
+    assert [*tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize("year", [1980, 2090])
+def test_a_clock_that_jumps_changes_nothing(year: int, tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    os.utime(tmp_path / "file", (seconds := (year - 1970) * 31_556_952, seconds))
+    write_text(tmp_path / "file", "new")
+    assert content(tmp_path / "file") == {".": "new"}

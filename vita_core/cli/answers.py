@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vita_core.cli.common import open_model
 from vita_core.errors import ConfigError, PictureError, VitaError, nearest_path
 from vita_core.training.data import SUFFIXES
-from vita_core.weights.files import write_whole
+from vita_core.weights.files import append, write_whole
 
 if TYPE_CHECKING:
     from vita_core.models.model import VisionLanguageModel
@@ -139,14 +139,8 @@ def _kept_rows(out: Path) -> list[dict[str, Any]]:
 
 def _append(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Append a line for each row to `out`. Raises VitaError if it cannot be written."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a", **ENCODING) as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    except OSError as error:
-        raise VitaError(
-            f"cannot write {out}: {error.strerror}. Try: another file, or check its permissions and the free space"
-        ) from error
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    append(out, text.encode(**ENCODING))
 
 
 def _row(line: str) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
@@ -14,6 +13,7 @@ import typer
 
 from vita_core.cli.common import print_json
 from vita_core.errors import VitaError
+from vita_core.weights.files import whole_directory
 
 __all__ = ["name_argument", "names", "template", "write_plugin"]
 
@@ -105,18 +105,9 @@ def _write(directory: Path, kind: str, values: Mapping[str, str], others: Mappin
     directory = directory.absolute()
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise VitaError(f"--at: already exists: {directory}. Try: another directory for --at, or remove this one")
-    partial = directory.with_name(f".{directory.name}.partial")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)  # it may exist if an earlier run was killed
+    with whole_directory(directory) as made:
         for name, target in files.items():
             text = template(kind, others.get(name, name))
-            file = partial / Template(target).substitute(values)
+            file = made / Template(target).substitute(values)
             file.parent.mkdir(exist_ok=True)
             file.write_text(Template(text).substitute(values), encoding="utf-8")
-        partial.replace(directory)
-    except OSError as error:
-        raise VitaError(
-            f"cannot write {directory}: {error.strerror or error}. Try: another directory for --at"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

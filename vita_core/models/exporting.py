@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from vita_core.models.model_values import ModelValues
 from vita_core.planning.checkpoints import Checkpoint
 from vita_core.planning.resolution import Resolved, resolve
 from vita_core.towers.tower import BaseVisionTower
-from vita_core.weights.files import write_text, write_whole
+from vita_core.weights.files import whole_directory, write_text, write_whole
 
 __all__ = ["Exported", "export_model", "source_of"]
 
@@ -90,18 +89,9 @@ def export_model(
     values = ModelValues(tower, projector, llm, source.checkpoint.source.weights)
     _check_tower_outside(values, source)
     writer = _Writer(values, source.checkpoint, audio)
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-            made = Path(scratch) / "made"
-            made.mkdir()  # inside, so that it has the usual permissions
-            exported = writer.write(made, directory)
-            made.rename(directory)
-    except OSError as error:
-        raise VitaError(
-            f"cannot write {directory}: {error}. Try: another directory, or check the free space"
-        ) from error
-    return exported
+    with whole_directory(directory) as made:
+        exported = writer.write(made, directory)
+    return exported  # noqa: RET504  # for mypy, a context manager might swallow the error
 
 
 def source_of(resolved: Resolved, given: str | None) -> Resolved:

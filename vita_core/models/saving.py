@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vita_core.adapters import merged
@@ -21,7 +19,7 @@ from vita_core.models.writing import write_model
 from vita_core.planning.resolution import Resolved
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.untrusted.jsonfiles import read_object
-from vita_core.weights.files import sha256
+from vita_core.weights.files import sha256, whole_directory
 
 __all__ = ["is_saved", "save_model", "saved_from"]
 
@@ -56,26 +54,9 @@ def save_model(
     """
     directory = directory.expanduser().absolute()
     _check_target(directory)
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-            made, old = Path(scratch) / "made", Path(scratch) / "old"
-            made.mkdir()  # a directory inside it, because only its owner can read a temporary directory
-            parts = (tower.encoder, projector, llm.model) if merge_adapters else ()
-            with merged(*parts):
-                _write(made, resolved, tower, projector, llm, newline)
-            if directory.exists():
-                directory.rename(old)
-            try:
-                made.rename(directory)
-            except OSError:
-                if old.exists():
-                    old.rename(directory)
-                raise
-    except (OSError, SafetensorError) as error:
-        raise VitaError(
-            f"cannot write {directory}: {error}. Try: another directory, or check the free space"
-        ) from error
+    parts = (tower.encoder, projector, llm.model) if merge_adapters else ()
+    with whole_directory(directory) as made, merged(*parts):
+        _write(made, resolved, tower, projector, llm, newline)
 
 
 def is_saved(directory: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from vita_core.errors import VitaError
 from vita_core.pixels.fused import Pixels
 from vita_core.pixels.images import MAX_PIXELS
 from vita_core.pixels.prefetching import prefetched
@@ -85,7 +83,9 @@ class FeatureReader:
     def __init__(self, reader: TowerReader, data: Labelled, name: str) -> None:
         self.reader, self.data, self.name = reader, data, name
         self.identity = identity(reader.tower, reader.tower.resolved, reader.images, "float32")
-        self.store = FeatureStore(cache_dir() / "features", CACHE_BYTES)
+        self.store = FeatureStore(
+            cache_dir() / "features", CACHE_BYTES, "VITA_CACHE set to a directory on another disk"
+        )
         self.max_pixels = reader.images.max_pixels or MAX_PIXELS
         self.timing = Timing()
 
@@ -99,12 +99,10 @@ class FeatureReader:
         bar = tqdm(total=len(missing), desc=self.name, unit="picture", disable=None if missing else True)
         with bar:
             for _, made in self._encoded(missing, mirrored):
-                with _telling():
-                    for key, tensor, number in made:
-                        self.store.add(key, tensor, (number,))
+                for key, tensor, number in made:
+                    self.store.add(key, tensor, (number,))
                 bar.update()
-        with _telling():
-            self.store.flush()
+        self.store.flush()
         now = time.perf_counter()
         self.timing = Timing(len(missing), now - start if missing else 0.0, len(self.data.items))
         found = self._collected(mirrored)
@@ -192,16 +190,3 @@ def _summary(views: Sequence[Tokens]) -> list[tuple[Tensor, int]]:
             places, columns = cells(view.grid)
             found.append((view.tokens[places], columns))
     return found
-
-
-@contextmanager
-def _telling() -> Iterator[None]:
-    """Tell where the cache is if there is no space for it: the store's own message names a key of a training."""
-    try:
-        yield
-    except VitaError as error:
-        cause = error.__cause__
-        raise VitaError(
-            f"{cache_dir() / 'features'}: no space for features: {cause.strerror if isinstance(cause, OSError) else error}. "
-            "Try: free some space, or set VITA_CACHE to a directory on another disk"
-        ) from error

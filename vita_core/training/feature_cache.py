@@ -27,7 +27,7 @@ from vita_core.towers.tower import BaseVisionTower
 from vita_core.training.cache.identity import identity
 from vita_core.training.data import Sample
 from vita_core.training.variants import varied
-from vita_core.weights.files import sha256, write_text
+from vita_core.weights.files import sha256, write_text, writing
 
 __all__ = ["FeatureCache"]
 
@@ -47,7 +47,8 @@ class FeatureCache:
     def __init__(
         self, folder: Path, config: Config, tower: BaseVisionTower, samples: Sequence[Sample], seed: int | None = None
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self.seed = config.training.seed if seed is None else seed
         # alignment uses one tile per picture, so that every sample has the same number of tokens
         self.config = config.model_copy(update={"images": config.images.model_copy(update={"tiles": None})})
@@ -69,19 +70,17 @@ class FeatureCache:
             self.lengths[:] = self.shape[2]
 
     def _opened(self, file: Path, dtype: type, shape: tuple[int, ...], fresh: bool) -> Any:
-        """Map a file, with its disk space reserved. Raises VitaError if there is too little."""
-        try:
+        """Map a file, with its disk space reserved. Raises VitaError if it cannot be written."""
+        size = np.dtype(dtype).itemsize * math.prod(shape)
+        with writing(file, size, "another directory for --out, or fewer `training.variants`"):
             mode: Literal["w+", "r+"] = "w+" if fresh else "r+"
-            array = np.lib.format.open_memmap(file, mode, dtype=dtype, shape=shape if fresh else None)
-            _reserve(file)
-        except OSError as error:
-            if fresh:
-                file.unlink(missing_ok=True)
-            size = np.dtype(dtype).itemsize * math.prod(shape)
-            raise VitaError(
-                f"{file}: no space for the features: {size:,} bytes ({error.strerror}). Try: another directory for "
-                "--out, or fewer `training.variants`"
-            ) from error
+            try:
+                array = np.lib.format.open_memmap(file, mode, dtype=dtype, shape=shape if fresh else None)
+                _reserve(file)
+            except OSError:
+                if fresh:
+                    file.unlink(missing_ok=True)
+                raise
         return array
 
     def _identity(self) -> str:

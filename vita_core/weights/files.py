@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -9,24 +10,38 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from vita_core import interrupts
 from vita_core.errors import VitaError
 
-__all__ = ["append_line", "filling", "sha256", "write_text", "write_whole", "writing"]
+try:
+    import fcntl
+except ImportError:  # not on Windows: what a killed process leaves there stays
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["append", "append_line", "filling", "sha256", "whole_directory", "write_text", "write_whole", "writing"]
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 TOLD = re.compile(rf"os error ({'|'.join(map(str, FULL))})\b|inline_container")
 """What safetensors and torch say of a full disk. torch only says that its archive is shorter than it should be."""
 
 
+SCRATCH = re.compile(r"\..*\.[0-9a-f]{8}\.partial")
+"""The name of a directory in which something is written. The process that writes keeps it locked."""
+ELSEWHERE = "another path"
+
+
 @contextmanager
-def filling(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Convert what a block raises on a full disk while it writes `path`, of `needed` bytes, to a VitaError that names it."""
+def filling(path: Path, needed: int | None = None, other: str = ELSEWHERE) -> Iterator[None]:
+    """Convert what a block raises on a full disk while it writes `path`, of `needed` bytes, to a VitaError that names it.
+
+    `other` is what the user can do instead of freeing space.
+    """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -35,19 +50,19 @@ def filling(path: Path, needed: int | None = None) -> Iterator[None]:
         sizes = f"{_free(path):,} are free" if needed is None else f"{needed:,} are needed, {_free(path):,} are free"
         raise VitaError(
             f"cannot write {path}: no space is left on the disk, in bytes: {sizes}. Try: free some space and run the same "
-            "command again, or another directory"
+            f"command again, or {other}"
         ) from error
 
 
 @contextmanager
-def writing(path: Path, needed: int | None = None) -> Iterator[None]:
+def writing(path: Path, needed: int | None = None, other: str = ELSEWHERE) -> Iterator[None]:
     """Do what `filling` does, and convert other errors of writing too, such as a missing permission."""
     try:
-        with filling(path, needed):
+        with filling(path, needed, other):
             yield
     except (OSError, SafetensorError) as error:
         raise VitaError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Try: another path, or check the "
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Try: {other}, or check the "
             "permissions of its directory"
         ) from error
 
@@ -58,25 +73,19 @@ def _free(path: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def write_whole(path: Path, write: Callable[[Path], Any], needed: int | None = None, *, shared: bool = False) -> None:
-    """Write a file of `needed` bytes atomically: call ``write`` with a temporary path, then rename that file to `path`.
+def write_whole(path: Path, write: Callable[[Path], Any], needed: int | None = None, other: str = ELSEWHERE) -> None:
+    """Write a file of `needed` bytes atomically: call ``write`` with a temporary path, then move that file to `path`.
 
-    The file gets the permissions of the user's umask. If it is `shared`, other processes may write it at the same time.
-    Raises VitaError if it cannot be written.
+    The file gets the permissions of the user's umask. Other processes may write it at the same time: the last one counts.
+    Raises VitaError if it cannot be written (see `writing`).
     """
-    own = f".{uuid.uuid4().hex}" if shared else ""
-    partial = path.with_name(f".{path.stem}{own}.partial{path.suffix}")
-    with writing(path, needed):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.touch()
-            mode = partial.stat().st_mode
-            write(partial)
-            partial.chmod(mode)  # safetensors creates files that only their owner can read
-            partial.replace(path)
-        finally:
-            with suppress(OSError):  # an error here must not replace the one that is being raised
-                partial.unlink()
+    with writing(path, needed, other), _scratch(path) as scratch:
+        partial = scratch / path.name
+        partial.touch()
+        mode = partial.stat().st_mode
+        write(partial)
+        partial.chmod(mode)  # safetensors creates files that only their owner can read
+        partial.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,17 +94,91 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda partial: partial.write_bytes(content), len(content))
 
 
-def append_line(path: Path, text: str) -> None:
-    """Append a line to a file in one call, so that the lines of several processes do not mix.
+@contextmanager
+def whole_directory(target: Path) -> Iterator[Path]:
+    """Yield a new directory, which takes the place of `target` at the end of the block, whether that exists or not.
 
-    Raises VitaError if it cannot be written, and then leaves nothing of it.
+    A process that is killed at any moment leaves the old directory or the new one. Raises VitaError if it cannot be written.
     """
-    line = (text + "\n").encode("utf-8", "backslashreplace")
-    with writing(path, len(line)):
+    with writing(target), _scratch(target) as scratch:
+        made, old = scratch / "made", target.with_name(f".{target.name}.old")
+        if old.exists():  # of a process that was killed where directories cannot be exchanged
+            shutil.rmtree(old) if target.exists() else old.rename(target)
+        made.mkdir()
+        yield made
+        if not target.exists() or not any(target.iterdir()):
+            made.rename(target)
+        elif not _exchanged(made, target):
+            target.rename(old)
+            try:
+                made.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
+            shutil.rmtree(old)
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """Yield a new directory beside `target`, and delete those that killed processes have left there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(".*.partial"):
+        if SCRATCH.fullmatch(left.name) and (lock := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    scratch = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:8]}.partial")
+    with interrupts.temporary(scratch):
+        scratch.mkdir()
+        lock = _locked(scratch)
+        scratch.mkdir(exist_ok=True)  # another process may have been faster
+        try:
+            yield scratch
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """Return a descriptor that keeps a directory locked, or None if another process has it, or there are no locks here."""
+    if fcntl is None:
+        return None
+    try:
+        place = os.open(folder, os.O_RDONLY)
+    except OSError:  # deleted by another process
+        return None
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(place)
+        return None
+    return place
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two directories in one step. Return False where the system cannot."""
+    try:
+        exchange = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux
+        return False
+    here, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE (man 2 renameat2)
+    return bool(exchange(here, os.fsencode(one), here, os.fsencode(other), flag) == 0)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append a line of `text` to a file (see `append`)."""
+    append(path, (text + "\n").encode("utf-8", "backslashreplace"))
+
+
+def append(path: Path, content: bytes) -> None:
+    """Append whole lines to a file in one call, so that those of several processes do not mix.
+
+    Raises VitaError if they cannot be written, and then leaves nothing of them.
+    """
+    with writing(path, len(content)):
         path.parent.mkdir(parents=True, exist_ok=True)
         place = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            if (written := os.write(place, line)) < len(line):  # what fits
+            if (written := os.write(place, content)) < len(content):  # what fits
                 os.ftruncate(place, os.fstat(place).st_size - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:

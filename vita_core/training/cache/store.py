@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -16,15 +15,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from vita_core.errors import VitaError
+from vita_core.weights.files import write_whole
 
 __all__ = ["FeatureStore", "Stored"]
 
 SHARDS = "features-*.safetensors"
 """Only files of this name are ever read or deleted: the folder may be the user's."""
 SHARD_BYTES = 1 << 26
-STALE_SECONDS = 3600.0
-"""The age from which a file that was not finished is one of a process that ended."""
+OTHER_CACHE = "`training.cache.path: DIR` on another disk, or `training.cache: false`"
 ABOUT = "about"
 """The entry of a shard's metadata that has, for each key, the checksum of its bytes and the numbers kept with it."""
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -49,19 +47,15 @@ class FeatureStore:
     The index is made from the headers of the shards. New tensors are collected, and written as one shard by `flush` or when
     they are large enough: to a temporary name first, so that other processes see finished shards only. They find it when
     they miss a tensor. If the shards take more than `most_bytes`, the oldest ones are deleted. A damaged shard is deleted
-    when it is found, and its tensors count as missing.
+    when it is found, and its tensors count as missing. `other` is what the user can do if a shard cannot be written.
     """
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
-        self.folder, self.most_bytes = folder, most_bytes
+    def __init__(self, folder: Path, most_bytes: int, other: str = OTHER_CACHE) -> None:
+        self.folder, self.most_bytes, self.other = folder, most_bytes, other
         self.index: dict[str, Stored] = {}
         self.pending: dict[str, tuple[Tensor, tuple[int, ...]]] = {}
         self.seen: set[str] = set()
         self.changed = -1
-        for partial in folder.glob(".features-*.partial"):
-            with suppress(OSError):  # another process may delete it first
-                if time.time() - partial.stat().st_mtime > STALE_SECONDS:
-                    partial.unlink()
 
     def get(self, key: str) -> tuple[Tensor, tuple[int, ...]] | None:
         """Return a tensor and its numbers, or None."""
@@ -81,25 +75,13 @@ class FeatureStore:
             self.flush()
 
     def flush(self) -> None:
-        """Write the collected tensors as a shard. Raises VitaError, and keeps them, if there is no space for it."""
+        """Write the collected tensors as a shard. Raises VitaError, and keeps them, if it cannot be written."""
         if not self.pending:
             return
         sums = {key: [zlib.crc32(_bytes(tensor)), *numbers] for key, (tensor, numbers) in self.pending.items()}
         content = save({key: tensor for key, (tensor, _) in self.pending.items()}, {ABOUT: json.dumps(sums)})
         shard = self.folder / f"features-{uuid.uuid4().hex}.safetensors"
-        partial = self.folder / f".{shard.name}.partial"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            partial.replace(shard)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise VitaError(
-                f"training.cache: {self.folder} has no space for features: {len(content):,} bytes ({error.strerror}). Try: free "
-                "some space and run the same command again, `training.cache.path: DIR` on another disk, or "
-                "`training.cache: false`"
-            ) from error
+        write_whole(shard, lambda partial: partial.write_bytes(content), len(content), self.other)
         self.pending.clear()
         self._drop_oldest(shard.name)
         self._refresh()

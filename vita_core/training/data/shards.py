@@ -91,7 +91,7 @@ def _places(file: Path) -> array[int]:
         found.extend(pair)
     if kept is not None:
         with suppress(VitaError):  # it is only read again next time
-            write_whole(kept, lambda path: path.write_bytes(found.tobytes()), shared=True)
+            write_whole(kept, lambda path: path.write_bytes(found.tobytes()))
     return found
 
 
