@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,12 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     import torch
 
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Temporary files of tests and of their processes, also of killed ones, are deleted with pytest's own."""
+    os.environ["TMPDIR"] = tempfile.tempdir = str(tmp_path_factory.mktemp("t"))
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import json
 import os
 import pkgutil
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -160,6 +161,12 @@ def pytest_configure(config: pytest.Config) -> None:
         record(str(self), frame.f_code.co_filename, frame.f_lineno)
 
     VitaError.__init__ = recorded  # type: ignore[method-assign]  # this is the recorder
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what was recorded."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(FOLDER, ""), ignore_errors=True)
 
 
 @pytest.hookimpl(trylast=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["asked", "finish", "listening", "raise_if_asked", "said_at_end", "take", "temporary"]
+__all__ = ["asked", "finish", "listening", "raise_if_asked", "said_at_end", "take", "temporary", "temporary_directory"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 1.0
@@ -98,6 +98,16 @@ def temporary(path: str | os.PathLike[str]) -> Iterator[None]:
     finally:
         _remove(name)
         _state.paths.discard(name)
+
+
+@contextmanager
+def temporary_directory(prefix: str) -> Iterator[Path]:
+    """Yield a new directory of the system's folder for such ones, and remove it as `temporary` does."""
+    import tempfile  # not before signals are taken
+
+    place = Path(tempfile.mkdtemp(prefix=prefix))
+    with temporary(place):
+        yield place
 
 
 @contextmanager

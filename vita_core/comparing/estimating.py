@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from vita_core.comparing.planned import Asked, Options, Planned, stepped
 from vita_core.comparing.running import Run, train_run
 from vita_core.comparing.scoring import Scorer
 from vita_core.comparing.towers import time_towers
+from vita_core.interrupts import temporary_directory
 from vita_core.training.data import read_samples
 from vita_core.weights.files import write_text
 
@@ -44,8 +44,7 @@ class Estimated:
 def estimated(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> list[Estimated]:
     """Run two steps of each config, and score two pictures. Raises as `compare` does before it trains; `out` is not written."""
     planned, read, _ = checked(asked, data, out, options)
-    with tempfile.TemporaryDirectory(prefix="vita-dry-run-") as folder:
-        scratch = Path(folder)
+    with temporary_directory("vita-dry-run-") as scratch:
         found = divided(read, scratch / "data")
         return [_measured(one, found, options, scratch) for one in planned]
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from vita_core.config.fused import FUSED, WHOLE
 from vita_core.config.schema import TowerConfig
 from vita_core.config.validation import validate
+from vita_core.interrupts import temporary_directory
 from vita_core.pixels.fused import FusedPixels
 from vita_core.planning.described import named_tower
 from vita_core.planning.reduction_weights import stated_step
@@ -173,8 +173,7 @@ def open_subject(name: str | Mapping[str, Any], overrides: Sequence[str] = ()) -
     Raises VitaError for an unknown name, or a missing config or checkpoint.
     """
     found = named_tower(name) if isinstance(name, str) else None
-    with TemporaryDirectory(prefix="vita-check-") as directory:
-        scratch = Path(directory)
+    with temporary_directory("vita-check-") as scratch:
         if found is None:
             resolved = resolve(name, overrides, tower_only=True)
             settings, origin = resolved.config.tower, resolved.tower

@@ -16,6 +16,7 @@ from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.native import NativeSize
 from vita_core.towers import features
 from vita_core.towers.devices import compile_errors, compiled, pictures_at_once
+from vita_core.towers.memory import in_memory
 from vita_core.towers.opened import OpenedBlocks
 from vita_core.towers.whole import WholeEncoder
 
@@ -95,11 +96,13 @@ class BatchRunner(WholeEncoder, OpenedBlocks, abc.ABC):
             native.grid(image.shape[-2], image.shape[-1])  # raises an error for parts of blocks
         encode = compiled(type(self).encode_pictures) if self._compiled_whole else type(self).encode_pictures
         layers, step = sorted(set(self.resolved.geometry.layers)), self.settings.max_batch or max(1, len(images))
-        output = []
-        for start in range(0, len(images), step):
-            part = images[start : start + step]
-            with compile_errors(self.resolved.spec.name, self.settings.compile):
-                found = encode(self, [image.to(device=self.device, dtype=self.dtype) for image in part], layers)
+        output, name = [], self.resolved.spec.name
+
+        def run(part: Sequence[Tensor]) -> Any:
+            with compile_errors(name, self.settings.compile):
+                return encode(self, [image.to(device=self.device, dtype=self.dtype) for image in part], layers)
+
+        for part, found in in_memory(run, images, step, name):
             for image, (states, grid) in zip(part, found, strict=True):
                 output.append(self._reduced(self._scaled(states), grid, image))
         return output
@@ -168,9 +171,11 @@ class BatchRunner(WholeEncoder, OpenedBlocks, abc.ABC):
         encode = compiled(type(self).encode) if self._compiled_whole else type(self).encode
         layers = sorted(set(self.resolved.geometry.layers))
         parts: list[Tensor] = []
-        with compile_errors(self.resolved.spec.name, self.settings.compile):
-            for part in pixels.split(self._at_once(pixels)):
-                states, grid = encode(self, part, layers)
+        name = self.resolved.spec.name
+        with compile_errors(name, self.settings.compile):
+            for part, (states, grid) in in_memory(
+                lambda part: encode(self, part, layers), pixels, self._at_once(pixels), name
+            ):
                 self._check_states(states, grid, part)
                 parts.append(self._scaled(states))
         return parts[0] if len(parts) == 1 else torch.cat(parts), grid

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ import torch
 
 from vita_core.config.prompts import PromptConfig
 from vita_core.errors import PictureError
+from vita_core.interrupts import temporary_directory
 from vita_core.models.model import VisionLanguageModel
 from vita_core.models.pictures import Picture, prepare
 from vita_core.pixels.images import MAX_PIXELS
@@ -130,7 +130,7 @@ def _file(ref: PictureRef) -> Iterator[Path]:
     if ref.whole is not None:
         yield ref.whole
         return
-    with tempfile.NamedTemporaryFile(suffix=Path(ref.name).suffix) as copy, ref.opened() as file:
-        copy.write(file.read())
-        copy.flush()
-        yield Path(copy.name)
+    with temporary_directory("vita-video-") as folder, ref.opened() as file:
+        copy = folder / f"video{Path(ref.name).suffix}"
+        copy.write_bytes(file.read())
+        yield copy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from vita_core.config.training import CacheConfig
+from vita_core.interrupts import temporary_directory
 from vita_core.models.model import VisionLanguageModel
 from vita_core.planning.resolution import Resolved
 from vita_core.training.data.rejecting import RejectedLog
@@ -47,9 +47,9 @@ def try_stages(resolved: Resolved, *, strict: bool = False, only: str | None = N
     stages, sets = checked_stages(resolved, only)
     torch.manual_seed(resolved.config.training.seed)
     model = built(_without_shared_cache(resolved), stages)
-    with tempfile.TemporaryDirectory(prefix="vita-dry-run-") as scratch:
-        log = RejectedLog(Path(scratch) / "rejected.jsonl", strict=strict)
-        return [_try(model, stage, sets, Path(scratch) / stage.name, log) for stage in stages]
+    with temporary_directory("vita-dry-run-") as scratch:
+        log = RejectedLog(scratch / "rejected.jsonl", strict=strict)
+        return [_try(model, stage, sets, scratch / stage.name, log) for stage in stages]
 
 
 def _without_shared_cache(resolved: Resolved) -> Resolved:
