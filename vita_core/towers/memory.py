@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -12,12 +12,11 @@ from vita_core.errors import VitaError
 
 __all__ = ["in_memory"]
 
-Batch = TypeVar("Batch")
 CPU_MEMORY = "DefaultCPUAllocator"
 """What the error of torch contains that says that there is no more memory beside a GPU's."""
 
 
-def in_memory(run: Callable[[Batch], Any], batch: Any, step: int, tower: str) -> Iterator[tuple[Batch, Any]]:
+def in_memory(run: Callable[[Any], Any], batch: Any, step: int, tower: str) -> Iterator[tuple[Any, Any]]:
     """Yield parts of a batch, with what `run` returns for each: `step` items at once.
 
     If the memory is too small for a part, the batch goes on in half as many at once, and a warning says so. Raises VitaError
