@@ -8,13 +8,16 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.loading import LoadReport, read_tensors
+from vita_core.untrusted.jsonfiles import read_object
+from vita_core.untrusted.schemas import Outside, checked
 from vita_core.weights.files import write_text, write_whole
 from vita_core.weights.shards import choose_file
 
@@ -29,6 +32,15 @@ __all__ = [
     "set_dropout",
 ]
 
+
+class AdapterConfig(Outside):
+    """What decides how large an adapter is, in the config that peft writes."""
+
+    r: Annotated[int, Field(ge=1)] = 8
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    target_modules: list[str] | str | None = None
+
+
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 """peft wraps a model twice, and the keys of its files say so."""
@@ -42,7 +54,7 @@ def merge_adapter(model: Any, directory: Path) -> Any:
     """
     peft, where = _peft(f"LoRA adapter {directory}"), f"LoRA adapter {directory}"
     state = _stored(directory)
-    wrapped = _fitted(directory, lambda config: peft.get_peft_model(model, config))
+    wrapped = _fitted(directory, state, lambda config: peft.get_peft_model(model, config))
     wanted = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     _compare(wanted, state, where)
     peft.set_peft_model_state_dict(wrapped, state)
@@ -55,7 +67,7 @@ def load_adapter(root: nn.Module, directory: Path) -> None:
     Its part of the output is computed apart, as in its training, so that the values are those of the training to the bit.
     """
     peft, state = _peft(f"LoRA adapter {directory}"), _stored(directory)
-    _fitted(directory, lambda config: peft.inject_adapter_in_model(config, root))
+    _fitted(directory, state, lambda config: peft.inject_adapter_in_model(config, root))
     wanted = adapter_state(root)
     _compare(wanted, state, f"LoRA adapter {directory}")
     for key, parameter in wanted.items():
@@ -150,10 +162,22 @@ def _stored(directory: Path) -> dict[str, Tensor]:
     return {key: read() for key, read in read_tensors([file])}
 
 
-def _fitted(directory: Path, put: Any) -> Any:
+def _fitted(directory: Path, state: Mapping[str, Tensor], put: Any) -> Any:
     """Call `put` with the adapter's config. Raises CheckpointError if it is no LoRA adapter, or does not fit its model."""
     from peft import LoraConfig, PeftConfig
 
+    file = directory / "adapter_config.json"
+    stated = checked(AdapterConfig, read_object(file), str(file))
+    most = max(
+        (len(tensor) for key, tensor in state.items() if "lora_" in key and "_A" in key and tensor.ndim), default=0
+    )
+    if (
+        rank := max([stated.r, *stated.rank_pattern.values()])
+    ) > most:  # peft makes matrices of this rank before it reads any
+        raise CheckpointError(
+            f"{file}: r: {rank:,} is more than its tensors have: {most}. Try: the "
+            "adapter_config.json that was saved with them"
+        )
     try:
         config = PeftConfig.from_pretrained(
             str(directory), local_files_only=True

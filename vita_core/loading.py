@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ def fill(
     """Fill `module` strictly with `tensors`, cast to `dtype` on `device`. Its parameters may be on the meta device.
 
     Tensors that already have the dtype and the device stay mapped to the file, without a copy. Raises CheckpointError if a
-    tensor is missing, unexpected, of another shape, or of integers; the module is then not changed.
+    tensor is missing, unexpected, of another shape, of integers, or not finite; the module is then not changed.
     """
     wanted = module.state_dict()
     report, state = LoadReport(), {}
@@ -162,12 +163,7 @@ def fill(
                 report.mismatched.append(f"{key} {tuple(tensor.shape)} for {tuple(wanted[target].shape)}")
             else:
                 floating = tensor.is_floating_point()
-                if wanted[target].is_floating_point() and not floating:
-                    dtype_name = str(tensor.dtype).removeprefix("torch.")
-                    raise CheckpointError(
-                        f"{where}: {key} holds integers ({dtype_name}), as in quantised weights, but the model computes with "
-                        "floats. Try: the checkpoint that it was made from"
-                    )
+                _check_values(tensor, key, where, floats=wanted[target].is_floating_point())
                 state[target] = tensor.to(device=device, dtype=dtype if floating else None)
     report.loaded = len(state)
     report.missing = [key for key in wanted if key not in found]
@@ -177,6 +173,25 @@ def fill(
         for name, buffer in buffer_owner.named_buffers(recurse=False):
             setattr(buffer_owner, name, buffer.to(device))
     return report
+
+
+def _check_values(tensor: Tensor, key: str, where: str, *, floats: bool) -> None:
+    """Raise CheckpointError for a tensor of integers in the place of `floats`, or one that holds NaN or infinite values."""
+    if not tensor.is_floating_point():
+        if floats:
+            raise CheckpointError(
+                f"{where}: {key} holds integers ({str(tensor.dtype).removeprefix('torch.')}), as in quantised weights, but the "
+                "model computes with floats. Try: the checkpoint that it was made from"
+            )
+        return
+    if tensor.is_meta or tensor.dtype.itemsize == 1 or math.isfinite(tensor.detach().sum(dtype=torch.float32)):
+        return
+    wrong = int((~torch.isfinite(tensor)).sum())  # the sum, which is quick, may overflow without any
+    if wrong:
+        raise CheckpointError(
+            f"{where}: {key} holds {wrong:,} values that are not finite numbers. Try: the checkpoint of an earlier step of its "
+            "training, or download the file again"
+        )
 
 
 def _split(name: str, read: Callable[[], Tensor], rules: KeyRules) -> Iterator[tuple[str, Tensor]]:

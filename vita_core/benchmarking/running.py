@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,8 @@ from typing import Any
 import yaml
 
 from vita_core.errors import VitaError, nearest
+from vita_core.untrusted.jsonfiles import read_json
+from vita_core.untrusted.limits import RECORD
 
 __all__ = ["Scores", "benchmark_scores", "check_tasks", "mean_scores", "task_files"]
 
@@ -74,7 +75,7 @@ def benchmark_scores(model: Path, tasks: Sequence[str], out: Path, *, device: st
             f"lmms-eval gave no scores for {','.join(tasks)}: {_reason((out / 'log.txt').read_text(errors='replace'))}. "
             f"Try: read {out / 'log.txt'}"
         )
-    return _scores(json.loads(found[-1].read_text(encoding="utf-8"))["results"])
+    return _scores(read_json(found[-1], RECORD)["results"])
 
 
 def mean_scores(runs: Sequence[Scores]) -> Scores:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vita_core.cli.common import open_model
 from vita_core.errors import ConfigError, PictureError, VitaError, nearest_path
 from vita_core.training.data import SUFFIXES
+from vita_core.untrusted.jsonfiles import BadJson, decode
 from vita_core.weights.files import append, write_whole
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ def _append(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _row(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
+        row = decode(line)
+    except BadJson:
         return None
     return row if isinstance(row, dict) and {"image", "question"} <= row.keys() else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from vita_core.planning.plan import make_plan
 from vita_core.planning.resolution import Resolved
 from vita_core.probing.scores import interval_of_equals
 from vita_core.training.data import Sample
+from vita_core.untrusted.jsonfiles import decode
 
 __all__ = ["config_entry", "examples", "pairs"]
 
@@ -147,7 +147,7 @@ def _losses(file: Path) -> dict[int, float]:
     stages: dict[str, dict[int, float]] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         with suppress(ValueError):  # cut short where a process ended
-            row = json.loads(line)
+            row = decode(line)
             if "loss" in row and row["stage"] != "warm-start":
                 stages.setdefault(row["stage"], {})[row["step"]] = row["loss"]
     found: dict[int, float] = {}

@@ -15,6 +15,8 @@ from vita_core.errors import ConfigError
 from vita_core.probing.splits import divide, near_duplicates
 from vita_core.training.data import PictureRef, Sample, answered
 from vita_core.training.data.folders import FolderSource
+from vita_core.untrusted.jsonfiles import decode, read_json
+from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import write_text, write_whole
 
 __all__ = ["SPLITS", "Data", "Divided", "divided", "read_data"]
@@ -78,7 +80,7 @@ def divided(data: Data, folder: Path) -> Divided:
     samples, digest = data.samples, data.sha256
     record = folder / "data.json"
     with suppress(OSError, ValueError, KeyError):
-        known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        known: dict[str, Any] = read_json(record, RECORD)
         if known["sha256"] == digest and not moved(data, folder):
             return Divided(**{**known, "name": data.name, "test_groups": tuple(known["test_groups"])})
     pictures = [sample.pictures[0] for sample in samples]
@@ -109,7 +111,7 @@ def divided(data: Data, folder: Path) -> Divided:
 def moved(data: Data, folder: Path) -> bool:
     """Return whether the splits in a folder name pictures at other places than where they are. Raises OSError without splits."""
     texts = [(folder / f"{name}.jsonl").read_text(encoding="utf-8") for name in SPLITS]
-    stated = {json.loads(line)["image"] for text in texts for line in text.split("\n") if line}
+    stated = {decode(line)["image"] for text in texts for line in text.split("\n") if line}
     now = {str(_place(sample.pictures[0], at, folder)) for at, sample in enumerate(data.samples)}
     return stated != now or not all(Path(name).is_file() for name in now)
 

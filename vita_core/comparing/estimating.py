@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from vita_core.comparing.scoring import Scorer
 from vita_core.comparing.towers import time_towers
 from vita_core.interrupts import temporary_directory
 from vita_core.training.data import read_samples
+from vita_core.untrusted.jsonfiles import decode
 from vita_core.weights.files import write_text
 
 __all__ = ["Estimated", "estimated"]
@@ -105,7 +105,7 @@ def _step_times(metrics: Path, steps: dict[str, int]) -> dict[str, float]:
     """Return the seconds of a step of each stage, and of all steps together as ``all``."""
     ends: dict[str, list[float]] = {}
     for line in metrics.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+        row = decode(line)
         if "loss" in row:
             ends.setdefault(row["stage"], []).append(row["time"])
     each = {name: found[-1] - found[-2] for name, found in ends.items() if len(found) > 1}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vita_core.comparing.verdict import percent, sides
+from vita_core.untrusted.jsonfiles import read_json
+from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import write_text
 
 __all__ = ["benchmark_columns", "report", "write_report"]
@@ -19,8 +20,8 @@ MARK = "†"
 
 def write_report(folder: Path) -> Path:
     """Write ``comparison.md`` from ``comparison.json`` and ``timings.json`` in a folder, and return its path."""
-    comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    timings = json.loads((folder / "timings.json").read_text(encoding="utf-8"))
+    comparison = read_json(folder / "comparison.json", RECORD)
+    timings = read_json(folder / "timings.json", RECORD)
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(report(comparison, timings)))
     write_text(folder / "comparison.md", f"{text}\n")
     return folder / "comparison.md"

@@ -32,6 +32,8 @@ from vita_core.training.data import read_samples
 from vita_core.training.reporting import DivergedError
 from vita_core.training.running import run_stages
 from vita_core.training.train import train
+from vita_core.untrusted.jsonfiles import decode, read_json
+from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import write_text
 
 __all__ = ["COMPARED", "Finished", "Run", "Runner", "compared", "forget_unfinished", "rate_overrides", "train_run"]
@@ -119,7 +121,7 @@ class Runner:
     def _trained(self, run: Run) -> dict[str, Any]:
         """Train, score on the validation pictures, and return the record. A finished run is not run again."""
         with suppress(OSError, ValueError):
-            found: dict[str, Any] = json.loads((run.folder / DONE).read_text(encoding="utf-8"))
+            found: dict[str, Any] = read_json(run.folder / DONE, RECORD)
             return found
         tqdm.write(f"{run.planned.name}: {_described(run)}", file=sys.stderr)
         resumed = (run.folder / "work").exists()
@@ -154,12 +156,12 @@ class Runner:
                 raise DivergedError("the loss of a test picture is not a number. Try: a lower `learning_rate`")
             write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: an answer may contain U+2028
-        return Finished(run, [json.loads(line) for line in lines if line], record)
+        return Finished(run, [decode(line, RECORD) for line in lines if line], record)
 
     def _benchmarked(self, run: Run, tasks: Sequence[str]) -> Scores:
         file, files = run.folder / "lmms_eval.json", task_files(tasks)
         with suppress(OSError, ValueError):
-            known = json.loads(file.read_text(encoding="utf-8"))
+            known = read_json(file, RECORD)
             if known["tasks"] == [*tasks] and known.get("files") == files:
                 scores: Scores = known["scores"]
                 return scores
@@ -236,7 +238,7 @@ def compared(out: Path, data: str, planned: Sequence[Planned]) -> str:
     configs = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in stated.items()}
     known: Mapping[str, Any] = {"data": data, "configs": {}}
     if record.is_file():
-        known = json.loads(record.read_text(encoding="utf-8"))
+        known = read_json(record, RECORD)
     elif out.is_dir() and (out / "runs").exists():
         raise ConfigError(f"--out: {out} contains runs that no comparison made. Try: another directory for --out")
     other = [name for name, digest in configs.items() if known["configs"].get(name, digest) != digest]

@@ -44,6 +44,11 @@ TowerDType = Literal["auto", "float32", "float16", "bfloat16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
 
 
+Weights = Annotated[str, Field(pattern=r"\S")]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|mps|xpu|hpu|npu|mtia|xla|maia|privateuseone)(:\d{1,3})?$")]
+"""A device of torch. Whether the machine has it is found when a model is built."""
+
+
 class S2Config(Section):
     """Scaling on Scales (arXiv 2403.13043). `scales` are picture sizes in pixels; the first is the encoder's own size."""
 
@@ -97,7 +102,7 @@ class TowerConfig(Section):
     towers: list[TowerConfig] | None = None
     combine: Literal["channel", "sequence", "interleave", "sum"] = "channel"
     grid: Literal["first"] | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = "first"
-    weights: str | None = Field(default=None, validate_default=True)
+    weights: Weights | None = Field(default=None, validate_default=True)
     revision: str | None = None
     adapter: str | None = None
     trust_remote_code: bool = False
@@ -119,7 +124,7 @@ class TowerConfig(Section):
     preprocess: Literal["exact", "fast"] = "exact"
     max_batch: PositiveInt | None = None
     check_finite: bool = False
-    device: str | None = None
+    device: Device | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
     @pydantic.field_validator("weights")
@@ -142,7 +147,7 @@ class ProjectorConfig(Section):
     """
 
     type: str = "mlp2x_gelu"
-    weights: str | None = None
+    weights: Weights | None = None
     adapter: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -180,7 +185,7 @@ class LLMConfig(Section):
     """
 
     type: str = "auto"
-    weights: str
+    weights: Weights
     revision: str | None = None
     adapter: str | None = None
     trust_remote_code: bool = False
@@ -199,7 +204,7 @@ class Config(Section):
     generation: GenerationConfig = GenerationConfig()
     data: dict[str, DataSetConfig] = Field(default_factory=dict)
     training: TrainingConfig = TrainingConfig()
-    device: str = "auto"
+    device: Device = "auto"
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:

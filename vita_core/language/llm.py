@@ -17,6 +17,7 @@ from vita_core.language.prompts import PICTURE_ID, known_token, prompt_ids
 from vita_core.language.tokenizing import checked_source, hub_options, part_tokenizer, place
 from vita_core.loading import LoadReport, part_tensors
 from vita_core.planning.language import LanguagePart
+from vita_core.plugins.discovery import describe
 
 __all__ = ["PICTURE_ID", "LanguageModel"]
 
@@ -32,10 +33,12 @@ class LanguageModel(nn.Module):
         super().__init__()
         try:
             self.tokenizer, model = _pretrained(config) if part is None else _from_part(config, part)
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:  # ImportError: a missing flash kernel
-            if isinstance(error, VitaError):
-                raise
-            first = str(error).strip().splitlines()[0].rstrip(".")
+        except (VitaError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except (
+            Exception
+        ) as error:  # transformers raises any of them for a damaged file, and ImportError without a flash kernel
+            first = describe(error).rstrip(".")
             other = "the directory or hub id of a causal language model that transformers supports"
             raise CheckpointError(
                 f"llm.weights: cannot open {config.weights} as a causal language model: {first}. "

@@ -8,12 +8,23 @@ from typing import Any
 from vita_core.config.schema import LLMConfig
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.planning.language import LanguagePart, ResolvedLLM
+from vita_core.plugins.discovery import describe
 from vita_core.untrusted.jsonfiles import read_object
+from vita_core.untrusted.schemas import Outside, checked
+from vita_core.weights.shards import check_shards
 from vita_core.weights.sources import Source, locate
 from vita_core.weights.stated import check_commit, check_own_code
 
 __all__ = ["checked_source", "hub_options", "open_tokenizer", "part_tokenizer", "place"]
 
+
+class Stops(Outside):
+    """The tokens that end an answer, in ``generation_config.json``."""
+
+    eos_token_id: int | list[int] | None = None
+
+
+SMALL = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -29,10 +40,10 @@ def open_tokenizer(resolved: ResolvedLLM) -> tuple[Any, int]:
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
         else:
             where, options, tokenizer = part.directory, {"local_files_only": True}, part_tokenizer(part)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        if isinstance(error, VitaError):
-            raise
-        first = str(error).strip().splitlines()[0].rstrip(".")
+    except (VitaError, MemoryError):
+        raise
+    except Exception as error:  # transformers raises any of them for a damaged file
+        first = describe(error).rstrip(".")
         raise CheckpointError(
             f"llm.weights: cannot open the tokenizer of {config.weights}: {first}. Try: copy the tokenizer's files there"
         ) from error
@@ -76,6 +87,7 @@ def part_tokenizer(part: LanguagePart) -> Any:
         raise CheckpointError(
             f"{part.directory}: no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Try: copy the tokenizer's files there"
         )
+    check_texts(part.directory)
     settings = dict(part.config)
     decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
     tokenizer = AutoTokenizer.from_pretrained(  # without an answer about code, transformers would ask on the terminal
@@ -85,6 +97,13 @@ def part_tokenizer(part: LanguagePart) -> Any:
     if older.is_file():
         tokenizer.chat_template = read_object(older).get("chat_template", tokenizer.chat_template)
     return tokenizer
+
+
+def check_texts(directory: Path) -> None:
+    """Raise CheckpointError for a small JSON file beside a language model that transformers cannot parse safely."""
+    for name in SMALL:
+        if (directory / name).is_file():
+            checked(Stops, read_object(directory / name), str(directory / name))
 
 
 def _known() -> Any:
@@ -103,4 +122,6 @@ def place(source: Source) -> Path | str:
         raise CheckpointError(
             f"llm.weights: {source.path} is a file. Try: the directory that holds it and its tokenizer"
         )
+    check_shards(source.path)
+    check_texts(source.path)
     return source.path

@@ -7,7 +7,7 @@ from pathlib import Path
 from vita_core.errors import CheckpointError, nearest
 from vita_core.layouts import internvl, internvl_hf, llava, llava_hf, onevision_hf, pixtral_hf, vipllava_hf, vita
 from vita_core.layouts.layout import Layout, OldConfig
-from vita_core.untrusted.jsonfiles import read_object
+from vita_core.untrusted.sizes import read_config as untrusted_config
 
 __all__ = ["LAYOUTS", "is_adapter", "read_config", "recognise"]
 
@@ -58,4 +58,4 @@ def read_config(directory: str | Path) -> OldConfig:
         raise CheckpointError(
             f"{path} has no config.json: it holds {held}. Try: the directory of a checkpoint with its config.json"
         )
-    return read_object(path / "config.json")
+    return untrusted_config(path / "config.json")

@@ -20,13 +20,13 @@ from vita_core.planning.geometry import Geometry, Grid, in_whole_blocks, own_mer
 from vita_core.planning.inside import block_macs, check_offered
 from vita_core.planning.options import validated_options
 from vita_core.planning.origins import key_origins, merged, size_origin
-from vita_core.planning.pictures import check_patches, completed, height_width, resized
+from vita_core.planning.pictures import bounded, check_patches, completed, height_width, resized
 from vita_core.planning.reductions import reduced, stated_blocks
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import import_object, registry
 from vita_core.plugins.specs import Shape, TowerSpec
 from vita_core.weights.sources import Source
-from vita_core.weights.stated import check_commit, quantised, with_code
+from vita_core.weights.stated import check_commit, quantised, with_code, with_processor
 
 __all__ = ["ResolvedTower", "resolve_encoder"]
 
@@ -163,7 +163,7 @@ def resolve_encoder(
     rule += ", with random weights (`tower.options.pretrained` is false)" if random else ""
     _check(settings, spec, source)
     check_adapter("tower.adapter", settings.adapter)
-    source = with_code(source, trusted=settings.trust_remote_code)
+    source = with_code(with_processor(source), trusted=settings.trust_remote_code)
     defaults = _defaults(settings, spec, owner, source)
     origins = key_origins(settings, defaults, spec, marks or {})
     settings = settings.model_copy(update=merged(settings, defaults))
@@ -174,7 +174,7 @@ def resolve_encoder(
         shape = in_whole_blocks(settings, shape, lambda size: shape_of(spec, owner, source, options, size))
     geometry = tower_geometry(settings, shape)
     check_offered(spec, owner, source, settings, (*geometry.inside, *geometry.reductions))
-    processor = _processor(spec, owner, source, shape)
+    processor = bounded(_processor(spec, owner, source, shape), shape, source, spec.config_file)
     if settings.image_size is not None:
         processor = resized(processor, shape.image_size)
     if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail

@@ -14,6 +14,7 @@ from vita_core.planning.adapters import check_adapter
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import import_object, registry
 from vita_core.plugins.specs import LLMShape, LLMSpec
+from vita_core.untrusted.sizes import check_parameters
 from vita_core.weights.sources import Source, locate
 from vita_core.weights.stated import check_commit
 
@@ -70,7 +71,8 @@ class ResolvedLLM:
             import_object(stated, requires=self.spec.requires, owner=self.owner) if isinstance(stated, str) else stated
         )
         try:
-            return geometry(self.checkpoint_config)
+            shape = geometry(self.checkpoint_config)
+            check_parameters(shape.parameters, f"{where}: config.json")
         except KeyError as error:
             raise CheckpointError(
                 f"{where} has no {error} in its config.json, so the plan cannot compute its sizes. "
@@ -81,6 +83,7 @@ class ResolvedLLM:
                 f"{where} has a config.json that the plan cannot read: {error}. "
                 "Try: the config.json that the model was published with"
             ) from error
+        return shape
 
 
 def resolve_llm(config: LLMConfig, *, offline: bool = False, part: LanguagePart | None = None) -> ResolvedLLM:

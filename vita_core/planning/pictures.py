@@ -7,9 +7,12 @@ from typing import Any
 
 from vita_core.errors import CheckpointError, ConfigError
 from vita_core.plugins.shapes import Shape
+from vita_core.untrusted.processors import check_sides
+from vita_core.untrusted.sizes import check_parameters
 from vita_core.weights.sources import Source
+from vita_core.weights.stated import place
 
-__all__ = ["check_patches", "completed", "height_width", "prepared_size", "resized", "stated_size"]
+__all__ = ["bounded", "check_patches", "completed", "height_width", "prepared_size", "resized", "stated_size"]
 
 
 def height_width(size: Any) -> tuple[int, int] | None:
@@ -121,3 +124,14 @@ def resized(processor: Mapping[str, Any], to: tuple[int, int], *, exactly: bool 
         return {**processor, "size": whole, **crop}
     edges = {"height": round(to[0] * size["height"] / before[0]), "width": round(to[1] * size["width"] / before[1])}
     return {**processor, "size": edges, **crop}
+
+
+def bounded(processor: Mapping[str, Any], shape: Shape, source: Source, config_file: str) -> Mapping[str, Any]:
+    """Return the preprocessor config of an encoder.
+
+    Raises CheckpointError if it makes pictures far larger than the encoder's, or if the encoder has more parameters than any.
+    """
+    check_parameters(sum(stage.parameters for stage in shape.stages), place(source, config_file))
+    if shape.native is None:
+        check_sides(processor, shape.image_size, place(source, source.preprocessor_file or "preprocessor_config.json"))
+    return processor

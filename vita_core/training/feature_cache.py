@@ -27,6 +27,8 @@ from vita_core.towers.tower import BaseVisionTower
 from vita_core.training.cache.identity import identity
 from vita_core.training.data import Sample
 from vita_core.training.variants import varied
+from vita_core.untrusted.jsonfiles import read_json
+from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import sha256, write_text, writing
 
 __all__ = ["FeatureCache"]
@@ -91,7 +93,7 @@ class FeatureCache:
     def _read_progress(self) -> int | None:
         if not self._progress.is_file():
             return None
-        saved = json.loads(self._progress.read_text())
+        saved = read_json(self._progress, RECORD)
         return int(saved["done"]) if saved["key"] == self._key else None
 
     @torch.inference_mode()

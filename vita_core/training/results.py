@@ -21,6 +21,8 @@ from vita_core.planning.resolution import Resolved
 from vita_core.training.connector import Connector
 from vita_core.training.data import Sample
 from vita_core.training.resumable import write_tensors
+from vita_core.untrusted.jsonfiles import read_json
+from vita_core.untrusted.limits import RECORD
 from vita_core.untrusted.tensorfiles import tensors_sha256
 from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256, write_text
@@ -70,7 +72,7 @@ def _named(weights: str, revision: str | None) -> dict[str, Any]:
 def _earlier(files: Sequence[Path]) -> dict[str, Any]:
     """Return the hash of the projector that the training started from, and the provenance of its own run if it is there."""
     record = files[0].with_name("provenance.json")
-    made = {"made_by_run": json.loads(record.read_text(encoding="utf-8"))} if record.is_file() else {}
+    made = {"made_by_run": read_json(record, RECORD)} if record.is_file() else {}
     if len(files) > 1:  # shards
         return {"files": {file.name: sha256(file) for file in files}, **made}
     return {"sha256": sha256(files[0]), **made}

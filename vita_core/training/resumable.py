@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,8 @@ from vita_core.errors import ConfigError, VitaError
 from vita_core.training import processes
 from vita_core.training.reporting import Progress
 from vita_core.training.stopping import StopOnInterrupt
+from vita_core.untrusted.jsonfiles import read_json
+from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import filling, write_whole, writing
 
 __all__ = ["BEST", "ResumableTrainer", "last_checkpoint", "load_trained", "on_cpu", "trained_state", "write_tensors"]
@@ -235,7 +236,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _is_whole(checkpoint: Path) -> bool:
     """Return whether a checkpoint was written to its end: its ``trainer_state.json`` comes last."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        read_json(checkpoint / "trainer_state.json", RECORD)
     except (OSError, ValueError):
         return False
     return True

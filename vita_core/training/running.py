@@ -37,6 +37,8 @@ from vita_core.training.stages import Stage, resolve_stages
 from vita_core.training.trainer import StageTrainer
 from vita_core.training.written import write_trained
 from vita_core.training.zero3 import Zero3Trainer, load_deepspeed
+from vita_core.untrusted.jsonfiles import read_json
+from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import write_text
 
 __all__ = ["built", "checked_stages", "prepared", "run_stages"]
@@ -164,7 +166,7 @@ def _run_stage(
 
 def _reopen(model: VisionLanguageModel, stage: Stage, folder: Path) -> dict[str, Any]:
     """Load the result of a finished stage into a model that has those of the stages before it. Return its scores."""
-    record: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = read_json(folder / "scores.json", RECORD)
     prepare_parts(model, stage.parts, stage.key)
     for name in record["unused"]:
         model.get_parameter(name.removeprefix("model.")).requires_grad_(False)

@@ -19,6 +19,8 @@ from vita_core.towers.devices import dtype_on
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.training.parts import cast, encoders, roots
 from vita_core.training.stages import Stage
+from vita_core.untrusted.jsonfiles import read_json
+from vita_core.untrusted.limits import RECORD
 from vita_core.untrusted.tensorfiles import tensors_sha256
 from vita_core.weights.files import write_text, writing
 
@@ -78,4 +80,4 @@ def _dtype(tower: BaseVisionTower) -> torch.dtype:
 
 def _result(out: Path, stage: Stage) -> Any:
     """Return the scores of a finished stage, what it trained, and what it froze because no feature depends on it."""
-    return json.loads((out / "work" / stage.name / "scores.json").read_text(encoding="utf-8"))
+    return read_json(out / "work" / stage.name / "scores.json", RECORD)

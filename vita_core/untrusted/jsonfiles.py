@@ -40,7 +40,7 @@ def decode(text: str | bytes, limits: Limits = CONFIG) -> Any:
             raise BadJson(f"not a {limits.what}: it has more than {limits.values:,} values")
         _check_depth(text, limits)
         data = json.loads(text, object_pairs_hook=_without_duplicates)
-        if SURROGATE.search(text):
+        if not limits.halves and SURROGATE.search(text):
             json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise BadJson(f"not valid JSON: {error.msg}", error.lineno, error.colno) from None

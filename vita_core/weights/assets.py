@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.errors import AssetError, nearest
+from vita_core.untrusted.jsonfiles import read_object
 from vita_core.weights.conversions import convert_efficientnet_lite2, convert_mobilenet, convert_smollm2
 from vita_core.weights.files import sha256
 
@@ -164,7 +164,7 @@ def _inspect(asset: Asset, path: Path, hashes: bool) -> State:
     if not (path / RECORD).is_file():
         return State("damaged", f"{path} has no {RECORD}")
     try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        record = read_object(path / RECORD)
         made_by = record.get("member_sha256"), record.get("conversion")
     except (ValueError, AttributeError):
         return State("damaged", f"{path / RECORD} is not a valid record")

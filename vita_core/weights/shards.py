@@ -13,7 +13,7 @@ from vita_core.untrusted.jsonfiles import read_object
 from vita_core.untrusted.limits import INDEX
 from vita_core.untrusted.tensorfiles import tensor_keys
 
-__all__ = ["choose_file", "local_files", "named_files", "shard_names", "stored_keys"]
+__all__ = ["check_shards", "choose_file", "local_files", "named_files", "shard_names", "stored_keys"]
 
 SHOWN = 20
 """How many names of files a message lists."""
@@ -76,6 +76,13 @@ def local_files(
             f"Try: copy them to {directory}"
         )
     return files
+
+
+def check_shards(directory: Path) -> None:
+    """Raise CheckpointError if an index in a directory, which a library will follow, names files that are not beside it."""
+    for index in sorted(directory.glob("*.index.json")):
+        for name in shard_names(index):
+            inside(directory, name, index)
 
 
 def named_files(weights: str, patterns: Sequence[str], needed: Callable[[str], bool], advice: str) -> list[Path]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vita_core.errors import CheckpointError, nearest_path
 from vita_core.untrusted.jsonfiles import read_object
+from vita_core.untrusted.schemas import check_object
+from vita_core.untrusted.sizes import read_config
 from vita_core.weights.assets import ASSET_PREFIX, asset_path
 from vita_core.weights.shards import choose_file, local_files, shard_names, stored_keys
 
@@ -49,7 +51,7 @@ class Source:
             found = _hub_json(str(self.hub_id), self.revision, (name,))
         else:
             file = (self.path if self.path.is_dir() else self.path.parent) / name
-            found = read_object(file) if file.is_file() else None
+            found = read_config(file) if file.is_file() else None
         return None if found in (None, self.config) else replace(self, config=found, preprocessor=None, published=False)
 
     def files(self, patterns: tuple[str, ...], needed: Callable[[str], bool] | None = None) -> list[Path]:
@@ -130,7 +132,7 @@ def _local(weights: str, path: Path) -> Source:
     config: Mapping[str, Any] = {}
     for name in CONFIG_FILES:
         if (directory / name).is_file():
-            config = read_object(directory / name)
+            config = read_config(directory / name)
             break
     preprocessor, file = _preprocessor(
         lambda name: read_object(directory / name) if (directory / name).is_file() else None
@@ -150,6 +152,7 @@ def _preprocessor(read: Callable[[str], Mapping[str, Any] | None]) -> tuple[Mapp
             return own, name
         shared = read(PROCESSOR) or {} if shared is None else shared
         if part in shared:
+            check_object(shared[part], PROCESSOR, part)
             return shared[part], PROCESSOR
     return None, None
 
@@ -169,7 +172,7 @@ def _hub_json(hub_id: str, revision: str | None, names: tuple[str, ...]) -> dict
 
     for name in names:
         try:
-            return read_object(Path(HfApi().hf_hub_download(hub_id, name, revision=revision)))
+            file = Path(HfApi().hf_hub_download(hub_id, name, revision=revision))
         except LocalEntryNotFoundError as error:  # offline; must come first, as a subclass of EntryNotFoundError
             if try_to_load_from_cache(hub_id, name, revision=revision) is _CACHED_NO_EXIST:  # as the hub once said
                 continue
@@ -178,6 +181,7 @@ def _hub_json(hub_id: str, revision: str | None, names: tuple[str, ...]) -> dict
             continue
         except Exception as error:  # huggingface_hub also raises its HTTP client's own exceptions
             raise CheckpointError(_offline_hint(hub_id, error)) from error
+        return read_config(file) if name in CONFIG_FILES else read_object(file)
     return None
 
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from vita_core.errors import CheckpointError, ConfigError
+from vita_core.untrusted.processors import check_processor
 from vita_core.weights.assets import ASSET_PREFIX
-from vita_core.weights.sources import Source, is_path
+from vita_core.weights.sources import PROCESSOR, Source, is_path
 
-__all__ = ["check_commit", "check_own_code", "quantised", "with_code"]
+__all__ = ["check_commit", "check_own_code", "place", "quantised", "with_code", "with_processor"]
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -74,3 +75,18 @@ def check_own_code(source: Source, *more: str) -> None:
                     f"{source.weights}: its code is in another repository, of which no commit is fixed: {reference} "
                     "(auto_map). Try: copy that code into the directory of the checkpoint, and name it there"
                 )
+
+
+def place(source: Source, name: str) -> str:
+    """Return what messages call a file of a checkpoint."""
+    directory = source.path if source.path is None or source.path.is_dir() else source.path.parent
+    return f"{source.weights.rstrip('/') if directory is None else directory}/{name}"
+
+
+def with_processor(source: Source) -> Source:
+    """Return a checkpoint after a check of its preprocessor config. Raises CheckpointError with file, key and value."""
+    stated, file = source.preprocessor, source.preprocessor_file
+    if stated is not None and file is not None:
+        part = "video_processor" if "video_processor_type" in stated else "image_processor"
+        check_processor(stated, place(source, file), part if file == PROCESSOR else "")
+    return source

@@ -17,6 +17,7 @@ from vita_core.comparing.report import MARK
 from vita_core.comparing.statistics import check_installed
 from vita_core.errors import VitaError
 from vita_core.untrusted.jsonfiles import read_object
+from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import sha256, write_text
 
 __all__ = ["write_page"]
@@ -55,7 +56,7 @@ def write_page(folder: Path) -> Path:
 
     check_installed()
     source = folder / "comparison.json"
-    comparison = read_object(source)
+    comparison = read_object(source, RECORD)
     try:
         text = _rendered(_values(comparison, folder))
     except (KeyError, UndefinedError) as error:
@@ -70,7 +71,7 @@ def write_page(folder: Path) -> Path:
 def _values(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return what the template shows."""
     times = folder / "timings.json"
-    timings = read_object(times) if times.is_file() else {}
+    timings = read_object(times, RECORD) if times.is_file() else {}
     labels = {one["name"]: f"{one['name']} {MARK}" if one["unequal"] else one["name"] for one in comparison["configs"]}
     drawn = charts(comparison, timings, labels)
     script = (HERE / "page.js").read_text(encoding="utf-8")

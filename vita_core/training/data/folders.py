@@ -8,6 +8,8 @@ from pathlib import Path
 
 from vita_core.errors import ConfigError
 from vita_core.training.data.samples import PictureRef, Sample, SampleError, Turn, UnansweredError
+from vita_core.untrusted.files import read_bytes
+from vita_core.untrusted.limits import ROW
 
 __all__ = ["SUFFIXES", "FolderSource", "file_of_rows"]
 
@@ -44,11 +46,11 @@ class FolderSource:
         file = picture.with_suffix(".txt")
         where = f"{file}:1:1"
         try:
-            caption = file.read_text(encoding="utf-8").strip()
+            caption = read_bytes(file, ROW.bytes).decode("utf-8").strip()
         except FileNotFoundError:
             bare = Sample((PictureRef(str(picture), picture),), (), where=str(picture))
             raise UnansweredError(f"there is no {file.name}", bare) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise SampleError("a text that cannot be read", str(error), where) from None
         if not caption:
             raise SampleError("empty text", "the caption is empty", where)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from vita_core.errors import ConfigError
 from vita_core.training.data.conversations import Root, sample_of
 from vita_core.training.data.samples import Sample, SampleError
+from vita_core.untrusted.jsonfiles import BadJson, decode
+from vita_core.untrusted.limits import ROW
 
 __all__ = ["JsonSource"]
 
@@ -53,14 +56,13 @@ class JsonSource:
             "rb"
         ) as file:  # opened each time: processes that share a file would move each other's place
             file.seek(self.begins[index])
-            text = file.read(self.ends[index] - self.begins[index])
+            text = file.read(min(self.ends[index] - self.begins[index], ROW.bytes + 1))
         line, column = self.lines[index], self.columns[index]
         try:
-            return json.loads(text.decode("utf-8").rstrip())  # an error at the end is on this line
-        except json.JSONDecodeError as error:
-            raise SampleError("not valid JSON", error.msg, f"{self.path}:{line}:{column - 1 + error.colno}") from None
-        except (UnicodeDecodeError, RecursionError) as error:
-            raise SampleError("not valid JSON", str(error), f"{self.path}:{line}:{column}") from None
+            return decode(text.rstrip(), ROW)  # an error at the end is on this line
+        except BadJson as error:
+            detail = error.reason.removeprefix("not valid JSON: ")
+            raise SampleError("not valid JSON", detail, f"{self.path}:{line}:{column - 1 + error.column}") from None
 
     def sample(self, index: int) -> Sample:
         """Return the sample of a row. Raises SampleError."""
@@ -73,10 +75,17 @@ def _lines(path: Path) -> Iterator[tuple[int, int, int, int]]:
     with path.open("rb") as file:
         begin = len(BOM) * (file.read(len(BOM)) == BOM)
         file.seek(begin)
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield begin, begin + len(line), number, 1
-            begin += len(line)
+        for number in count(1):
+            line, size = file.readline(ROW.bytes), 0
+            blank = not line.strip()
+            while line:  # a line may be longer than any row
+                size += len(line)
+                line = b"" if line.endswith(b"\n") else file.readline(ROW.bytes)
+            if not size:
+                return
+            if not blank:
+                yield begin, begin + size, number, 1
+            begin += size
 
 
 def _entries(path: Path) -> Iterator[tuple[int, int, int, int]]:
@@ -147,9 +156,13 @@ class _Reader:
             except RecursionError:
                 self.refuse("nested too deep", self.place)
             else:
+                if end - self.place > ROW.bytes:
+                    self.refuse(f"a row of more than {ROW.bytes:,} characters", self.place)
                 if self.ended or end < len(self.text):  # a number at the end may go on
                     self.move(end - self.place)
                     return value
+            if len(self.text) - self.place > 2 * ROW.bytes:
+                self.refuse(f"a row of more than {ROW.bytes:,} characters, or one that does not end", self.place)
             self.more()
 
     def refuse(self, what: str, place: int) -> NoReturn:

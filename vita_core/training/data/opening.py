@@ -29,8 +29,8 @@ KINDS = (
 def open_source(settings: DataSetConfig, key: str = "--data", *, absolute: bool = False) -> Source:
     """Return the source of a data set. `key` is how messages name it.
 
-    If `absolute`, pictures may have absolute paths that lead out of the folder of the data set. Raises ConfigError for a path
-    that does not exist, a format that is not known, a name on a hub, and an empty data set.
+    If `absolute`, the rows of a JSON file may have absolute paths that lead out of the folder of the data set. Raises
+    ConfigError for a path that does not exist, a format that is not known, a name on a hub, and an empty data set.
     """
     here = Path.cwd()
     if (hub := hub_name(settings.path, here)) is not None:
@@ -45,7 +45,8 @@ def open_source(settings: DataSetConfig, key: str = "--data", *, absolute: bool 
     if files is None and not path.exists():
         raise ConfigError(f"{key}: no such file or directory: {path}.{nearest_path(path)} Try: {KINDS}")
     kind = _format(path, files, key) if settings.format == "auto" else settings.format
-    root = Root(Path(settings.pictures or (path if path.is_dir() else path.parent)).expanduser(), absolute)
+    folder = Path(settings.pictures or (path if path.is_dir() else path.parent)).expanduser()
+    root = Root(folder, absolute and kind in ("jsonl", "llava"))
     source = _opened(kind, path, files, root, settings, key)
     if not len(source):
         raise ConfigError(f"{key}: there is no sample in {path}. Try: {file_of_rows(path, key) or KINDS}")

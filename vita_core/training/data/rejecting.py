@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vita_core.errors import ConfigError
 from vita_core.training.data.samples import SampleError
+from vita_core.untrusted.jsonfiles import decode
 from vita_core.weights.files import append_line
 
 __all__ = ["RejectedLog"]
@@ -45,7 +46,7 @@ class RejectedLog:
         text = self.file.read_text(encoding="utf-8", errors="replace") if self.file.is_file() else ""
         for line in text.split("\n")[:-1]:  # not splitlines, which also ends a line at U+2028
             with suppress(ValueError):
-                row = json.loads(line)
+                row = decode(line)
                 found.setdefault((row["data"], row["where"]), row)
         return [*found.values()]
 

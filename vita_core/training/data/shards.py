@@ -6,7 +6,6 @@ Members are read in place, and never written to disk: no member's name becomes a
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from array import array
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from vita_core.errors import ConfigError, VitaError
 from vita_core.training.data.conversations import sample_of
 from vita_core.training.data.folders import SUFFIXES
 from vita_core.training.data.samples import PictureRef, Sample, SampleError, located
+from vita_core.untrusted.jsonfiles import decode
+from vita_core.untrusted.limits import ROW
 from vita_core.weights.assets import cache_dir
 from vita_core.weights.files import write_whole
 
@@ -136,12 +137,13 @@ def _named(name: str) -> tuple[str, str]:
 
 def _read(ref: PictureRef, kind: str, where: str) -> dict[str, Any]:
     """Return what a text or JSON member adds to the row."""
+    if (ref.size or 0) > ROW.bytes:
+        raise SampleError("a text that is too long", f"{ref.name} has {ref.size:,} bytes", where)
     with ref.opened() as file:
         content = file.read()
     try:
-        text = content.decode("utf-8")
-        row = {TEXTS[kind]: text} if kind in TEXTS else json.loads(text)
-    except (ValueError, RecursionError) as error:
+        row = {TEXTS[kind]: content.decode("utf-8")} if kind in TEXTS else decode(content, ROW)
+    except ValueError as error:
         raise SampleError(
             "not valid JSON" if kind == ".json" else "a text that cannot be read", str(error), where
         ) from None
