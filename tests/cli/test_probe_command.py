@@ -55,7 +55,7 @@ def test_what_is_rejected_and_left_out_is_printed(photos: Path, tmp_path: Path) 
     (folder / "rows.jsonl").write_text("".join(rows))
     done = vita("probe", config(tmp_path, "one", "clip"), "--data", folder / "rows.jsonl", "--set", "tower.pool=2")
     assert done.returncode == 0, done.stderr
-    assert "left out: 1 pictures of 1 labels with too few pictures" in done.stdout
+    assert "left out: 1 pictures, whose labels have too few (1 of the labels)" in done.stdout
     assert "rejected: 1 with 'a picture cannot be opened'; --json lists them" in done.stdout
     assert "48 pictures of 3 labels (label)" in done.stdout
     assert " 4 x 32 " in done.stdout

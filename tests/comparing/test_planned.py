@@ -10,6 +10,7 @@ import pytest
 from small import FLAT, STAGES, write_config
 
 from vita_core.comparing.planned import Asked, besides_tower, named, plan_configs
+from vita_core.comparing.pooling import fitting
 from vita_core.comparing.running import rate_overrides
 from vita_core.comparing.sweeping import swept
 from vita_core.errors import ConfigError, VitaError
@@ -47,8 +48,8 @@ def test_a_config_keeps_its_own_reductions_before_the_pooling(clip: str, tmp_pat
     [
         (["tower.pool=2"], None, r"b: tower: 16 tokens a picture, but another config has 4\. Try: `--tokens 4`"),
         (["tower.pool=2"], 9, r"b: tower: 4 tokens a picture, fewer than 9, and tokens are only pooled down\. Try: `--tokens 4`"),
-        ([], 7, r"cannot be pooled to 7: no grid of 7 tokens fits into 4 x 4"),
-        (["tower.select_feature=cls_patch"], 4, r"17 tokens a picture cannot be pooled to 4: they are on no grid"),
+        ([], 7, r"cannot be pooled to 7: no grid of 7 tokens fits into 4 x 4\. Try: `--tokens 6`, or"),
+        (["tower.select_feature=cls_patch"], 4, r"17 tokens a picture cannot be .* they are on no grid\. Try: configs whose"),
         (["projector={type: ldpv2, options: {grid: 2}}"], 1, "4 tokens a picture cannot be pooled to 1: projector 'ldpv2'"),
         (["images.tiles={max: 4}"], 4, r"images: a picture has up to 5 tiles, so its tokens differ"),
         (["training.steps=3"], None, r"training\.steps: 3, but 2 in a\. Try: `--set training\.steps=VALUE` for all of them"),
@@ -70,6 +71,37 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(
     _, other = plan_configs(asked, tokens=tokens, unequal=True)
     assert all(f"b: {reason}. Try: " in str(refused.value) for reason in other.unequal)
     assert other.unequal
+
+
+@pytest.mark.parametrize(
+    ("grid", "tokens", "found"),
+    [
+        ((4, 4), 6, (2, 3)),
+        ((4, 4), 7, None),
+        ((3, 7), 7, (1, 7)),
+        ((16, 16), 144, (12, 12)),
+        ((2, 2), 4, (2, 2)),
+        ((2, 2), 8, None),
+    ],
+)
+def test_the_grid_of_so_many_tokens_fits_and_is_nearest_in_shape(
+    grid: tuple[int, int], tokens: int, found: tuple[int, int] | None
+) -> None:
+    assert fitting(grid, tokens) == found
+
+
+def test_the_advised_tokens_are_those_that_all_configs_can_have(clip: str) -> None:
+    """The fewest tokens of a config may have no grid in that of another one: 8 = 2 x 4, but not in 3 x 3."""
+    wide, square = (
+        Asked(name, clip, (f"tower.reduce={json.dumps([{'type': 'pool', 'grid': grid}])}",))
+        for name, grid in (("wide", [2, 4]), ("square", [3, 3]))
+    )
+    for tokens, told in ((None, "9 tokens a picture, but another config has 8"), (8, "cannot be pooled to 8")):
+        with pytest.raises(ConfigError, match=rf"square: tower: .*{told}.* Try: `--tokens 6`"):
+            plan_configs([wide, square], tokens=tokens)
+    with pytest.raises(ConfigError, match=r"wide: tower: .* fewer than 9, .* Try: `--tokens 6`"):
+        plan_configs([wide, square], tokens=9)
+    assert [one.tokens for one in plan_configs([wide, square], tokens=6)] == [6, 6]
 
 
 def test_stages_are_compared_key_by_key(clip: str) -> None:

@@ -91,7 +91,9 @@ def _print_data(data: dict[str, Any]) -> None:
     if data["pictures"] > data["groups"]:
         typer.echo(f"{data['groups']} of them are different; near-duplicates are in the same part")
     if left_out := data["left_out"]["pictures"]:
-        typer.echo(f"left out: {left_out} pictures of {data['left_out']['labels']} labels with too few pictures")
+        typer.echo(
+            f"left out: {left_out} pictures, whose labels have too few ({data['left_out']['labels']} of the labels)"
+        )
     for reason, count in data["rejected"].items():
         typer.echo(f"rejected: {count} with {reason!r}; --json lists them")
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vita_core.comparing.planned import Planned
+from vita_core.comparing.records import fits
 from vita_core.comparing.repeating import portable
 from vita_core.comparing.running import Finished
 from vita_core.comparing.statistics import Estimate, estimate, holm, needed_groups
@@ -21,6 +22,7 @@ from vita_core.planning.resolution import Resolved
 from vita_core.probing.scores import interval_of_equals
 from vita_core.training.data import Sample
 from vita_core.untrusted.jsonfiles import decode
+from vita_core.untrusted.limits import RECORD
 
 __all__ = ["config_entry", "examples", "pairs"]
 
@@ -143,12 +145,15 @@ def _curve(folders: Sequence[Path]) -> list[dict[str, float]]:
 
 
 def _losses(file: Path) -> dict[int, float]:
-    """Return the training loss by step over all stages. Of a step that ran twice, as after a resume, the last one counts."""
+    """Return the training loss by step over all stages. Of a step that ran twice, as after a resume, the last one counts.
+
+    A line that is no such record is left out: it is cut short where a process ended.
+    """
     stages: dict[str, dict[int, float]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):  # cut short where a process ended
-            row = decode(line)
-            if "loss" in row and row["stage"] != "warm-start":
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
+        with suppress(ValueError):
+            row = decode(line, RECORD)
+            if fits(row, {"stage": str, "step": int, "loss": (int, float)}) and row["stage"] != "warm-start":
                 stages.setdefault(row["stage"], {})[row["step"]] = row["loss"]
     found: dict[int, float] = {}
     before = 0

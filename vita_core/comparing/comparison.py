@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vita_core.benchmarking.running import Scores, check_tasks, mean_scores
 from vita_core.comparing.assembling import config_entry, examples, pairs
-from vita_core.comparing.dividing import Data, Divided, divided, moved, read_data
+from vita_core.comparing.dividing import Data, Divided, divided, read_data
 from vita_core.comparing.page import write_page
 from vita_core.comparing.planned import Asked, Options, Planned, besides_tower, plan_configs
+from vita_core.comparing.records import COMPARED, compared, refuse_unwritable
 from vita_core.comparing.repeating import command, readable
 from vita_core.comparing.report import write_report
-from vita_core.comparing.running import COMPARED, Finished, Runner, compared, forget_unfinished, rate_overrides
+from vita_core.comparing.running import Finished, Runner, rate_overrides
 from vita_core.comparing.statistics import RESAMPLES, check_installed
 from vita_core.comparing.towers import look, spread, time_towers
 from vita_core.comparing.verdict import notes, verdict
@@ -45,6 +45,7 @@ def checked(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> 
         raise ConfigError("one config cannot be compared. Try: `vita compare A.yaml B.yaml --data DATA --out DIR`")
     if options.benchmarks:
         check_tasks(options.benchmarks)
+    refuse_unwritable(out)
     planned = plan_configs(asked, tokens=options.tokens, steps=options.steps, unequal=options.unequal)
     for one in planned:
         for rate in options.rates:
@@ -56,9 +57,6 @@ def checked(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> 
 def prepared(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> tuple[list[Planned], Divided]:
     """Make every check that needs no weights, and divide the data. Raises VitaError."""
     planned, read, record = checked(asked, data, out, options)
-    with suppress(OSError):  # the data was not divided yet
-        if moved(read, out / "data"):
-            forget_unfinished(out)
     found = divided(read, out / "data")
     write_text(out / COMPARED, record)
     return planned, found
@@ -186,8 +184,12 @@ def _look(
     try:
         times = time_towers(planned, test)
     except Exception as error:  # such as too little memory for all towers at once
-        failed["the times of the towers"] = f"{type(error).__name__}: {error}"
-    comparison["notes"] += [f"{name} could not be looked at: {readable(reason)}" for name, reason in failed.items()]
+        reason = readable(f"{type(error).__name__}: {error}")
+        comparison["notes"].append(f"The times of the towers could not be measured: {reason}")
+    comparison["notes"] += [
+        f"{name} has no CKA and no token maps, because its tower failed there: {readable(reason)}"
+        for name, reason in failed.items()
+    ]
     timings = {}
     for name, runs in scored.items():
         seconds = [run.record["seconds"] for run in runs if run.record["seconds"] is not None]

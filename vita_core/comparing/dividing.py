@@ -6,22 +6,26 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vita_core.comparing.records import Kinds, read_known
 from vita_core.errors import ConfigError
 from vita_core.probing.splits import divide, near_duplicates
 from vita_core.training.data import PictureRef, Sample, answered
 from vita_core.training.data.folders import FolderSource
-from vita_core.untrusted.jsonfiles import decode, read_json
-from vita_core.untrusted.limits import RECORD
-from vita_core.weights.files import write_text, write_whole
+from vita_core.untrusted.jsonfiles import decode
+from vita_core.weights.files import sha256, write_text, write_whole
 
 __all__ = ["SPLITS", "Data", "Divided", "divided", "read_data"]
 
 SPLITS = ("train", "validation", "test")
+KNOWN: Kinds = {
+    **dict.fromkeys(("train", "validation", "test", "groups"), int),
+    **{"sha256": str, "test_groups": list, "splits": dict},
+}
+"""The keys of ``data.json``. `splits` are the SHA-256 of the files of the splits."""
 SEED = 0
 """The splits do not depend on the seeds of the trainings: every comparison of the same data has the same ones."""
 
@@ -74,15 +78,16 @@ def read_data(path: Path) -> Data:
 def divided(data: Data, folder: Path) -> Divided:
     """Divide a data set, and write each split to ``folder/SPLIT.jsonl``. Pictures inside an archive are written beside it.
 
-    If the same data was divided there before, its files stay, unless its pictures were `moved`: the splits of equal data are
-    equal. Raises ConfigError for too few pictures.
+    If the same data was divided there before, its files stay, unless they were changed or its pictures were moved: the splits of
+    equal data are equal. Raises ConfigError for too few pictures.
     """
     samples, digest = data.samples, data.sha256
     record = folder / "data.json"
-    with suppress(OSError, ValueError, KeyError):
-        known: dict[str, Any] = read_json(record, RECORD)
-        if known["sha256"] == digest and not moved(data, folder):
-            return Divided(**{**known, "name": data.name, "test_groups": tuple(known["test_groups"])})
+    known = read_known(record, KNOWN)
+    same = known is not None and known["sha256"] == digest and known["splits"] == _digests(folder)
+    if known is not None and same and not _moved(data, folder):
+        numbers = {key: known[key] for key in KNOWN if key != "splits"}
+        return Divided(**{**numbers, "name": data.name, "test_groups": tuple(known["test_groups"])})
     pictures = [sample.pictures[0] for sample in samples]
     splits = divide(near_duplicates(pictures), seed=SEED, labels=_labels(samples))
     for name in SPLITS:
@@ -104,12 +109,16 @@ def divided(data: Data, folder: Path) -> Divided:
         test_groups=tuple(splits.groups[place] for place in splits.test),
         sha256=digest,
     )
-    write_text(record, json.dumps(asdict(found)))
+    write_text(record, json.dumps({**asdict(found), "splits": _digests(folder)}))
     return found
 
 
-def moved(data: Data, folder: Path) -> bool:
-    """Return whether the splits in a folder name pictures at other places than where they are. Raises OSError without splits."""
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: sha256(folder / f"{name}.jsonl") for name in SPLITS if (folder / f"{name}.jsonl").is_file()}
+
+
+def _moved(data: Data, folder: Path) -> bool:
+    """Return whether the splits in a folder name pictures at other places than where they are."""
     texts = [(folder / f"{name}.jsonl").read_text(encoding="utf-8") for name in SPLITS]
     stated = {decode(line)["image"] for text in texts for line in text.split("\n") if line}
     now = {str(_place(sample.pictures[0], at, folder)) for at, sample in enumerate(data.samples)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vita_core.comparing.pooling import Grid, fitting, pooled, pooled_grid, unpoolable
 from vita_core.comparing.refusing import differing, of_training, refuse_best, refuse_own
 from vita_core.config.schema import Config
 from vita_core.errors import ConfigError, VitaError
@@ -53,13 +53,15 @@ class Planned:
     """A config that can be trained: its overrides with the common tokens and steps, and what it resolves to.
 
     `tokens` are those of a picture in the language model, `before` what they are without the pooling of the comparison.
-    `unequal` says in what it differs from the first config, if that is accepted.
+    `grid` is where those are, or None if they cannot be pooled. `unequal` says in what it differs from the first config, if that
+    is accepted.
     """
 
     asked: Asked
     resolved: Resolved
     tokens: int
     before: int
+    grid: Grid | None = None
     unequal: tuple[str, ...] = ()
 
     @property
@@ -119,15 +121,15 @@ def _planned(asked: Asked, tokens: int | None, steps: int | None) -> Planned:
         if steps is not None:
             own = replace(asked, overrides=(*asked.overrides, *stepped(resolved.config, steps)))
             resolved = resolve(own.place, own.overrides)
-        before = make_plan(resolved).tokens
-        pooled = None if tokens is None or tokens >= before else _pooled(resolved, tokens)
-        if pooled is not None:
-            fewer = replace(own, overrides=(*own.overrides, pooled))
+        before, grid = make_plan(resolved).tokens, pooled_grid(resolved)
+        override = None if tokens is None or tokens >= before else pooled(resolved, tokens)
+        if override is not None:
+            fewer = replace(own, overrides=(*own.overrides, override))
             resolved = resolve(fewer.place, fewer.overrides)
-            return Planned(fewer, resolved, make_plan(resolved).tokens, before)
+            return Planned(fewer, resolved, make_plan(resolved).tokens, before, grid)
     except VitaError as error:
         raise type(error)(f"{asked.name}: {error}") from error
-    return Planned(own, resolved, before, before)
+    return Planned(own, resolved, before, before, grid)
 
 
 def stepped(config: Config, steps: int) -> list[str]:
@@ -137,24 +139,6 @@ def stepped(config: Config, steps: int) -> list[str]:
         return [f"training.steps={steps}"]
     keys = [f"training.stages.{place}" for place in range(len(stages))]
     return [f"{key}.{setting}" for key in keys for setting in ("epochs=null", f"steps={steps}")]
-
-
-def _pooled(resolved: Resolved, tokens: int) -> str | None:
-    """Return the override that pools the tower's tokens to so many, or None if they cannot be pooled so."""
-    if _unpoolable(resolved) is not None or resolved.config.images.most_tiles > 1:
-        return None
-    grid = resolved.tower.geometry.grid
-    assert grid is not None
-    rows, cols = grid
-    sides = [(side, tokens // side) for side in range(1, tokens + 1) if tokens % side == 0]
-    fitting = [(down, right) for down, right in sides if down <= rows and right <= cols]
-    if not fitting:
-        return None
-    best = min(fitting, key=lambda side: abs(side[0] * cols - side[1] * rows))
-    stated = resolved.config.tower.reduce
-    own = stated if isinstance(stated, list) else [] if stated is None else [stated]
-    steps = [step.model_dump(mode="json", exclude_none=True) for step in own]
-    return f"tower.reduce={json.dumps([*steps, {'type': 'pool', 'grid': list(best)}])}"
 
 
 def besides_tower(planned: Sequence[Planned]) -> list[str]:
@@ -214,30 +198,27 @@ def _of_tokens(one: Planned, every: Sequence[Planned], tokens: int | None) -> It
     elif resolved.tower.shape.native is not None:
         yield "tower: it keeps the aspect of each picture, so its tokens differ", "a tower of one picture size"
     elif tokens is None and one.tokens != fewest:
-        yield f"tower: {one.tokens} tokens a picture, but another config has {fewest}", f"`--tokens {fewest}`"
+        told = f"tower: {one.tokens} tokens a picture, but another config has {fewest}"
+        yield told, _other_tokens(every, fewest)
     elif tokens is not None and one.before < tokens:
-        yield (
-            f"tower: {one.before} tokens a picture, fewer than {tokens}, and tokens are only pooled down",
-            f"`--tokens {min(each.before for each in every)}`",
-        )
+        told = f"tower: {one.before} tokens a picture, fewer than {tokens}, and tokens are only pooled down"
+        yield told, _other_tokens(every, tokens - 1)
     elif tokens is not None and one.tokens != tokens:
+        grid = " x ".join(map(str, resolved.tower.geometry.grid or ()))
+        why = unpoolable(resolved) or f"no grid of {tokens} tokens fits into {grid}"
         yield (
-            f"tower: {one.before} tokens a picture cannot be pooled to {tokens}: {_why(one, tokens)}",
-            "other --tokens",
+            f"tower: {one.before} tokens a picture cannot be pooled to {tokens}: {why}",
+            _other_tokens(every, tokens - 1),
         )
 
 
-def _why(one: Planned, tokens: int) -> str:
-    grid = one.resolved.tower.geometry.grid
-    fits = f"no grid of {tokens} tokens fits into {' x '.join(map(str, grid or ()))}"
-    return _unpoolable(one.resolved) or fits
+def _other_tokens(every: Sequence[Planned], most: int) -> str:
+    """Return the advice to take the largest number of tokens up to `most` that all configs can have."""
+    counts = (count for count in range(most, 0, -1) if all(_can_have(one, count) for one in every))
+    found = next(counts, None)
+    return "configs whose tokens can be pooled" if found is None else f"`--tokens {found}`"
 
 
-def _unpoolable(resolved: Resolved) -> str | None:
-    """Return why the tokens of a picture cannot be pooled at all, or None."""
-    geometry, projector = resolved.tower.geometry, resolved.projector
-    if projector is not None and projector.behind(geometry.grid, geometry.num_tokens)[1] != geometry.num_tokens:
-        return f"projector {projector.name!r} changes their number"
-    if resolved.tower.shape.native is not None or geometry.grid is None or len(geometry.grid) != 2:
-        return "they are on no grid"
-    return None if geometry.num_tokens == geometry.grid[0] * geometry.grid[1] else "they are on no grid"
+def _can_have(one: Planned, tokens: int) -> bool:
+    fits = one.grid is not None and fitting(one.grid, tokens) is not None
+    return one.before == tokens or (one.before > tokens and fits)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vita_core.comparing.markdown import code, typed
+from vita_core.comparing.records import AGAIN, read_written, showing
 from vita_core.comparing.verdict import percent, sides
-from vita_core.untrusted.jsonfiles import read_json
-from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import write_text
 
 __all__ = ["benchmark_columns", "report", "write_report"]
@@ -19,10 +19,13 @@ MARK = "†"
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``comparison.md`` from ``comparison.json`` and ``timings.json`` in a folder, and return its path."""
-    comparison = read_json(folder / "comparison.json", RECORD)
-    timings = read_json(folder / "timings.json", RECORD)
-    text = re.sub(r"\n{3,}", "\n\n", "\n".join(report(comparison, timings)))
+    """Write ``comparison.md`` from ``comparison.json`` and ``timings.json`` in a folder, and return its path.
+
+    Raises VitaError for a damaged file.
+    """
+    comparison, timings = (read_written(folder / name, AGAIN) for name in ("comparison.json", "timings.json"))
+    with showing(folder / "comparison.json"):
+        text = re.sub(r"\n{3,}", "\n\n", "\n".join(report(comparison, timings)))
     write_text(folder / "comparison.md", f"{text}\n")
     return folder / "comparison.md"
 
@@ -30,10 +33,10 @@ def write_report(folder: Path) -> Path:
 def report(comparison: Mapping[str, Any], timings: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the report."""
     configs = {one["name"]: one for one in comparison["configs"]}
-    names = {name: f"{name} {MARK}" if one["unequal"] else name for name, one in configs.items()}
+    names = {name: f"{typed(name)} {MARK}" if one["unequal"] else typed(name) for name, one in configs.items()}
     alive = {name: one for name, one in configs.items() if one["failed"] is None}
-    yield from ("# Comparison", "", f"**{comparison['verdict']}**", "")
-    yield from (f"- {note}" for note in comparison["notes"])
+    yield from ("# Comparison", "", f"**{typed(comparison['verdict'])}**", "")
+    yield from (f"- {typed(note)}" for note in comparison["notes"])
     yield from ("", *_how(comparison), "")
     yield from _section("Results", comparison, _results(configs, names))
     if comparison["pairs"]:
@@ -71,9 +74,9 @@ def _how(comparison: Mapping[str, Any]) -> Iterator[str]:
     steps = "" if settings["steps"] is None else f", {settings['steps']} steps"
     tokens = "" if settings["tokens"] is None else f", {settings['tokens']} visual tokens a picture"
     yield (
-        f"Data `{data['name']}`: {data['train']} pictures to train on, {data['validation']} for validation, {data['test']} for "
-        f"the test; near-duplicates are in the same split. Every config: seeds {seeds}{steps}{tokens}, the same pictures in the "
-        "same order. Intervals are 95%, from resampled pictures and seeds."
+        f"Data {code(data['name'])}: {data['train']} pictures to train on, {data['validation']} for validation, {data['test']} "
+        f"for the test; near-duplicates are in the same split. Every config: seeds {seeds}{steps}{tokens}, the same pictures in "
+        "the same order. Intervals are 95%, from resampled pictures and seeds."
     )
 
 
@@ -83,10 +86,10 @@ def _section(title: str, comparison: Mapping[str, Any], rows: Sequence[Sequence[
     head, *body = rows
     yield "| " + " | ".join(head) + " |"
     yield "| " + " | ".join("---" for _ in head) + " |"
-    yield from ("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in body)
+    yield from ("| " + " | ".join(row) + " |" for row in body)
     yield ""
     if comparison["unequal"] and any(MARK in cell for row in rows for cell in row):
-        yield from (f"{MARK} Not on equal terms: {'; '.join(comparison['unequal'])}", "")
+        yield from (f"{MARK} Not on equal terms: {'; '.join(map(typed, comparison['unequal']))}", "")
 
 
 def _results(configs: Mapping[str, Any], names: Mapping[str, str]) -> list[list[str]]:
@@ -98,9 +101,9 @@ def _results(configs: Mapping[str, Any], names: Mapping[str, str]) -> list[list[
             if one["tokens"] == one["tokens_before"]
             else f"{one['tokens']} of {one['tokens_before']}"
         )
-        tower = f"{one['tower']} {one['weights']}"
+        tower = typed(f"{one['tower']} {one['weights']}")
         if one["failed"] is not None:
-            rows.append([names[name], tower, tokens, f"failed: {one['failed']}", "-", "-", "-"])
+            rows.append([names[name], tower, tokens, typed(f"failed: {one['failed']}"), "-", "-", "-"])
             continue
         loss = "{mean:.3f} ({low:.3f} to {high:.3f})".format(**one["loss"])
         scores = [loss, percent(one["named"]), percent(one["shuffled"])]
@@ -128,7 +131,7 @@ def _differences(pairs: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -
 
 def _benchmarks(alive: Mapping[str, Any], names: Mapping[str, str]) -> list[list[str]]:
     columns = benchmark_columns(alive.values())
-    rows = [["config", *columns]]
+    rows = [["config", *map(typed, columns)]]
     for name, one in alive.items():
         found = [one.get("lmms_eval", {}).get(task, {}).get(metric) for task, metric in columns.values()]
         rows.append([names[name], *("-" if value is None else f"{value:,.4g}" for value in found)])
@@ -202,7 +205,7 @@ def _cka(cka: Mapping[str, Any], names: Mapping[str, str]) -> list[list[str]]:
 def _answers(comparison: Mapping[str, Any], alive: Mapping[str, Any], names: Mapping[str, str]) -> list[list[str]]:
     rows = [["picture", "caption", *(names[name] for name in alive)]]
     for row in comparison["examples"]:
-        answers = [" ".join(row["answers"][name].split()) for name in alive]
+        answers = [typed(row["answers"][name]) for name in alive]
         told = [f"**{answer}**" if row["named"][name] else answer for name, answer in zip(alive, answers, strict=True)]
-        rows.append([row["image"], row["caption"], *told])
+        rows.append([typed(row["image"]), typed(row["caption"]), *told])
     return rows

@@ -10,8 +10,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from vita_core.benchmarking.running import Scores, benchmark_scores, task_files
 from vita_core.comparing.dividing import Divided
 from vita_core.comparing.memory import peak_bytes, reset_peak
 from vita_core.comparing.planned import Planned
+from vita_core.comparing.records import OPTIONAL, read_known, read_rows
 from vita_core.comparing.repeating import readable
 from vita_core.comparing.scoring import Scorer
 from vita_core.errors import ConfigError, VitaError
@@ -31,16 +31,15 @@ from vita_core.planning.resolution import Resolved
 from vita_core.training.data import read_samples
 from vita_core.training.reporting import DivergedError
 from vita_core.training.running import run_stages
+from vita_core.training.sets import stamp
 from vita_core.training.train import train
-from vita_core.untrusted.jsonfiles import decode, read_json
-from vita_core.untrusted.limits import RECORD
-from vita_core.weights.files import write_text
+from vita_core.weights.files import sha256, write_text
 
-__all__ = ["COMPARED", "Finished", "Run", "Runner", "compared", "forget_unfinished", "rate_overrides", "train_run"]
+__all__ = ["Finished", "Run", "Runner", "rate_overrides", "train_run"]
 
-COMPARED = "compared.json"
-DONE = "run.json"
-"""The last file of a finished run: its time and memory, and with a validation its loss."""
+DONE, BEGUN = "run.json", "begun.json"
+"""The last file of a finished run: its time and memory, and with a validation its loss; and the first one of any run."""
+RECORD = {"validation_loss": OPTIONAL, "seconds": OPTIONAL, "peak_bytes": OPTIONAL}
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,10 @@ class Runner:
 
     def _trained(self, run: Run) -> dict[str, Any]:
         """Train, score on the validation pictures, and return the record. A finished run is not run again."""
-        with suppress(OSError, ValueError):
-            found: dict[str, Any] = read_json(run.folder / DONE, RECORD)
+        if (found := read_known(run.folder / DONE, RECORD)) is not None:
             return found
         tqdm.write(f"{run.planned.name}: {_described(run)}", file=sys.stderr)
-        resumed = (run.folder / "work").exists()
+        resumed = self._resumed(run)
         reset_peak()
         start = time.monotonic()
         train_run(run, self.out)
@@ -137,6 +135,20 @@ class Runner:
         write_text(run.folder / DONE, json.dumps(record))
         return record
 
+    def _resumed(self, run: Run) -> bool:
+        """Return whether a run goes on. One that cannot is removed: its data is at another place or was written again."""
+        depends, work = _depends(run, self.out), run.folder / "work"
+        begun = read_known(run.folder / BEGUN, {"depends": str})
+        record = read_known(work / "run.json", {}) if (work / "run.json").exists() else {}
+        if begun is not None and begun["depends"] == depends and record is not None:
+            return work.exists()
+        if run.folder.exists():
+            told = "it begins again, since its data was moved or written again, or its record is damaged"
+            tqdm.write(f"{run.planned.name}: {told}", file=sys.stderr)
+            shutil.rmtree(run.folder)
+        write_text(run.folder / BEGUN, json.dumps({"depends": depends}))
+        return False
+
     def _validation_loss(self, run: Run) -> float:
         scorer = self._scorer(run)
         losses = scorer.losses(read_samples(self.out / "data" / "validation.jsonl"))
@@ -148,23 +160,22 @@ class Runner:
 
     def _tested(self, run: Run) -> Finished:
         file, record = run.folder / "test.jsonl", self._trained(run)
-        if not file.is_file():
+        rows = read_rows(file, self.divided.test_groups)
+        if rows is None:
             scorer = self._scorer(run)
             rows = scorer.rows(self.out / "data" / "test.jsonl", self.divided.test_groups)
             scorer.close()
             if not all(math.isfinite(row["loss"]) for row in rows):
                 raise DivergedError("the loss of a test picture is not a number. Try: a lower `learning_rate`")
             write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: an answer may contain U+2028
-        return Finished(run, [decode(line, RECORD) for line in lines if line], record)
+        return Finished(run, rows, record)
 
     def _benchmarked(self, run: Run, tasks: Sequence[str]) -> Scores:
         file, files = run.folder / "lmms_eval.json", task_files(tasks)
-        with suppress(OSError, ValueError):
-            known = read_json(file, RECORD)
-            if known["tasks"] == [*tasks] and known.get("files") == files:
-                scores: Scores = known["scores"]
-                return scores
+        known = read_known(file, {"tasks": list, "scores": dict})
+        if known is not None and known["tasks"] == [*tasks] and known.get("files") == files:
+            kept: Scores = known["scores"]
+            return kept
         tqdm.write(f"{run.planned.name}: {', '.join(tasks)}, {_described(run)}", file=sys.stderr)
         device = run.planned.resolved.config.device
         scores = benchmark_scores(run.folder, tasks, run.folder / "lmms_eval", device=device)
@@ -194,11 +205,10 @@ def train_run(run: Run, out: Path, overrides: Sequence[str] = ()) -> None:
     run_stages(run.planned.with_overrides(given), run.folder, strict=True)
 
 
-def forget_unfinished(out: Path) -> None:
-    """Remove the runs in `out` that are not finished, which state where their pictures were. They begin again."""
-    for folder in out.glob("runs/*/*/seed-*"):
-        if not (folder / DONE).is_file():
-            shutil.rmtree(folder)
+def _depends(run: Run, out: Path) -> str:
+    """Return what a run that was interrupted must find again: its data, and with stages the place and the time of that file."""
+    data = out.absolute() / "data" / "train.jsonl"
+    return sha256(data) if run.planned.resolved.config.training.stages is None else f"{data} {stamp(str(data))}"
 
 
 def _described(run: Run) -> str:
@@ -223,26 +233,3 @@ def rate_overrides(resolved: Resolved, rate: float | None) -> list[str]:
             "Try: leave it out, or `vita sweep CONFIG --over training.stages.0.learning_rate=RATE --data DATA --out DIR`"
         )
     return [f"training.learning_rate={rate!r}" if stages is None else f"training.stages.0.learning_rate={rate!r}"]
-
-
-def compared(out: Path, data: str, planned: Sequence[Planned]) -> str:
-    """Return the record of what is compared in `out`, data with the hash `data`, for the file `COMPARED`.
-
-    Raises ConfigError if the runs there are of other data or of other configs.
-    Configs and seeds may be added.
-    """
-    if out.is_file():
-        raise ConfigError(f"--out: {out} is a file. Try: a directory for --out")
-    record = out / COMPARED
-    stated = {one.name: one.resolved.config.model_dump_json(exclude_defaults=True) for one in planned}
-    configs = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in stated.items()}
-    known: Mapping[str, Any] = {"data": data, "configs": {}}
-    if record.is_file():
-        known = read_json(record, RECORD)
-    elif out.is_dir() and (out / "runs").exists():
-        raise ConfigError(f"--out: {out} contains runs that no comparison made. Try: another directory for --out")
-    other = [name for name, digest in configs.items() if known["configs"].get(name, digest) != digest]
-    if known["data"] != data or other:
-        what = f"another config of the name {other[0]!r}, or its tokens or steps" if other else "other data"
-        raise ConfigError(f"--out: {out} contains a comparison of {what}. Try: another directory for --out")
-    return json.dumps({"data": data, "configs": {**known["configs"], **configs}})

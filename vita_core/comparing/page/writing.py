@@ -13,11 +13,9 @@ import yaml
 
 from vita_core.comparing.page import tables
 from vita_core.comparing.page.charts import charts
+from vita_core.comparing.records import AGAIN, read_written, showing
 from vita_core.comparing.report import MARK
 from vita_core.comparing.statistics import check_installed
-from vita_core.errors import VitaError
-from vita_core.untrusted.jsonfiles import read_object
-from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import sha256, write_text
 
 __all__ = ["write_page"]
@@ -56,14 +54,9 @@ def write_page(folder: Path) -> Path:
 
     check_installed()
     source = folder / "comparison.json"
-    comparison = read_object(source, RECORD)
-    try:
+    comparison = read_written(source, AGAIN)
+    with showing(source, UndefinedError):
         text = _rendered(_values(comparison, folder))
-    except (KeyError, UndefinedError) as error:
-        raise VitaError(
-            f"{source}: not a comparison that can be shown: {error} is missing. Another version may have made it. Try: "
-            "the command of the comparison with the same --out, which reads the finished runs"
-        ) from error
     write_text(folder / "comparison.html", text)
     return folder / "comparison.html"
 
@@ -71,7 +64,7 @@ def write_page(folder: Path) -> Path:
 def _values(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return what the template shows."""
     times = folder / "timings.json"
-    timings = read_object(times, RECORD) if times.is_file() else {}
+    timings = read_written(times, AGAIN) if times.is_file() else {}
     labels = {one["name"]: f"{one['name']} {MARK}" if one["unequal"] else one["name"] for one in comparison["configs"]}
     drawn = charts(comparison, timings, labels)
     script = (HERE / "page.js").read_text(encoding="utf-8")
