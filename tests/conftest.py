@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing.process
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -75,6 +76,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Temporary files of tests and of their processes, also of killed ones, are deleted with pytest's own."""
+    multiprocessing.util.get_temp_dir()  # outside: it is removed when Python ends, later than pytest's own
     os.environ["TMPDIR"] = tempfile.tempdir = str(tmp_path_factory.mktemp("t"))
 
 

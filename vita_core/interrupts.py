@@ -182,13 +182,14 @@ def _leave() -> NoReturn:
 
 def _tell() -> None:
     """Say that the process was stopped: once, and in one of the processes that train together."""
-    if not _state.told and os.environ.get("RANK", "0") == "0":
-        _state.told = True
-        with suppress(OSError):
-            if _state.number:  # `sys.stderr` may be locked by the code that is ended
-                os.write(2, f"{_state.line}\n".encode("utf-8", "backslashreplace"))
-            else:
-                print(_state.line, file=sys.stderr)
+    if _state.told or os.environ.get("RANK", "0") != "0":
+        return
+    if not _state.number:  # Ctrl-C in a program that took no signals: it may go on, and call this again
+        print(_state.line, file=sys.stderr)
+        return
+    _state.told = True
+    with suppress(OSError):  # `sys.stderr` may be locked by the code that is ended
+        os.write(2, f"{_state.line}\n".encode("utf-8", "backslashreplace"))
 
 
 def _sweep() -> None:
