@@ -121,6 +121,7 @@ ALLOWED: list[dict[str, Any]] = [
     {"size": [56, 60], "crop_size": [56, 56]},
     {"size": {"height": 56, "width": 56}},
     {"size": {"shortest_edge": 56, "longest_edge": 100}},
+    {"size": {"shortest_edge": 800, "longest_edge": 1333}},
     {"image_mean": 0.5, "image_std": 1},
     {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]},
     {"do_normalize": False, "image_mean": None, "image_std": None},

@@ -212,7 +212,12 @@ def check_sides(config: Mapping[str, Any], encoder: tuple[int, int], file: str) 
     most = max(LEAST, LARGER * max(encoder))
     for key in ("size", "crop_size"):
         value = config.get(key)
-        sides = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+        if isinstance(value, Mapping):  # beside a shortest edge, the longest one only makes pictures smaller
+            sides: Any = [
+                side for name, side in value.items() if name != "longest_edge" or "shortest_edge" not in value
+            ]
+        else:
+            sides = value if isinstance(value, list | tuple) else [value]
         largest = max((side for side in sides if isinstance(side, int)), default=0)
         if largest > most:
             raise CheckpointError(
