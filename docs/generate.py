@@ -1,4 +1,4 @@
-"""Write what comes from the code: reference.md, the table of reliability.md, the packages in architecture.md, combine.md.
+"""Write what comes from the code: reference.md, and tables of reliability.md, architecture.md, combine.md, swap-a-tower.md.
 
 With ``--check``, write nothing; exit with an error if a page differs from the code. Of reliability.md, whose rows take a
 collection of tests, the tests check that it is up to date.
@@ -19,6 +19,7 @@ from drawing import draw
 from matrix import replaced
 from reliability import collected
 from rooms import Room, rooms, table, without_torch
+from study import study
 
 from vita_core.cli import app
 from vita_core.cli.commands import BUILTIN
@@ -188,6 +189,7 @@ def main() -> None:
         "rooms.svg": draw(found, without_torch()),
         "architecture.md": architecture(found),
         "combine.md": combine(),
+        "swap-a-tower.md": study(),
     }
     if "--check" not in sys.argv:
         texts["reliability.md"] = replaced((HERE / "reliability.md").read_text(encoding="utf-8"), collected())
