@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 LMMS_EVAL := .compat/lmms-eval
 RELEASE := .compat/release
+STRESS_SECONDS ?= 3600
+STRESS_SEED ?= 1
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo quick test test-extras compat types lmms-eval chromium lint docs notebooks site bench audit release clean
+.PHONY: demo quick test test-extras stress compat types lmms-eval chromium lint docs notebooks site bench audit release clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt .ci/install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vita-core needs Python 3.11 or newer; run: make PYTHON=python3.11")'
@@ -73,6 +75,13 @@ $(RELEASE)/.installed: constraints-release.txt .ci/install
 	$(PYTHON) -m venv --clear $(RELEASE)
 	.ci/install $(RELEASE) --constraint constraints-release.txt hatchling twine pip-audit cyclonedx-bom
 	touch $@
+
+# Random files at every door for STRESS_SECONDS, from the seed STRESS_SEED on; docs/reliability.md gets the numbers.
+stress: $(VENV)/.installed
+	OMP_NUM_THREADS=1 STRESS_SECONDS=$(STRESS_SECONDS) STRESS_SEED=$(STRESS_SEED) $(BIN)/python -m pytest -q -s \
+		-m "slow or not slow" --hypothesis-seed=$(STRESS_SEED) \
+		tests/outside/test_random_inputs.py tests/towers/test_token_properties.py tests/training/test_stored_states.py
+	$(MAKE) docs
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py

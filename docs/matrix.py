@@ -1,7 +1,8 @@
-"""The table of reliability.md: a row for each door and kind of fault, from the marks of the tests."""
+"""The tables of reliability.md: a row for each door and kind of fault, from the marks of the tests, and the last long run."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,8 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from reliability import Row
 
 BEGIN, END = "<!-- matrix: begin, written by `make docs` -->", "<!-- matrix: end -->"
+STRESS, STRESS_END = "<!-- stress: begin, written by `make docs` -->", "<!-- stress: end -->"
+STRESS_HEAD = ["| door | seeds | files | results | refused | seconds |", "| --- | --- | --- | --- | --- | --- |"]
 HEAD = ["| door | fault | expected | tested by | cases |", "| --- | --- | --- | --- | --- |"]
 
 
@@ -32,10 +35,27 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(["", f"{len(rows)} rows, {cases} cases.", "", *HEAD, *map(line, rows), ""])
 
 
+def long_run() -> str:
+    """The table of the last `make stress`, from stress.json."""
+    run = json.loads((Path(__file__).parent / "stress.json").read_text(encoding="utf-8"))
+    lines = ["", f"The last one was on {run['date']}.", "", *STRESS_HEAD]
+    for door, told in run["doors"].items():
+        ends = told["ends"]
+        numbers = (sum(ends.values()), ends.get("result", 0), ends.get("refused", 0), told["seconds"])
+        first, last = told["seeds"]
+        lines.append(f"| {door} | {first} to {last} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
+    total = sum(sum(told["ends"].values()) for told in run["doors"].values())
+    return "\n".join([*lines, "", f"{total:,} files in all.", ""])
+
+
 def replaced(page: str, rows: Iterable[Row]) -> str:
-    """Return the page with a new table."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    assert begin
-    assert end
-    return head + begin + "\n" + table(rows) + "\n" + end + tail
+    """Return the page with new tables."""
+    return _between(_between(page, BEGIN, END, table(rows)), STRESS, STRESS_END, long_run())
+
+
+def _between(page: str, begin: str, end: str, text: str) -> str:
+    head, found, rest = page.partition(begin)
+    _, closed, tail = rest.partition(end)
+    assert found
+    assert closed
+    return f"{head}{begin}\n{text}\n{end}{tail}"

@@ -23,6 +23,13 @@ def plan_checkpoint(directory: Path) -> Any:
     return make_plan({"tower": {"weights": str(directory)}}).tokens
 
 
+def plan_model(directory: Path) -> Any:
+    """``vita plan``: the whole model of a VITA or LLaVA checkpoint."""
+    from vita_core import make_plan
+
+    return make_plan(directory).tokens
+
+
 def plan_typed(tower: dict[str, Any]) -> Any:
     """``vita plan`` of a section ``tower``."""
     from vita_core import make_plan
@@ -49,6 +56,11 @@ def encode(tower: dict[str, Any]) -> Any:
 def encode_checkpoint(directory: Path) -> Any:
     """Open the tower of a directory, and encode a picture."""
     return encode({"weights": str(directory)})
+
+
+def plan_and_encode(directory: Path) -> Any:
+    """Plan the tower of a directory, then open it and encode a picture."""
+    return plan_checkpoint(directory), encode_checkpoint(directory)
 
 
 def open_picture(path: Path) -> Any:

@@ -158,7 +158,7 @@ class Child:
         except (EOFError, ConnectionError):
             return self._dead(time.monotonic() - start)
         self.kept += kept
-        seconds = wall - run_queue
+        seconds = max(0.0, wall - run_queue)
         if kind in LAWFUL and not patient:
             kind = "slow" if seconds > SECONDS else "large" if memory > BYTES else kind
         return Outcome(kind, text, seconds, wall, cpu, memory)

@@ -182,7 +182,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     whole = (
         config.args == config.getini("testpaths")
         and not config.option.keyword
-        and config.option.markexpr == "not extras"
+        and config.option.markexpr == "not extras and not stress"
     )
     config.stash[UNREACHED] = sorted({str(site) for site in sites()} - reached) if whole else []
     wrong = malformed or len(config.stash[UNREACHED]) > MOST_UNREACHED

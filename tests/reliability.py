@@ -1,7 +1,8 @@
 """The rows of docs/reliability.md: the marks `reliability` of the tests, one row for each door and kind of fault.
 
 A pytest plugin. It collects `@pytest.mark.reliability(door=..., fault=..., expected=...)` from every test, before any is
-deselected, and counts the values of parametrised tests. `make docs` writes the rows; a test compares them.
+deselected, and counts the values of parametrised tests. `make docs` writes the rows; a test compares them. The plugin also
+keeps what `make stress` counts, in docs/stress.json.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +46,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[ROWS] = rows
     if file := config.getoption("--reliability-rows"):
         Path(file).write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def stress_record() -> Iterator[Callable[..., None]]:
+    """A function that keeps, for each door, what a long run tried; at the end docs/stress.json has the numbers."""
+    doors: dict[str, dict[str, Any]] = {}
+
+    def keep(door: str, **numbers: Any) -> None:
+        doors[door] = numbers
+        print(f"\n{door}: {json.dumps(numbers)}")
+
+    yield keep
+    if doors:
+        text = json.dumps({"date": f"{date.today()}", "doors": doors}, indent=1)
+        (REPOSITORY / "docs" / "stress.json").write_text(text + "\n", encoding="utf-8")
 
 
 def rows_of(items: Iterable[pytest.Item]) -> list[Row]:

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from vita_core import load_config
 from vita_core.cli import app
+from vita_core.training.checkpoints import last_checkpoint
 from vita_core.training.feature_cache import FeatureCache
-from vita_core.training.resumable import last_checkpoint
 from vita_core.training.train import train
 
 QUICK = (

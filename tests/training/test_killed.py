@@ -16,7 +16,7 @@ from conftest import vita
 from safetensors.torch import load_file
 
 from vita_core.planning.resolution import resolve
-from vita_core.training.resumable import last_checkpoint
+from vita_core.training.checkpoints import last_checkpoint
 from vita_core.training.running import run_stages
 
 pytestmark = pytest.mark.slow

@@ -45,6 +45,7 @@ MAY = {
     "vita_core/comparing/page/drawing.py": "reads back the JSON that plotly made of a drawing",
     "vita_core/comparing/page/writing.py": PACKAGE,
     "vita_core/training/cache/store.py": BACK,
+    "vita_core/training/checkpoints.py": BACK,
     "vita_core/training/data/rejecting.py": BACK,
     "vita_core/training/distributed.py": BACK,
     "vita_core/training/feature_cache.py": BACK,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def _read(file: Path, chain: tuple[Path, ...]) -> Document:
             f"{file}:1:1: extends: the files extend each other in a circle: {circle}. Try: remove one `extends`"
         )
     document = read_yaml(file)
-    data, marks = _with_paths(document.data, (), file.parent), dict(document.marks)
+    data, marks = _with_paths(document.data, (), file.parent, document.marks.__getitem__), dict(document.marks)
     if "extends" not in data:
         return Document(data, marks)
     parent = _parent(data.pop("extends"), file.parent, marks[("extends",)])
@@ -155,18 +156,26 @@ def _parent(stated: Any, base: Path, mark: Mark) -> Path:
     )
 
 
-def _with_paths(value: Any, key: Key, base: Path) -> Any:
-    """Return the value of a key with the paths in it made absolute. They are relative to `base`."""
+def _with_paths(value: Any, key: Key, base: Path, place: Callable[[Key], Mark]) -> Any:
+    """Return the value of a key with the paths in it made absolute. They are relative to `base`. `place` is where a key is."""
     if isinstance(value, dict):
-        return {part: _with_paths(inner, (*key, part), base) for part, inner in value.items()}
+        return {part: _with_paths(inner, (*key, part), base, place) for part, inner in value.items()}
     if isinstance(value, list):
-        return [_with_paths(inner, (*key, place), base) for place, inner in enumerate(value)]
-    if isinstance(value, str) and key[0] == "data" and len(key) == 3 and key[2] in DATA_PATHS:
-        return expand_data(value, base)
-    if isinstance(value, str) and key == CACHE_PATH:
-        return expand_path(value, base)
+        return [_with_paths(inner, (*key, number), base, place) for number, inner in enumerate(value)]
+    if not isinstance(value, str):
+        return value
     pattern = tuple("*" if isinstance(part, int) else part for part in key)
-    return expand(value, base) if isinstance(value, str) and pattern in PATH_KEYS else value
+    try:
+        if key[0] == "data" and len(key) == 3 and key[2] in DATA_PATHS:
+            return expand_data(value, base)
+        if key == CACHE_PATH:
+            return expand_path(value, base)
+        return expand(value, base) if pattern in PATH_KEYS else value
+    except (OSError, RuntimeError) as error:  # a name that is too long, an unknown user's home
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise ConfigError(
+            f"{place(key)}: {'.'.join(map(str, key))}: not a usable path: {reprlib.repr(value)}: {reason}. Try: check the path"
+        ) from error
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +201,7 @@ def _override(data: dict[str, Any], marks: dict[Key, Mark], override: str) -> No
         target, key = target[part], (*key, part)
     last = _place_in(target, words[-1], (*key, words[-1]))
     key = (*key, last)
-    target[last] = _with_paths(parse_value(text, where), key, Path.cwd())
+    target[last] = _with_paths(parse_value(text, where), key, Path.cwd(), lambda _: Mark(where))
     for replaced in [old for old in marks if old[: len(key)] == key]:
         del marks[replaced]
     for depth in range(1, len(key) + 1):

@@ -66,7 +66,8 @@ class ReductionSpec:
             dict.fromkeys(("name", "summary", "factory", "paper"), str)
             | {"sizes": Callable, "parameters": Callable | None, "macs": Callable | None, "block": Callable | None}
             | {"tensors": Callable | None, "renames": tuple | list, "skips": tuple | list}
-            | {"spatial": bool, "scores": bool, "inside": str | None, "example": Mapping},
+            | {"spatial": bool, "scores": bool, "inside": str | None, "example": Mapping}
+            | dict.fromkeys(("options", "requires"), str | None),
         )
 
     @property

@@ -65,7 +65,7 @@ class Registry:
     def all(self, kind: type[Spec]) -> list[Registered[Spec]]:
         """Return every registered spec of one kind, sorted by name."""
         found = [r for r in self._specs if isinstance(r.spec, kind)]
-        return sorted(found, key=lambda r: (r.spec.name, r.owner.distribution))
+        return sorted(found, key=lambda r: (r.spec.name, r.owner.distribution, r.owner.plugin))
 
     def matching(self, kind: type[Spec], name: str) -> list[Registered[Spec]]:
         """Return every spec called `name` or ``distribution/name``."""

@@ -137,7 +137,8 @@ class TowerSpec:
             | dict.fromkeys(("model_types", "weight_files", "attentions"), tuple | list)
             | {"shape": Callable | str | None, "processor": Callable | Mapping | str | None}
             | {"hub_ids": Mapping, "defaults": Mapping | Callable, "example": Mapping | None}
-            | {"recognises": Callable, "fallback": bool, "opens_blocks": bool | str},
+            | {"recognises": Callable, "fallback": bool, "opens_blocks": bool | str, "remote_code": bool}
+            | dict.fromkeys(("names", "random", "options", "requires"), str | None),
         )
 
     def opens(self, config: CheckpointConfig) -> bool:
@@ -182,7 +183,7 @@ class ProjectorSpec:
 
     def __post_init__(self) -> None:
         kinds = {"parameters": Callable, "pattern": str | None, "example": Mapping}
-        kinds |= dict.fromkeys(("tokens", "macs"), Callable | None)
+        kinds |= dict.fromkeys(("tokens", "macs"), Callable | None) | dict.fromkeys(("options", "requires"), str | None)
         check_fields(self, dict.fromkeys(("name", "summary", "factory", "paper"), str) | kinds)
         try:
             re.compile(self.pattern or "")
@@ -229,5 +230,5 @@ class LLMSpec:
     requires: str | None = None
 
     def __post_init__(self) -> None:
-        kinds = {"geometry": Callable | str, "hub_ids": Mapping}
+        kinds = {"geometry": Callable | str, "hub_ids": Mapping, "requires": str | None}
         check_fields(self, dict.fromkeys(("name", "summary", "factory"), str) | kinds)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -18,13 +17,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from vita_core.errors import ConfigError, VitaError
 from vita_core.training import processes
+from vita_core.training.checkpoints import drop_halves, drop_old, last_checkpoint, seal
 from vita_core.training.reporting import Progress
 from vita_core.training.stopping import StopOnInterrupt
-from vita_core.untrusted.jsonfiles import read_json
-from vita_core.untrusted.limits import RECORD
+from vita_core.untrusted.tensorfiles import stated
 from vita_core.weights.files import filling, write_whole, writing
 
-__all__ = ["BEST", "ResumableTrainer", "last_checkpoint", "load_trained", "on_cpu", "trained_state", "write_tensors"]
+__all__ = ["BEST", "ResumableTrainer", "load_trained", "on_cpu", "trained_state", "write_tensors"]
 
 WEIGHTS, BEST = "trained.safetensors", "best.safetensors"
 """The files with what is trained: of a checkpoint, and of the step with the lowest held-out loss."""
@@ -121,7 +120,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         """
         folder = Path(self.args.output_dir)
         if self.args.should_save:
-            _drop_halves(folder)
+            drop_halves(folder, self.keep)
         with self.stop.listening(), filling(folder):  # by a reporter: all else names its file
             steps = self.train(resume_from_checkpoint=last_checkpoint(folder)).global_step
         rows = self.state.log_history  # with those before a resume
@@ -186,13 +185,14 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         try:
             with writing(folder, 3 * trained or None):  # AdamW keeps two values for each
                 super()._save_checkpoint(*arguments)
+            if self.args.should_save:
+                seal(folder)
         except VitaError:
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         if self.args.should_save:
-            for old in _checkpoints(folder.parent)[: -self.keep]:
-                shutil.rmtree(old, ignore_errors=True)
+            drop_old(folder.parent, self.keep)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Write the state of this process's random numbers, and wait for the others: `last_checkpoint` relies on it."""
@@ -218,32 +218,5 @@ def _stated(file: Path) -> tuple[int, float] | None:
     """Return the step and the held-out loss of the best weights so far, if there are any."""
     if not file.is_file():
         return None
-    with safe_open(file, framework="pt") as handle:
-        stated = handle.metadata()
-    return int(stated["step"]), float(stated["held_out_loss"])
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """Return the last checkpoint in a folder that was written to its end."""
-    return next((str(path) for path in reversed(_checkpoints(folder)) if _is_whole(path)), None)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder in the order of their steps."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Return whether a checkpoint was written to its end: its ``trainer_state.json`` comes last."""
-    try:
-        read_json(checkpoint / "trainer_state.json", RECORD)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _drop_halves(folder: Path) -> None:
-    """Delete the checkpoints that were not written to their end: they would count as kept ones."""
-    for path in _checkpoints(folder):
-        if not _is_whole(path):
-            shutil.rmtree(path, ignore_errors=True)
+    told = stated([file])
+    return int(told["step"]), float(told["held_out_loss"])

@@ -9,6 +9,9 @@ from vita_core.errors import CheckpointError
 
 __all__ = ["TooLargeError", "check_name", "inside", "read_bytes"]
 
+LONGEST = 255
+"""The most bytes of a file's name."""
+
 
 class TooLargeError(ValueError):
     """A file has more bytes than are read."""
@@ -29,8 +32,9 @@ def read_bytes(path: Path, most: int) -> bytes:
 def check_name(name: object, where: str) -> None:
     """Raise CheckpointError unless a name, which a file states at the place `where`, is that of a file beside it."""
     plain = isinstance(name, str) and Path(name).name == name and name not in ("", "..") and not set(name) & set("\\\0")
+    plain = plain and len(str(name).encode(errors="replace")) <= LONGEST
     if not plain:
-        raise CheckpointError(f"{where}: not the name of a file beside it: {name!r}. Try: download it again")
+        raise CheckpointError(f"{where}: not the name of a file beside it: {name!r:.300}. Try: download it again")
 
 
 def inside(directory: Path, name: str, listed_in: Path) -> Path:

@@ -62,7 +62,7 @@ class FeatureStore:
         if key in self.pending:
             return self.pending[key]
         while (stored := self._find(key)) is not None:
-            content = self._content(stored)
+            content = self._content(key, stored)
             if content is not None:
                 return torch.frombuffer(bytearray(content), dtype=stored.dtype).reshape(stored.shape), stored.numbers
             self._discard(stored.shard)
@@ -78,7 +78,10 @@ class FeatureStore:
         """Write the collected tensors as a shard. Raises VitaError, and keeps them, if it cannot be written."""
         if not self.pending:
             return
-        sums = {key: [zlib.crc32(_bytes(tensor)), *numbers] for key, (tensor, numbers) in self.pending.items()}
+        sums = {
+            key: [_checksum(_bytes(tensor), key, tensor.dtype, tuple(tensor.shape), numbers), *numbers]
+            for key, (tensor, numbers) in self.pending.items()
+        }
         content = save({key: tensor for key, (tensor, _) in self.pending.items()}, {ABOUT: json.dumps(sums)})
         shard = self.folder / f"features-{uuid.uuid4().hex}.safetensors"
         write_whole(shard, lambda partial: partial.write_bytes(content), len(content), self.other)
@@ -110,7 +113,7 @@ class FeatureStore:
                 except (OSError, ValueError, KeyError, TypeError, struct.error):
                     self._discard(shard.name)
 
-    def _content(self, stored: Stored) -> bytes | None:
+    def _content(self, key: str, stored: Stored) -> bytes | None:
         """Return the bytes of a tensor, or None if they are gone or damaged."""
         try:
             with (self.folder / stored.shard).open(
@@ -120,7 +123,8 @@ class FeatureStore:
                 content = file.read(stored.size)
         except OSError:
             return None
-        return content if len(content) == stored.size and zlib.crc32(content) == stored.checksum else None
+        found = _checksum(content, key, stored.dtype, stored.shape, stored.numbers)
+        return content if len(content) == stored.size and found == stored.checksum else None
 
     def _discard(self, shard: str) -> None:
         with suppress(OSError):
@@ -139,6 +143,13 @@ class FeatureStore:
                 break
             self._discard(name)
             total -= size
+
+
+def _checksum(
+    content: bytes | memoryview, key: str, dtype: torch.dtype, shape: tuple[int, ...], numbers: tuple[int, ...]
+) -> int:
+    """Return the checksum of a tensor's bytes, and of what the header says of them: a bit of it may be wrong too."""
+    return zlib.crc32(repr((key, dtype, shape, numbers)).encode(), zlib.crc32(content))
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -135,7 +135,7 @@ def _part(part: Any) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in ("image", "video"):
         return f"<{kind}>"
-    if kind == "text" and isinstance(part["text"], str):
+    if kind == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     raise SampleError("a part of a turn that is no text, image or video", reprlib.repr(part))
 

@@ -155,6 +155,8 @@ class _Reader:
                     self.refuse(error.msg, error.pos)
             except RecursionError:
                 self.refuse("nested too deep", self.place)
+            except ValueError as error:  # an integer of over 4300 digits
+                self.refuse(str(error).partition(";")[0], self.place)
             else:
                 if end - self.place > ROW.bytes:
                     self.refuse(f"a row of more than {ROW.bytes:,} characters", self.place)

@@ -44,6 +44,8 @@ def open_source(settings: DataSetConfig, key: str = "--data", *, absolute: bool 
     files = expanded(path)
     if files is None and not path.exists():
         raise ConfigError(f"{key}: no such file or directory: {path}.{nearest_path(path)} Try: {KINDS}")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ConfigError(f"{key}: a device or a pipe, not a file: {path}. Try: save it to a file first")
     kind = _format(path, files, key) if settings.format == "auto" else settings.format
     folder = Path(settings.pictures or (path if path.is_dir() else path.parent)).expanduser()
     root = Root(folder, absolute and kind in ("jsonl", "llava"))

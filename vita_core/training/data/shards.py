@@ -110,7 +110,7 @@ def _samples(file: Path) -> Iterator[tuple[int, int]]:
                 end = member.offset_data + member.size
             if begin >= 0:
                 yield begin, end
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:  # a size that no file has
         raise ConfigError(
             f"{file}: not a whole, uncompressed tar file: {error}. Try: download it again, or decompress it"
         ) from error

@@ -8,11 +8,13 @@ from typing import Any
 
 from vita_core.errors import ConfigError, nearest
 from vita_core.training.data.conversations import Root, sample_of
-from vita_core.training.data.samples import Sample, located
+from vita_core.training.data.samples import Sample, SampleError, located
 
 __all__ = ["DiskSource", "ParquetSource"]
 
 SPLIT = "train"
+DAMAGED = (OSError, ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError, MemoryError)
+"""What pyarrow raises for files with a wrong number or name in them."""
 
 
 def _missing(path: Path, package: str, error: ImportError) -> ConfigError:
@@ -64,24 +66,14 @@ class ParquetSource:
     """The rows of Parquet files, one after the other. A group of rows is read at once, and the last one is kept."""
 
     def __init__(self, files: list[Path], root: Root) -> None:
-        try:
-            import pyarrow.parquet as pq
-        except ImportError as error:
-            raise _missing(files[0], "pyarrow", error) from error
         self.root, self.groups = root, list[tuple[Path, int, int]]()  # file, group, and the first row of the group
         blocks: list[int] = []
         for file in files:
-            try:
-                stored = pq.read_metadata(file)
-            except (OSError, ValueError) as error:
-                raise ConfigError(
-                    f"{file}: not a Parquet file: {' '.join(str(error).split()).rstrip('.')}. Try: download it again"
-                ) from error
             first = 0
-            for number in range(stored.num_row_groups):
+            for number, rows in enumerate(_groups(file)):
                 self.groups.append((file, number, first))
-                blocks.append(stored.row_group(number).num_rows)
-                first += blocks[-1]
+                blocks.append(rows)
+                first += rows
         self.blocks = tuple(blocks)
         self.starts = list(accumulate(blocks, initial=0))[:-1]
         self.kept: tuple[int, Any] = (-1, None)
@@ -96,12 +88,35 @@ class ParquetSource:
         """Return the sample of a row. Raises SampleError."""
         number, place = located(self.starts, index)
         file, group, first = self.groups[number]
-        kept, table = self.kept
-        if kept != number:
-            import pyarrow.parquet as pq
+        where = f"{file}: row {first + place}"
+        try:
+            kept = self.kept  # another thread may replace it
+            if kept[0] != number:
+                import pyarrow.parquet as pq
 
-            with pq.ParquetFile(file) as opened:
-                table = opened.read_row_group(group)
-            self.kept = (number, table)
-        (row,) = table.slice(place, 1).to_pylist()
-        return sample_of(row, f"{file}: row {first + place}", self.root)
+                with pq.ParquetFile(file) as opened:
+                    kept = self.kept = (number, opened.read_row_group(group))
+            (row,) = kept[1].slice(place, 1).to_pylist()
+        except DAMAGED as error:
+            raise SampleError("a damaged table", f"group {group}: {_reason(error)}", where) from None
+        return sample_of(row, where, self.root)
+
+
+def _groups(file: Path) -> list[int]:
+    """Return the number of rows of each group of a Parquet file. Raises ConfigError for any other file, and without pyarrow."""
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise _missing(file, "pyarrow", error) from error
+    try:
+        stored = pq.read_metadata(file)
+        rows = [stored.row_group(number).num_rows for number in range(stored.num_row_groups)]
+        if sum(rows) != stored.num_rows or min(rows, default=0) < 0:
+            raise ValueError(f"it states {stored.num_rows} rows, and {sum(rows)} in its groups")
+    except DAMAGED as error:
+        raise ConfigError(f"{file}: not a Parquet file: {_reason(error)}. Try: download it again") from error
+    return rows
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
