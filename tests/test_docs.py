@@ -241,7 +241,7 @@ def test_the_page_of_reliability_has_every_row() -> None:
         marks = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
         for call in (node for node in marks if ast.unparse(node.func) == "pytest.mark.reliability"):
             texts = {keyword.arg: getattr(keyword.value, "value", None) for keyword in call.keywords}
-            if None in texts:  # a test of the mark itself
+            if None in {*texts, *texts.values()}:  # a test of the mark itself, or of texts that a table gives
                 continue
             row = f"| {texts['door']} | {texts['fault']} | {texts['expected']} | "
             assert row in page, "Try: `make docs`"

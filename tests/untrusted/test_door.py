@@ -41,7 +41,7 @@ MAY = {
     "vita_core/comparing/assembling.py": BACK,
     "vita_core/comparing/dividing.py": BACK,
     "vita_core/comparing/estimating.py": BACK,
-    "vita_core/comparing/running.py": BACK,
+    "vita_core/comparing/records.py": BACK,
     "vita_core/comparing/page/drawing.py": "reads back the JSON that plotly made of a drawing",
     "vita_core/comparing/page/writing.py": PACKAGE,
     "vita_core/training/cache/store.py": BACK,
