@@ -16,6 +16,7 @@ import typer
 from combining import combine
 from docstrings import field_items
 from drawing import draw
+from error_page import errors
 from matrix import replaced
 from reliability import collected
 from rooms import Room, rooms, table, without_torch
@@ -190,6 +191,7 @@ def main() -> None:
         "architecture.md": architecture(found),
         "combine.md": combine(),
         "swap-a-tower.md": study(),
+        "errors.md": errors(),
     }
     if "--check" not in sys.argv:
         texts["reliability.md"] = replaced((HERE / "reliability.md").read_text(encoding="utf-8"), collected())

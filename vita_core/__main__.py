@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # it would print a traceback of the next imports
@@ -14,8 +15,12 @@ def main() -> None:
     """Run the command line, and exit with 130 or 143 if a signal asked for it."""
     interrupts.take()
     try:
-        from vita_core.cli import main as command
+        try:
+            from vita_core.cli import main as command
+        except ImportError as error:  # typer is missing: only `vita doctor` needs no library
+            from vita_core.diagnosing.report import without_libraries
 
+            sys.exit(without_libraries(sys.argv[1:], error))
         command()
     finally:
         interrupts.finish()

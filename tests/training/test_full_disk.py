@@ -51,11 +51,11 @@ FLAT_MOMENTS = [
     (r"rename .*warm-start/checkpoint-1/trained", r"warm-start/checkpoint-1: no space .* 16,704 are needed"),
     (r"open .*work/\.warm_start\.\w+\.\w+\.partial/", r"work/warm_start\.safetensors: no space .* 5,568 are needed"),
     (r"rename .*alignment/checkpoint-2/trained", r"alignment/checkpoint-2: no space .* 16,704 are needed"),
+    (r"open .*out/\.held_out\.\w+\.\w+\.partial/", r"out/held_out\.jsonl: no space .* [\d,]+ are needed"),
     (r"open .*out/\.projector\.\w+\.\w+\.partial/", r"out/projector\.safetensors: no space .* 2,784 are needed"),
     (r"open .*out/\.config\.\w+\.\w+\.partial/", r"out/config\.yaml: no space .* [\d,]+ are needed"),
     (r"open .*out/\.provenance\.\w+\.\w+\.partial/", r"out/provenance\.json: no space .* [\d,]+ are needed"),
-    (r"open .*out/\.held_out\.\w+\.\w+\.partial/", r"out/held_out\.jsonl: no space .* [\d,]+ are needed"),
-    (r"rename .*out/held_out", r"work/run\.json: no space .* [\d,]+ are needed"),
+    (r"rename .*out/provenance", r"work/run\.json: no space .* [\d,]+ are needed"),
 ]
 moment: dict[str, Any] = {}
 """What `fill` is, and the place at which it is called once."""

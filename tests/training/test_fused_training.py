@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from vita_core import build_model, build_tower
 from vita_core.models.building import build
 from vita_core.planning.resolution import resolve
+from vita_core.weights.files import sha256
 
 TRAINING = (
     "{steps: 4, batch_size: 4, warm_start_steps: 2, warm_start_batch: 4, variants: 1, held_out: 0.25, eval_steps: 2}"
@@ -50,7 +51,10 @@ def test_train_then_run(fused_config: Path, captioned: Path, tmp_path: Path, gol
     assert trained.returncode == 0, trained.stderr
     record = json.loads((out / "provenance.json").read_text())
     parts = [{"weights": str(golden / "siglip")}, {"weights": str(tmp_path / "timm")}]
-    assert record["weights"]["tower"] == {"parts": parts}
+    named = record["weights"]["tower"]["parts"]
+    assert [{"weights": part["weights"]} for part in named] == parts
+    file = golden / "siglip" / "model.safetensors"
+    assert named[0]["files"] == {file.name: sha256(file)}
     own = [parts[0] | {"select_layer": -2}, parts[1] | {"reduce": {"type": "pool", "window": 2}}]
     state = {key: value.float() for key, value in load_file(out / "projector.safetensors").items()}
     model = build_model(out)

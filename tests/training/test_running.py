@@ -23,6 +23,7 @@ from vita_core.training.data.mixing import Drawn
 from vita_core.training.joint import Joint, collate
 from vita_core.training.running import run_stages
 from vita_core.training.train import train
+from vita_core.weights.verifying import Verification
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"
 STAGES = [
@@ -71,6 +72,10 @@ def test_two_stages_open_with_the_trained_values(written: Path, tmp_path: Path) 
     assert sorted(entry.name for entry in out.iterdir()) == [
         "config.yaml", "llm-adapter", "metrics.jsonl", "projector.safetensors", "provenance.json", "tower", "work",
     ]  # fmt: skip
+    checked = [row for row in Verification(out).run() if row.status != "not covered"]
+    assert {row.status for row in checked} == {"intact"}
+    own = {row.path for row in checked if not row.part}
+    assert {"config.yaml", "projector.safetensors", "llm-adapter/adapter_config.json", "tower/config.json"} < own
     model = build_model(out)
     done = load_file(out / "work" / "finetune" / "done.safetensors")
     state = model.state_dict()

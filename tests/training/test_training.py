@@ -20,6 +20,7 @@ from vita_core.training.evaluate import evaluate, names_it
 from vita_core.training.feature_cache import FeatureCache
 from vita_core.training.train import train
 from vita_core.untrusted.tensorfiles import tensors_sha256
+from vita_core.weights.verifying import Verification
 
 QUICK = [
     "training={steps: 4, batch_size: 4, warm_start_steps: 2, warm_start_batch: 4, variants: 1, held_out: 0.25, "
@@ -55,7 +56,9 @@ def test_bad_data(tmp_path: Path, text: str, message: str) -> None:
         read_samples(file)
 
 
-def test_train_writes_what_run_opens(tiny_config: Path, captioned: Path, tmp_path: Path, golden: Path) -> None:
+def test_train_writes_what_run_opens(
+    tiny_config: Path, tiny_llm: Path, captioned: Path, tmp_path: Path, golden: Path
+) -> None:
     out = tmp_path / "out"
     scores = train(load_config(tiny_config, QUICK), [captioned], out, ["made up, CC0"])
     assert {"train_loss", "held_out_loss", "steps", "samples", "held_out"} <= set(scores)
@@ -71,6 +74,13 @@ def test_train_writes_what_run_opens(tiny_config: Path, captioned: Path, tmp_pat
     for key, value in model.projector.state_dict().items():
         assert (value - trained[key].float()).abs().max() == 0
     assert model.ask(golden / "pictures" / "wide.png").tower == "clip"
+    checked = {row.path: row.status for row in Verification(out).run()}
+    assert (
+        checked.pop("projector.safetensors") == checked.pop("config.yaml") == checked.pop("held_out.jsonl") == "intact"
+    )
+    assert checked.pop(str(golden / "clip" / "model.safetensors")) == "intact"
+    assert checked.pop(str(tiny_llm / "model.safetensors")) == "intact"
+    assert all(path.startswith(("work/", "metrics.jsonl")) for path in checked)
     (tmp_path / "plain").touch()
     written = ["projector.safetensors", "config.yaml", "provenance.json", "held_out.jsonl"]
     assert {(out / name).stat().st_mode for name in written} == {(tmp_path / "plain").stat().st_mode}

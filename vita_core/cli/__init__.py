@@ -41,6 +41,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     no_plugin: Annotated[
         list[str] | None, typer.Option(help="Do not load this plugin (entry-point name or dist:name).")
     ] = None,
@@ -56,8 +57,12 @@ def options(
     ] = False,
 ) -> None:
     """Select the plugins to load. ``vita plugins`` lists them."""
-    from vita_core.plugins.registry import registry, selection, use_plugins
-
+    try:
+        from vita_core.plugins.registry import registry, selection, use_plugins
+    except Exception:
+        if context.invoked_subcommand == "doctor":  # it says which library is missing
+            return
+        raise
     if no_plugin or plugin:
         use_plugins(block=no_plugin or (), modules=plugin or ())
     if selection().modules:  # as for `python -m`, the module may be in the working directory
@@ -99,6 +104,8 @@ def _failed(error: Exception) -> int:
         drop_output()
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
         _report("out of memory. Try: a smaller model, picture or batch, or another `--device`")
+    elif isinstance(error, ImportError) and not str(error.name).startswith("vita_core"):
+        _report(f"a library cannot be imported: {str(error).partition(chr(10))[0].rstrip('.')}. Try: `vita doctor`")
     else:
         from vita_core.cli.bugs import report
 

@@ -18,11 +18,10 @@ from typer.core import TyperCommand, TyperGroup
 from vita_core import interrupts
 from vita_core.cli.exits import NO_READER
 from vita_core.errors import PluginError
-from vita_core.plugins.installed import EntryPoint, installed
+from vita_core.plugins.installed import COMMANDS_GROUP, EntryPoint, installed
 
 __all__ = ["COMMANDS_GROUP", "CommandGroup", "drop_output"]
 
-COMMANDS_GROUP = "vita.commands"
 BUILTIN = {
     "towers": ("towers:towers", "List the vision towers and the packages they come from."),
     "reductions": ("parts:reductions", "List the reductions and the packages they come from."),
@@ -45,6 +44,8 @@ BUILTIN = {
     "new-reduction": ("new_part:new_reduction", "Write a plugin package with a small working reduction."),
     "new-projector": ("new_part:new_projector", "Write a plugin package with a small working projector."),
     "assets": ("assets:assets", "Download and convert the weights of the quickstart."),
+    "doctor": ("doctor:doctor", "Examine this installation, and say how to cure what is wrong."),
+    "verify": ("verify:verify", "Check the files of a trained or saved model against its hashes."),
 }
 """Name -> ``"module:function"`` in this package, and the line in ``vita --help``, which imports none of the modules."""
 

@@ -17,7 +17,7 @@ MEANINGS = {
     str(
         FAILURES
     ): "The command ran to its end and found failures: a test of `vita check`, a sample of `vita data`, a config "
-    "of `vita compare`, a picture of `vita run --images`.",
+    "of `vita compare`, a picture of `vita run --images`, a file of `vita verify`, a problem of `vita doctor`.",
     "130": "Stopped by Ctrl-C (SIGINT), within two seconds. `vita train` ends its step and saves a checkpoint first.",
     str(NO_READER): "The program that reads the output has ended, as `head` does.",
     "143": "Stopped by SIGTERM, otherwise as for 130.",

@@ -18,7 +18,7 @@ from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256
 from vita_core.weights.sources import commit
 
-__all__ = ["at", "full_type", "learning", "made_by", "reduction_sources", "sources"]
+__all__ = ["full_type", "learning", "made_by", "named_source", "reduction_sources", "sources", "tower_source"]
 
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".gguf"}
 
@@ -52,24 +52,31 @@ def sources(resolved: Resolved) -> dict[str, Any]:
     tower, (projector, llm) = resolved.tower, resolved.language("a saved model")
     checkpoint, trained = resolved.checkpoint, projector.settings.weights
     own = [] if projector.files is None else list(projector.files.files)
-    parts = [_of_tower(part) for part in tower.parts]
-    record: dict[str, Any] = {"tower": {"parts": parts} if parts else _of_tower(tower)}
+    record: dict[str, Any] = {"tower": tower_source(tower)}
     if learned := learning(tower):
         record["reduce"] = reduction_sources(learned)
     if checkpoint is None:
         weights, revision = llm.settings.weights, llm.settings.revision
         record["projector"] = _source(trained, None, own)
-        return record | {"llm": _source(weights, revision, _weight_files(weights))}
+        return record | {"llm": named_source(weights, revision)}
     place = checkpoint.source.weights
     record["projector"] = _source(trained or place, None, own)
     record["llm"] = _source(place if checkpoint.base is None else checkpoint.base.weights, None, [])
     return record | {"checkpoint": _checkpoint(checkpoint)}
 
 
-def _of_tower(tower: ResolvedTower) -> dict[str, Any]:
+def tower_source(tower: ResolvedTower) -> dict[str, Any]:
+    """Return the source of an encoder's weights, or under ``parts`` those of several (see `sources`)."""
+    if tower.parts:
+        return {"parts": [tower_source(part) for part in tower.parts]}
     source = tower.source
     local = tower.part is None and source.path is not None and source.path.exists()
     return _source(source.weights, source.revision, source.files(tower.spec.weight_files) if local else [])
+
+
+def named_source(weights: str | None, revision: str | None = None) -> dict[str, Any]:
+    """Return the source of weights by their name in a config: an asset, a local path or a hub id (see `sources`)."""
+    return _source(weights, revision, _weight_files(weights))
 
 
 def learning(tower: ResolvedTower) -> dict[str, ResolvedReduction]:
@@ -91,7 +98,7 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     place = checkpoint.source.weights
     record = {"layout": checkpoint.layout.name, **_source(place, None, own or _weight_files(place))}
     if checkpoint.base is not None:
-        record["base"] = _source(checkpoint.base.weights, None, _weight_files(checkpoint.base.weights))
+        record["base"] = named_source(checkpoint.base.weights)
     return record
 
 
@@ -99,10 +106,10 @@ def _source(weights: str | None, revision: str | None, files: list[Path]) -> dic
     if weights is not None and weights.startswith(ASSET_PREFIX):
         return {"weights": weights, "asset": provenance(weights.removeprefix(ASSET_PREFIX))}
     hashes = {path.name: sha256(path) for path in files}
-    return {"weights": weights, **at(weights, revision), "files": hashes}
+    return {"weights": weights, **_at(weights, revision), "files": hashes}
 
 
-def at(weights: str | None, revision: str | None) -> dict[str, str | None]:
+def _at(weights: str | None, revision: str | None) -> dict[str, str | None]:
     """Return the revision that a config states, and for a hub id the commit that it was."""
     found = None if weights is None else commit(weights, revision)
     return {"revision": revision} | ({} if found is None else {"commit": found})

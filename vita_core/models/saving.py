@@ -19,7 +19,7 @@ from vita_core.models.writing import write_model
 from vita_core.planning.resolution import Resolved
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.untrusted.jsonfiles import read_object
-from vita_core.weights.files import sha256, whole_directory
+from vita_core.weights.files import hashes, sha256, whole_directory
 
 __all__ = ["is_saved", "save_model", "saved_from"]
 
@@ -93,8 +93,7 @@ def _write(
         "made_by": made_by(resolved),
         "sources": sources(resolved),
     }
-    written = sorted(made.rglob("*.safetensors"))
-    record["files"] = {path.relative_to(made).as_posix(): sha256(path) for path in written}
+    record["files"] = hashes(made)
     (made / "provenance.json").write_text(
         json.dumps(masked_data(record), indent=2, ensure_ascii=False), encoding="utf-8"
     )

@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
-__all__ = ["EntryPoint", "Owner", "Unreadable", "installed"]
+__all__ = ["COMMANDS_GROUP", "EntryPoint", "Owner", "Unreadable", "installed"]
+
+COMMANDS_GROUP = "vita.commands"
+"""The entry points of plugins that bring a command of their own."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from vita_core.masking import masked_data
 from vita_core.models.model import VisionLanguageModel
-from vita_core.models.provenance import at, learning, made_by
+from vita_core.models.provenance import learning, made_by, named_source, tower_source
 from vita_core.models.saving_towers import write_reductions
 from vita_core.planning.reduction_weights import reduction_files
 from vita_core.planning.resolution import Resolved
@@ -24,10 +24,12 @@ from vita_core.training.resumable import write_tensors
 from vita_core.untrusted.jsonfiles import read_json
 from vita_core.untrusted.limits import RECORD
 from vita_core.untrusted.tensorfiles import tensors_sha256
-from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256, write_text
 
-__all__ = ["sources_of", "write_results"]
+__all__ = ["HELD_OUT", "sources_of", "write_results"]
+
+HELD_OUT = "held_out.jsonl"
+"""The file with the pictures that were kept out of the training."""
 
 
 def sources_of(
@@ -48,25 +50,15 @@ def sources_of(
         )
     projector, llm = resolved.language("vita train")
     weights = {
-        "tower": _named(resolved.tower.source.weights, resolved.tower.source.revision),
-        "llm": _named(llm.settings.weights, llm.settings.revision),
+        "tower": tower_source(resolved.tower),
+        "llm": named_source(llm.settings.weights, llm.settings.revision),
     }
-    if resolved.tower.parts:
-        weights["tower"] = {
-            "parts": [_named(part.source.weights, part.source.revision) for part in resolved.tower.parts]
-        }
     if projector.files is not None:
         weights["projector"] = _earlier(projector.files.files)
     learned = learning(resolved.tower).items()
     if opened := {key: _earlier(reduction_files(step)) for key, step in learned if step.settings.weights is not None}:
         weights["reduce"] = opened
     return {"data": described, "weights": weights}
-
-
-def _named(weights: str, revision: str | None) -> dict[str, Any]:
-    """Return where weights come from: their name, revision and commit, or the provenance of an asset."""
-    asset = weights.startswith(ASSET_PREFIX)
-    return provenance(weights.removeprefix(ASSET_PREFIX)) if asset else {"weights": weights, **at(weights, revision)}
 
 
 def _earlier(files: Sequence[Path]) -> dict[str, Any]:
@@ -88,7 +80,8 @@ def write_results(
 ) -> None:
     """Write the files, each atomically. The projector is saved in float16, reductions as they were trained, in float32.
 
-    The tower of `vlm` ends before the reductions that were trained, that of `resolved` does not.
+    The pictures that were held out are written before. The tower of `vlm` ends before the reductions that were trained, that
+    of `resolved` does not.
     """
     config, (plan, _) = vlm.settings, resolved.language("vita train")
     module = trained.projector if isinstance(trained, Connector) else trained
@@ -108,6 +101,7 @@ def write_results(
     record = {
         "made_by": made_by(resolved),
         "tensors_sha256": {file.name: tensors_sha256(file) for file in files},
+        "files": {name: sha256(out / name) for name in ("config.yaml", HELD_OUT)},
         "training": config.training.model_dump(),
         "scores": scores,
         **sources,

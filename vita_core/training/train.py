@@ -29,14 +29,14 @@ from vita_core.training.feature_cache import FeatureCache
 from vita_core.training.processes import tell
 from vita_core.training.record import Run
 from vita_core.training.reporters import check_reporters
-from vita_core.training.results import sources_of, write_results
+from vita_core.training.results import HELD_OUT, sources_of, write_results
 from vita_core.training.resumable import write_tensors
 from vita_core.training.warm_start import CaptionWords, run_warm_start
 from vita_core.weights.files import write_text
 
 __all__ = ["train"]
 
-WRITTEN = ("projector.safetensors", "config.yaml", "provenance.json", "held_out.jsonl")
+WRITTEN = ("projector.safetensors", "config.yaml", "provenance.json", HELD_OUT)
 """The files of a finished run, besides those of reductions."""
 
 
@@ -86,8 +86,8 @@ def train(
     training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
     scores = run_alignment(vlm, trained, training, held_out, out)
     scores |= {"samples": len(kept), "held_out": len(held)}
+    write_text(out / HELD_OUT, "".join(_row(samples[i]) for i in held))
     write_results(resolved, vlm, trained, out, scores, sources_of(resolved, data, sets, licences))
-    write_text(out / "held_out.jsonl", "".join(_row(samples[i]) for i in held))
     run.finish(scores)
     return scores
 

@@ -22,7 +22,7 @@ from vita_core.training.stages import Stage
 from vita_core.untrusted.jsonfiles import read_json
 from vita_core.untrusted.limits import RECORD
 from vita_core.untrusted.tensorfiles import tensors_sha256
-from vita_core.weights.files import write_text, writing
+from vita_core.weights.files import hashes, write_text, writing
 
 __all__ = ["write_trained"]
 
@@ -55,6 +55,7 @@ def write_trained(
         made.mkdir(parents=True)
         write_model(made, model.resolved, model.tower, model.projector, model.llm, model.newline, written)
     files = sorted(made.rglob("*.safetensors"))
+    others = {name: digest for name, digest in hashes(made).items() if not name.endswith(".safetensors")}
     record = {
         "made_by": made_by(model.resolved),
         "training": {"stages": [stage.settings.model_dump(mode="json", exclude_none=True) for stage in stages]},
@@ -62,6 +63,7 @@ def write_trained(
         "data": list(data),
         "sources": sources(model.resolved),
         "tensors_sha256": {file.relative_to(made).as_posix(): tensors_sha256(file) for file in files},
+        "files": others,
     }
     write_text(made / "provenance.json", json.dumps(masked_data(record), indent=2, ensure_ascii=False))
     (out / "config.yaml").unlink(missing_ok=True)  # of an earlier stage: it must not open half of this result

@@ -24,8 +24,20 @@ try:
 except ImportError:  # not on Windows: what a killed process leaves there stays
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["append", "append_line", "filling", "sha256", "whole_directory", "write_text", "write_whole", "writing"]
+__all__ = [
+    "append",
+    "append_line",
+    "filling",
+    "hashes",
+    "sha256",
+    "whole_directory",
+    "write_text",
+    "write_whole",
+    "writing",
+]
 
+CHUNK = 1 << 22
+"""How many bytes are hashed at once."""
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 TOLD = re.compile(rf"os error ({'|'.join(map(str, FULL))})\b|inline_container")
 """What safetensors and torch say of a full disk. torch only says that its archive is shorter than it should be."""
@@ -185,7 +197,17 @@ def append(path: Path, content: bytes) -> None:
             os.close(place)
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+def sha256(path: Path, advance: Callable[[int], Any] = lambda count: None) -> str:
+    """Return the SHA-256 of a file, in hexadecimal. `advance` is called with the number of bytes of each chunk."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in a directory and below it, by its relative path."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): sha256(path) for path in files}
