@@ -96,13 +96,14 @@ def test_a_winner_whose_loss_is_higher_is_said_to_have_it() -> None:
 def test_no_difference_is_said_to_be_none_and_what_would_show_one() -> None:
     flops = {"a": 9, "b": 3}
     found = compared({"a": scored(0.45, 2.0, seed=1), "b": scored(0.45, 2.001, seed=5)}, flops=flops)
-    assert found["verdict"].startswith(
-        "No difference was found between a and b (60 test pictures, 3 seeds): the nearest"
+    assert found["verdict"] == (
+        "Take b, which costs least: no difference was found between a and b (60 test pictures, 3 seeds)."
     )
-    assert "take b, which costs least." in found["verdict"]
     nearest = min(found["pairs"], key=lambda pair: pair["p"])
     expected = "more seeds" if nearest["needed"] is None else "needed to show one of this size"
-    assert expected in found["verdict"]
+    (note,) = found["notes"]
+    assert note.startswith("The nearest to a difference is that ")
+    assert expected in note
     needed = [one["needed"] for one in found["pairs"] if one["needed"] is not None]
     assert all(count > 60 for count in needed)
 
@@ -112,8 +113,9 @@ def test_those_that_did_worse_are_named() -> None:
     found = compared({"a": same, "b": same, "c": scored(0.1, 3.0, seed=2)})
     assert (
         found["verdict"]
-        == "No difference was found between a and b (60 test pictures, 3 seeds); c did worse; they cost the same."
+        == "No difference was found between a and b (60 test pictures, 3 seeds), and they cost the same; c did worse."
     )
+    assert found["notes"] == []  # the answers and losses of both are equal
     two = compared({"a": same, "c": scored(0.1, 3.0, seed=2)}, unequal=["c: training.steps: 9, but 5 in a"])
     assert two["notes"][0] == "The configs are not compared on equal terms: c: training.steps: 9, but 5 in a."
 
@@ -190,8 +192,10 @@ def test_floats_are_rounded_and_places_left_out() -> None:
     assert readable("see https://example.org/a/b and owner/name") == "see https://example.org/a/b and owner/name"
 
 
-def decided(named: dict[str, float], loss: dict[str, float], significant: set[tuple[str, str, str]]) -> str:
-    """The verdict of three configs with such means, of which only these differences are shown."""
+def decided(
+    named: dict[str, float], loss: dict[str, float], significant: set[tuple[str, str, str]]
+) -> tuple[str, list[str]]:
+    """The verdict and the notes of three configs with such means, of which only these differences are shown."""
     configs = [
         {"name": name, "failed": None, "flops_per_picture": 7, "above_chance": {"low": 0.1}} for name in ("a", "b", "c")
     ]
@@ -204,22 +208,24 @@ def decided(named: dict[str, float], loss: dict[str, float], significant: set[tu
     for row in rows:
         row |= {"p_holm": row["p"], "significant": row["p"] < 0.05}
     data = {"test": 60, "test_groups": 60}
-    return verdict({"configs": configs, "pairs": rows, "data": data, "settings": {"seeds": [0, 1]}, "unequal": []})
+    found = {"configs": configs, "pairs": rows, "data": data, "settings": {"seeds": [0, 1]}, "unequal": []}
+    return verdict(found), notes(found)
 
 
 def test_measures_that_disagree_do_not_contradict_each_other() -> None:
     """Each config did worse than another one in some measure: the share named decides."""
-    told = decided(
+    told, (nearest, other) = decided(
         {"a": 0.6, "b": 0.4, "c": 0.5},
         {"a": 1.2, "b": 1.0, "c": 1.1},
         {("a", "b", "named"), ("a", "c", "loss"), ("b", "c", "loss")},
     )
-    assert told.startswith(
-        "No difference in the share of pictures named was found between a and c (60 test pictures, 2 seeds)"
+    assert told == (
+        "No difference in the share of pictures named was found between a and c (60 test pictures, 2 seeds), and they cost the "
+        "same; b did worse."
     )
-    assert "; but c has a held-out loss 0.1 lower than a" in told
-    assert "; b did worse" in told
-    told = decided(
+    assert nearest.startswith("The nearest to a difference is that a names 10.0 points more of the pictures than c")
+    assert other.startswith("c has a held-out loss 0.1 lower than a")
+    told, _ = decided(
         {"a": 0.6, "b": 0.4, "c": 0.5}, {"a": 1.2, "b": 1.0, "c": 1.1}, {("a", "b", "named"), ("a", "b", "loss")}
     )
     assert told.startswith("No difference was found between a and c")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vita_core.comparing.statistics import FEWEST
@@ -29,8 +30,7 @@ def verdict(comparison: Mapping[str, Any]) -> str:
 
 def _decided(comparison: Mapping[str, Any], alive: Mapping[str, Any]) -> str:
     """Return the sentence for enough pictures. Answers count only if some config names more pictures than chance does."""
-    learned = _above_chance(alive.values())
-    pairs = [pair for pair in comparison["pairs"] if learned or pair["measure"] == "loss"]
+    learned, pairs = _above_chance(alive.values()), _counted(comparison, alive)
     size = f"{comparison['data']['test']} test pictures, {_plural(len(comparison['settings']['seeds']), 'seed')}"
     named, lower = _winner(alive, pairs, "named"), _winner(alive, pairs, "loss")
     if named is not None:
@@ -44,35 +44,66 @@ def _decided(comparison: Mapping[str, Any], alive: Mapping[str, Any]) -> str:
     return _undecided(alive, pairs, size)
 
 
+def _counted(comparison: Mapping[str, Any], alive: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the pairs that count: those of the loss only, if no config names more than chance."""
+    learned = _above_chance(alive.values())
+    return [pair for pair in comparison["pairs"] if learned or pair["measure"] == "loss"]
+
+
 def _above_chance(configs: Iterable[Mapping[str, Any]]) -> bool:
     return any(one["above_chance"]["low"] > 0 for one in configs)
 
 
 def _undecided(alive: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], size: str) -> str:
     """Return the sentence where no config is better than every other."""
+    best = _best(alive, pairs)
+    costs = {alive[name]["flops_per_picture"] for name in best.names}
+    cheapest = min(best.names, key=lambda name: (alive[name]["flops_per_picture"], best.names.index(name)))
+    if len(best.names) == 1:
+        return f"Take {cheapest} ({size}): no config is better, but it is not shown to be better than every other one."
+    found = "is sure" if best.nearest["p"] < 0.05 else "was found"  # sure: also after Holm's correction
+    of = f" in {WORDS[best.measure]}" if best.measure is not None and best.others else ""
+    none = f"o difference{of} {found} between {_listed(best.names)} ({size})"
+    told = f"Take {cheapest}, which costs least: n{none}" if len(costs) > 1 else f"N{none}, and they cost the same"
+    worse = [name for name in alive if name not in best.names]
+    return f"{told}; {_listed(worse)} did worse." if worse else f"{told}."
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The configs that none is shown to beat in `measure`: the nearest pair of them, and those that differ in the other."""
+
+    names: list[str]
+    measure: str | None
+    nearest: Mapping[str, Any]
+    others: list[Mapping[str, Any]]
+
+
+def _best(alive: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> _Best:
     shown = [pair for pair in pairs if pair["significant"]]
     deciding = next((measure for measure in WORDS if any(pair["measure"] == measure for pair in shown)), None)
     own = [pair for pair in pairs if deciding in (None, pair["measure"])]  # two measures may contradict each other
     worse = {loser for pair in own if pair["significant"] and (loser := sides(pair)[1])}
-    leaders = [name for name in alive if name not in worse]
-    cheapest = min(leaders, key=lambda name: (alive[name]["flops_per_picture"], leaders.index(name)))
-    if len(leaders) == 1:
-        return f"Take {cheapest} ({size}): no config is better, but it is not shown to be better than every other one."
-    among = [pair for pair in pairs if pair["a"] in leaders and pair["b"] in leaders]
-    nearest = min((pair for pair in among if pair in own), key=lambda pair: pair["p"])
-    others = [pair for pair in among if pair["significant"]]  # in the measure that does not decide
-    better, _ = sides(nearest)
-    found = "is sure" if nearest["p"] < 0.05 else "was found"  # sure: also after Holm's correction
-    of = f" in {WORDS[deciding]}" if deciding is not None and others else ""
-    told = f"No difference{of} {found} between {_listed(leaders)} ({size})"
-    if better is not None:
-        told += f": the nearest to one is that {better} {_told(nearest, better)}; {_needs(nearest)}"
-    for pair in others[:1]:
-        told += f"; but {better} {_told(pair, better)}" if (better := sides(pair)[0]) else ""
-    if worse:
-        told += f"; {_listed([name for name in alive if name in worse])} did worse"
-    costs = {alive[name]["flops_per_picture"] for name in leaders}
-    return f"{told}; take {cheapest}, which costs least." if len(costs) > 1 else f"{told}; they cost the same."
+    names = [name for name in alive if name not in worse]
+    among = [pair for pair in pairs if pair["a"] in names and pair["b"] in names]
+    nearest = min((pair for pair in among if pair in own), key=lambda pair: pair["p"], default={})
+    return _Best(names, deciding, nearest, [pair for pair in among if pair["significant"]])
+
+
+def _among_the_best(comparison: Mapping[str, Any], alive: Mapping[str, Any]) -> list[str]:
+    """Return what is known of the best configs where no one is better than every other."""
+    pairs = _counted(comparison, alive)
+    if any(_winner(alive, pairs, measure) for measure in WORDS) or len((best := _best(alive, pairs)).names) < 2:
+        return []
+    found = []
+    if (better := sides(best.nearest)[0]) is not None:
+        found.append(
+            f"The nearest to a difference is that {better} {_told(best.nearest, better)}; {_needs(best.nearest)}."
+        )
+    for pair in best.others:  # in the measure that does not decide
+        if (better := sides(pair)[0]) is not None:
+            found.append(f"{better} {_told(pair, better)}.")
+    return found
 
 
 def _needs(pair: Mapping[str, Any]) -> str:
@@ -139,8 +170,10 @@ def notes(comparison: Mapping[str, Any]) -> list[str]:
         )
     if len(comparison["settings"]["seeds"]) == 1:
         found.append("One seed: the intervals do not contain how much another seed would change.")
-    alive = [one for one in comparison["configs"] if one["failed"] is None]
-    if alive and not _above_chance(alive):
+    alive = {one["name"]: one for one in comparison["configs"] if one["failed"] is None}
+    if len(alive) > 1:
+        found += _among_the_best(comparison, alive)
+    if alive and not _above_chance(alive.values()):
         found.append(
             "No config is shown to name more pictures than with the captions shuffled, so the verdict is by the loss: the models "
             "have hardly learned to tell pictures apart. Train on more pictures or for more steps before you decide."
