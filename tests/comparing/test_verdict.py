@@ -10,7 +10,7 @@ import pytest
 
 from vita_core.comparing.assembling import pairs
 from vita_core.comparing.repeating import readable
-from vita_core.comparing.report import _section, report
+from vita_core.comparing.report import report
 from vita_core.comparing.running import Finished, Run
 from vita_core.comparing.statistics import estimate
 from vita_core.comparing.verdict import notes, verdict
@@ -238,8 +238,3 @@ def test_what_is_needed_stands_the_correction() -> None:
     assert len(rows) == 30
     assert any(row["p"] < 0.05 and not row["significant"] for row in rows)
     assert all(row["needed"] is None or row["needed"] > 40 for row in rows)
-
-
-def test_a_caption_with_a_newline_stays_in_its_row() -> None:
-    found = compared({"a": scored(0.5, 1.0), "b": scored(0.5, 1.0, seed=1)})
-    assert "| x y \\| z |" in "\n".join(_section("t", found, [["head"], ["x\ny | z"]]))
