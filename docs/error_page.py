@@ -168,7 +168,7 @@ def messages() -> list[Message]:
         for kind, text in Reader(tree, kinds).read()
         if re.search(r"[a-z]{2}", PLACE.sub("", text))
     }
-    return sorted(found, key=lambda message: (message.room, PLACE.sub("~", message.wrong).lower(), message.cure))
+    return sorted(found, key=lambda m: (m.room, PLACE.sub("~", m.wrong).lower(), m.wrong, m.cure, m.kind))
 
 
 @cache
