@@ -50,9 +50,9 @@ def write_page(folder: Path) -> Path:
     ``timings.json`` and the pictures in ``page/`` are shown where they exist. Equal files give equal bytes. Raises VitaError
     if a package of the extra `compare` is not installed, and for a ``comparison.json`` that cannot be shown.
     """
+    check_installed()  # before the import, which would raise a traceback
     from jinja2 import UndefinedError
 
-    check_installed()
     source = folder / "comparison.json"
     comparison = read_written(source, AGAIN)
     with showing(source, UndefinedError):
