@@ -278,7 +278,7 @@ def test_vita_check_of_a_broken_projector_exits_with_1(broken_plugin: dict[str, 
 def test_pytest_tells_the_contract(tmp_path: Path, broken_plugin: dict[str, str]) -> None:
     chosen = ["--vita-projector", "LosesAToken", "--vita-projector", "linear", "--vita-reduction", "pool"]
     done = run_pytest(tmp_path / "empty", *chosen, "-v", "-k", "output_is_as_planned or empty_batch", **broken_plugin)
-    assert done.returncode == 3
+    assert done.returncode == 1
     assert "vita-projector[linear]::output_is_as_planned PASSED" in done.stdout
     assert "vita-reduction[pool]::empty_batch PASSED" in done.stdout
     assert "contract: Built for a grid, square or not" in done.stdout

@@ -61,6 +61,7 @@ MAY = {
     "vita_core/cli/commands.py": "closes the standard output",
     "vita_core/cli/timing.py": MACHINE,
     "vita_core/comparing/memory.py": MACHINE,
+    "vita_core/diagnosing/devices.py": "reads the rows of its own probe, a process that it started",
     "vita_core/towers/devices.py": MACHINE,
     "vita_plugins/open_clip/building.py": KEY,
     "vita_plugins/timm/geometry.py": KEY,

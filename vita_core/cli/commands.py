@@ -44,8 +44,8 @@ BUILTIN = {
     "new-reduction": ("new_part:new_reduction", "Write a plugin package with a small working reduction."),
     "new-projector": ("new_part:new_projector", "Write a plugin package with a small working projector."),
     "assets": ("assets:assets", "Download and convert the weights of the quickstart."),
-    "doctor": ("doctor:doctor", "Examine this installation, and say how to cure what is wrong."),
-    "verify": ("verify:verify", "Check the files of a trained or saved model against its hashes."),
+    "doctor": ("doctor:doctor", "Examine this installation, and say how to cure faults."),
+    "verify": ("verify:verify", "Check the files of a model against its hashes."),
 }
 """Name -> ``"module:function"`` in this package, and the line in ``vita --help``, which imports none of the modules."""
 

@@ -14,7 +14,7 @@ def doctor(
     online: Annotated[bool, typer.Option("--online", help="Also ask whether the model hub can be reached.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Examine this installation, and say how to cure what is wrong.
+    """Examine this installation, and say how to cure faults.
 
     Compares Python and the libraries with the versions that vita-core is tested with, imports them, and loads the plugins.
     Looks at the cache and the free space, and runs a small tower on each device, in each dtype and with each kind of

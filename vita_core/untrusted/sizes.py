@@ -45,10 +45,10 @@ NUMBERS = re.compile(
 )
 """Keys whose value is never a text. Others of `BOUNDS` may mean something else in a part of a model."""
 SIDES = {"height", "width", "depth"}
-FREE = re.compile(r"theta|seed|total|num_param|flops|bytes|factor|scal|base|rope|eps|version|memory")
+FREE = re.compile(r"theta|seed|total|num_param|flops|bytes|factor|scal|base|rope|eps|version|memory|max_length")
 """Keys whose numbers are no sizes."""
 OBJECTS = re.compile(
-    r"(vision|text|llm|audio|backbone|encoder|decoder|projector)_(config|cfg)|model_(cfg|args)|auto_map|quantization_config"
+    r"(vision|text|llm|audio|backbone|encoder|decoder|projector)_(config|cfg)|model_(cfg|args)|quantization_config"
 )
 """Keys whose value is an object."""
 TEXTS = ("model_type", "architecture", "timm_model_name")

@@ -26,7 +26,6 @@ def convert_efficientnet_lite2(file: Path, directory: Path) -> None:
         wanted = timm.create_model(name).state_dict()
     state = torch.load(file, map_location="cpu", weights_only=True)
     renamed = {key: value.contiguous() for key, value in zip(wanted, state.values(), strict=True)}
-    assert all(value.shape == wanted[key].shape for key, value in renamed.items())
     save_file(renamed, directory / "model.safetensors")
     known = {
         "input_size": [3, 260, 260],
