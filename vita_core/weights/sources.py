@@ -13,6 +13,7 @@ from vita_core.untrusted.jsonfiles import read_object
 from vita_core.untrusted.schemas import check_object
 from vita_core.untrusted.sizes import read_config
 from vita_core.weights.assets import ASSET_PREFIX, asset_path
+from vita_core.weights.hub import find_host
 from vita_core.weights.shards import choose_file, local_files, shard_names, stored_keys
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def _hub_json(hub_id: str, revision: str | None, names: tuple[str, ...]) -> dict
 
     for name in names:
         try:
+            if try_to_load_from_cache(hub_id, name, revision=revision) is None:
+                find_host()
             file = Path(HfApi().hf_hub_download(hub_id, name, revision=revision))
         except LocalEntryNotFoundError as error:  # offline; must come first, as a subclass of EntryNotFoundError
             if try_to_load_from_cache(hub_id, name, revision=revision) is _CACHED_NO_EXIST:  # as the hub once said
