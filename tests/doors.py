@@ -72,6 +72,7 @@ def open_picture(path: Path) -> Any:
 
 def read_data(path: Path) -> Any:
     """Open a data set, and read each row and its pictures; a row that is refused is told, as in a training."""
+    from vita_core import VitaError
     from vita_core.config.data import DataSetConfig
     from vita_core.pixels.images import open_picture as opened
     from vita_core.training.data.opening import open_source
@@ -85,7 +86,11 @@ def read_data(path: Path) -> Any:
             for ref in sample.pictures:
                 if ref.data is not None or ref.size is not None:
                     with ref.opened() as file:
-                        opened(file, name=ref.name)
+                        try:
+                            opened(file, name=ref.name)
+                        except VitaError as error:
+                            told = str(error).partition(" Try: ")[0].rstrip(".")
+                            raise SampleError("a picture cannot be opened", told, sample.where) from error
             read += 1
         except SampleError as error:
             refused = error

@@ -47,6 +47,10 @@ def build(config: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
             continue
         if "dynamic_img_size" not in extra or whole_patches(model, image_size(config, options, model)):
             break
+    if getattr(model, "feature_info", None) == []:
+        raise VitaError(
+            f"tower.weights: the model_args of its config make timm's {name} without layers. Try: a depth from 1 on there"
+        )
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise VitaError(
             f"tower.options.architecture: {name} of timm {timm.__version__} has no forward_intermediates. Try: a newer timm "
