@@ -39,8 +39,9 @@ def broken_keys(directory: Path, file: str, value: Any, function: str, folder: P
     for key in keys(data):
         (work / file).write_text(json.dumps(changed(data, key, value)), encoding="utf-8")
         outcome = law(function, work, warm=(directory,))
-        # or the keys of the user's config that say which checkpoint it is
-        if broken := outcome.broken([file, str(work), "tower.weights", "tower.options"]):
+        # or the keys of the user's config that say which checkpoint it is, or what made pixels of a wrong size
+        names = [file, str(work), "tower.weights", "tower.options", "the tower's image_processor"]
+        if broken := outcome.broken(names):
             found.append(f"{'.'.join(map(str, key))}: {broken}")
     return found
 
@@ -84,7 +85,7 @@ def test_unknown_keys_do_no_harm(name: str, checkpoints: dict[str, Path], tmp_pa
     file = "open_clip_config.json" if name == "open_clip" else "config.json"
     work = Path(shutil.copytree(checkpoints[name], tmp_path / name))
     data = json.loads((work / file).read_text(encoding="utf-8"))
-    for extra in ({"more": 10**9}, {"vision": {"hidden_size": -1}}, {"\0": None}, {"a" * 10_000: []}):
+    for extra in ({"more": 7}, {"also": {"more": [1, None]}}, {"\0": None}, {"a" * 10_000: []}):
         (work / file).write_text(json.dumps({**data, **extra}), encoding="utf-8")
         outcome = law("doors:plan_checkpoint", work, warm=(checkpoints[name],))
         assert outcome.kind == "result", outcome

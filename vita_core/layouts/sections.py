@@ -78,12 +78,14 @@ def image_section(config: OldConfig, tile: int) -> dict[str, Any]:
     if ratio != "anyres":
         known = ("square", "pad", "anyres")
         raise CheckpointError(
-            f"image_aspect_ratio: unknown value: {ratio!r}.{nearest(str(ratio), known)} Try: one of {', '.join(known)}"
+            f"config.json: image_aspect_ratio: unknown value: {ratio!r}.{nearest(str(ratio), known)} "
+            f"Try: one of {', '.join(known)}"
         )
     merge = config.get("mm_patch_merge_type") or "flat"
     if merge not in MERGES:
         raise CheckpointError(
-            f"mm_patch_merge_type: unknown value: {merge!r}.{nearest(str(merge), MERGES)} Try: one of {', '.join(MERGES)}"
+            f"config.json: mm_patch_merge_type: unknown value: {merge!r}.{nearest(str(merge), MERGES)} "
+            f"Try: one of {', '.join(MERGES)}"
         )
     # in LLaVA's configs a pinpoint is (width, height), in pixels
     grids = [(height // tile, width // tile) for width, height in pinpoints(config.get("image_grid_pinpoints"))]

@@ -95,7 +95,9 @@ def _pixels(tower: BaseVisionTower, framed: Callable[[Fill], list[Image.Image]])
     pictures = functools.cache(framed)
     made = []
     for one in several:
-        red, green, blue = (int(255 * mean) for mean in getattr(one, "image_mean", None) or (0, 0, 0))
+        mean = getattr(one, "image_mean", None) or 0
+        means = (mean,) * 3 if isinstance(mean, int | float) else mean  # a number is that of each colour
+        red, green, blue = (min(255, max(0, int(255 * mean))) for mean in means)
         pixels = one.preprocess(pictures((red, green, blue)), return_tensors="pt")["pixel_values"]
         made.append(pixels if isinstance(pixels, Tensor) else torch.stack(pixels))
     return FusedPixels(made) if isinstance(processor, FusedProcessor) else made[0]
