@@ -129,10 +129,18 @@ def test_a_map_that_cannot_be_written_leaves_no_features(tiny_config: Path, gold
         assert not list(tmp_path.glob("*out*"))
 
 
-@pytest.mark.parametrize("device", ["meta", "nonsense", "cuda:77", "hpu"])
-def test_a_device_that_is_not_there(device: str, tiny_config: Path, golden: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("meta", "device: wrong value: 'meta'"),
+        ("nonsense", "device: wrong value: 'nonsense'"),
+        ("cuda:77", "device: 'cuda:77' cannot be used here"),
+        ("hpu", "device: 'hpu' cannot be used here"),
+    ],
+)
+def test_a_device_that_is_not_there(device: str, message: str, tiny_config: Path, golden: Path, tmp_path: Path) -> None:
     picture, out = golden / "pictures" / "wide.png", tmp_path / "out.safetensors"
     done = vita("encode", tiny_config, picture, "--out", out, "--set", f"device={device}")
     assert done.returncode == 2
-    assert f"device: '{device}' cannot be used here" in done.stderr
+    assert message in done.stderr
     assert not out.exists()

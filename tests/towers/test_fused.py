@@ -204,8 +204,10 @@ def test_each_part_has_its_own_dtype_and_device(tower_examples: Examples, pictur
     alone = build_tower({key: value for key, value in siglip.items() if key != "device"})
     with torch.no_grad():
         assert torch.equal(tower(pixels)[..., 32:], alone(pixels.parts[1]))
-    with pytest.raises(ConfigError, match=r"^tower.towers.1: device: 'nothing' cannot be used here"):
+    with pytest.raises(ConfigError, match=r"towers.1.device: wrong value: 'nothing'"):
         fused(clip, siglip | {"device": "nothing"})
+    with pytest.raises(ConfigError, match=r"^tower.towers.1: device: 'cuda:77' cannot be used here"):
+        fused(clip, siglip | {"device": "cuda:77"})
     with pytest.raises(ConfigError, match=r"tower.device: only one of several `towers` has a device of its own: 'cpu'"):
         build_tower(clip | {"device": "cpu"})
 

@@ -320,7 +320,7 @@ def test_a_tower_for_one_family_is_chosen_before_open_clip(tmp_path: Path) -> No
     [
         ({**VIT, "newer": 1}, r"open_clip \S+ does not know these keys of vision_cfg: 'newer'. Try: correct them"),
         (timm("vit_newer", 32, "", None), r"timm \S+ has no model 'vit_newer'. Try: correct the name"),
-        ("ViT", "no registered tower opens"),
+        ("ViT", r"open_clip_config.json: model_cfg.vision_cfg: 'ViT' is not an object. Try: "),
     ],
 )
 def test_a_config_that_open_clip_cannot_read(tmp_path: Path, vision: Any, message: str) -> None:

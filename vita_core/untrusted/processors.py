@@ -204,6 +204,13 @@ def check_preparation(key: str, value: Any, file: str) -> None:
     if model is None or value is None:
         return
     check_object(value, file, key)
+    shape = value.get("input_size")
+    channels = shape[0] if isinstance(shape, list) and len(shape) == 3 and _whole(shape[0], 1 << 10) else 3
+    values = (value.get("mean"), value.get("std"))
+    if channels != 3 and any(isinstance(one, list) and len(one) == channels for one in values):
+        raise CheckpointError(
+            f"{file}: {key}: the encoder takes pictures of {channels} channels here, not 3. Try: an encoder of RGB pictures"
+        )
     checked(model, value, file, key)
 
 

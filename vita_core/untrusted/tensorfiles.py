@@ -149,10 +149,13 @@ def _check_start(path: Path) -> None:
     if start.startswith(ZIP):
         try:
             with zipfile.ZipFile(path) as archive:
-                packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+                entries = archive.infolist()
+                packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
         except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
             packed, reason = ["."], _first_line(error)
         else:
+            if any(entry.filename.endswith("/constants.pkl") for entry in entries):  # as torch tells them
+                raise _torchscript(path)
             reason = f"{packed[0][:80]!r} in it is compressed" if packed else ""
         if not packed:
             return
@@ -160,6 +163,13 @@ def _check_start(path: Path) -> None:
         return
     raise CheckpointError(
         f"cannot read {path}: it is truncated or not a checkpoint ({reason}). Try: copy or download it again"
+    )
+
+
+def _torchscript(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is a TorchScript archive: it holds code beside the tensors, and is not opened. Try: save its tensors "
+        f"once, if you trust it: `torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pt')`"
     )
 
 
@@ -172,10 +182,7 @@ def open_pickle(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:
         if "TorchScript" in str(error):
-            raise CheckpointError(
-                f"{path} is a TorchScript archive: it holds code beside the tensors, and is not opened. Try: save its tensors "
-                f"once, if you trust it: `torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pt')`"
-            ) from error
+            raise _torchscript(path) from error
         if "mmap" not in str(error):
             raise
         state = torch.load(path, map_location="cpu", weights_only=True)  # files of torch before 1.6 cannot be mapped
