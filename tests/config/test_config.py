@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from vita_core import list_towers, load_config, make_plan, register
 from vita_core.config.configfiles import shipped_configs
+from vita_core.config.schema import Config
+from vita_core.config.validation import validate
 from vita_core.errors import ConfigError, VitaError
 from vita_core.plugins.registry import use_plugins
 
@@ -270,3 +273,9 @@ def test_a_models_own_config_cannot_allow_its_code(section: str, tmp_path: Path)
         load_config(tmp_path, [f"{section}.dtype=float32"])
     assert getattr(load_config(tmp_path, [f"{section}.trust_remote_code=true"]), section).trust_remote_code
     assert getattr(load_config(tmp_path / "config.yaml"), section).trust_remote_code  # a file that the user names
+
+
+def test_an_unknown_key_that_looks_like_a_tag_of_pydantic_is_told() -> None:
+    for key in ("(", "(flag)"):
+        with pytest.raises(ConfigError, match=rf"unknown key: '{re.escape(key)}'"):
+            validate(Config, {"tower": {"weights": "./a"}, key: []})

@@ -118,7 +118,8 @@ def tried(door: Door, folder: Path, options: settings, start: int | None = None)
         file.write_bytes(door.valid())
     case_file = (targets[0] if door.whole else path) / door.file
     called = [path, warm] if "plugins" in door.function else targets
-    names = [case_file.name, str(called[0])]
+    # or the keys of the user's config that do not suit the checkpoint, or what made pixels of a wrong size
+    names = [case_file.name, str(called[0]), "tower.pixel_shuffle", "the tower's image_processor"]
 
     @options
     @given(door.inputs())

@@ -178,3 +178,9 @@ def test_the_name_of_a_model_is_a_text(golden: Path, tmp_path: Path, value: Any)
         (tmp_path / "config.json").write_text(json.dumps({**stated, "model_type": value}))
         with pytest.raises(CheckpointError, match=r"config\.json: model_type: .* is not a text"):
             resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("patch", [{"": 0}, {"height": 0, "x": 1}, [0, 14]])
+def test_a_patch_of_no_size_under_another_name_is_refused(patch: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"a/config\.json: .*patch_size: "):
+        check_sizes({"image_size": 56, "patch_size": patch}, "a/config.json")

@@ -68,8 +68,10 @@ def _stated(data: Any, keys: tuple[Any, ...]) -> bool:
 
 def _place(problem: Any, marks: Mapping[Key, Mark] | None, data: Any) -> tuple[Key, Key]:
     """Return the location of a problem as pydantic states it, and the keys of it that the data has."""
-    # pydantic adds the tag of a tagged union ("(flag)") to the location, but it is not a key
-    loc = tuple(part for part in problem["loc"] if not str(part).startswith("("))
+    # pydantic adds the tag of a tagged union ("(flag)") to the location, but it is not a key; an unknown key may look like one
+    unknown = problem["loc"][-1:] if problem["type"] == "extra_forbidden" else ()
+    inner = problem["loc"][: len(problem["loc"]) - len(unknown)]
+    loc = (*(part for part in inner if not str(part).startswith("(")), *unknown)
     # pydantic also adds the branch of a union ("int", "list[int]", ...); only real keys have a mark, or are in the data
     known: Key = ()
     for part in loc:

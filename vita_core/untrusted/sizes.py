@@ -97,7 +97,8 @@ def _check_mapping(config: Mapping[str, Any], file: str, inside: str) -> None:
         rule = next((rule for rule in BOUNDS if rule[0].fullmatch(str(key))), None)
         _check(value, rule, file, f"{inside}{key}", str(key))
     image, patch = (_least(config.get(key)) for key in ("image_size", "patch_size"))
-    if image is not None and patch is not None and not 1 <= image // patch <= math.isqrt(MOST_PATCHES):
+    side = 0 if image is None or patch is None or patch < 1 else image // patch
+    if image is not None and patch is not None and not 1 <= side <= math.isqrt(MOST_PATCHES):
         raise CheckpointError(
             f"{file}: {inside}patch_size: {patch} is not a part of image_size {image}, or too small a part. Try: correct that "
             "key, or download the file again"
