@@ -88,7 +88,7 @@ def rows_of(items: Iterable[pytest.Item]) -> list[Row]:
 def collected() -> list[Row]:
     """The rows of all tests, by collecting the files that have the mark in a process of its own."""
     files = [
-        file for file in sorted((REPOSITORY / "tests").rglob("test_*.py")) if "mark.reliability(" in file.read_text()
+        file for file in sorted((REPOSITORY / "tests").rglob("test_*.py")) if "mark.reliability" in file.read_text()
     ]
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.json"
