@@ -146,6 +146,7 @@ def fill(
     tensor is missing, unexpected, of another shape, of integers, or not finite; the module is then not changed.
     """
     wanted = module.state_dict()
+    limits = {name for name, buffer in module.named_buffers() if buffer.ndim == 0}
     report, state = LoadReport(), {}
     found: set[str] = set()
     for key, read in tensors:
@@ -163,7 +164,8 @@ def fill(
                 report.mismatched.append(f"{key} {tuple(tensor.shape)} for {tuple(wanted[target].shape)}")
             else:
                 floating = tensor.is_floating_point()
-                _check_values(tensor, key, where, floats=wanted[target].is_floating_point())
+                if not (target in limits and torch.isinf(tensor).all()):  # Gemma 4's "no limit"
+                    _check_values(tensor, key, where, floats=wanted[target].is_floating_point())
                 state[target] = tensor.to(device=device, dtype=dtype if floating else None)
     report.loaded = len(state)
     report.missing = [key for key in wanted if key not in found]
