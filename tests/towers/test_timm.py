@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import ViTImageProcessorPil
 
 from vita_core import VitaError, build_model, build_tower, make_plan
+from vita_core.errors import ConfigError
 from vita_core.planning.towers import resolve_tower
 from vita_plugins.timm.geometry import measured
 
@@ -105,6 +109,35 @@ def test_the_arguments_of_a_saved_config_are_used_once(tmp_path: Path) -> None:
     close(tower(pixels), features(model, pixels, 1))
     assert tower.load_report is not None
     assert set(tower.load_report.skipped) == {"classification head"}
+
+
+@pytest.mark.parametrize(("mode", "pct"), [("center", 1.0), ("squash", 1.0), ("squash", 0.8), ("border", 1.0)])
+def test_a_config_asks_for_another_crop_as_timms_validation_does(tmp_path: Path, mode: str, pct: float) -> None:
+    model = saved(tmp_path, "mobilenetv3_small_050")
+    tower = build_tower({"weights": str(tmp_path), "options": {"crop_mode": mode, "crop_pct": pct}})
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 250, 3), np.uint8))
+    data = timm.data.resolve_data_config({"crop_pct": pct, "crop_mode": mode}, model=model)
+    expected = timm.data.create_transform(**data)(picture)
+    found = tower.image_processor(picture, return_tensors="pt")["pixel_values"][0]
+    assert (found - expected).abs().max() < 1.5 / 255 / min(data["std"])  # a level of 255, where the filters round
+
+
+def test_a_crop_is_refused_where_pictures_are_not_cut(tmp_path: Path) -> None:
+    saved(tmp_path / "naflex", "naflexvit_base_patch16_gap", embed_dim=32, depth=1, num_heads=2)
+    with pytest.raises(ConfigError, match=r"tower\.options\.crop_pct: this encoder takes pictures of any size"):
+        resolve_tower({"weights": str(tmp_path / "naflex"), "options": {"crop_pct": 0.9}})
+    saved(tmp_path / "own", "resnet18")
+    ViTImageProcessorPil().save_pretrained(tmp_path / "own")
+    with pytest.raises(ConfigError, match=r"tower\.options\.crop_mode: this encoder has an image processor of its own"):
+        resolve_tower({"weights": str(tmp_path / "own"), "options": {"crop_mode": "squash"}})
+
+
+def test_gemma_4s_limits_may_be_infinite_as_timm_makes_them(tmp_path: Path) -> None:
+    """Its linear layers clip at saved limits, which are infinite until they are set; a weight never is."""
+    model = saved(tmp_path, "gemma4_vit_167m", img_size=96, depth=1)
+    pixels = torch.rand(1, 3, 96, 96)
+    assert any(torch.isinf(buffer).any() for buffer in model.buffers())
+    close(build_tower({"weights": str(tmp_path)})(pixels), features(model, pixels, 0))
 
 
 def test_pixels_that_fill_no_patch_are_dropped_as_in_timm(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def resolve_encoder(
         shape = in_whole_blocks(settings, shape, lambda size: shape_of(spec, owner, source, options, size))
     geometry = tower_geometry(settings, shape)
     check_offered(spec, owner, source, settings, (*geometry.inside, *geometry.reductions))
-    processor = bounded(_processor(spec, owner, source, shape), shape, source, spec.config_file)
+    processor = bounded(_processor(spec, owner, source, shape, options), shape, source, spec.config_file)
     if settings.image_size is not None:
         processor = resized(processor, shape.image_size)
     if settings.s2 is not None:  # make pictures of the largest scale, so that its crops show real detail
@@ -225,13 +225,15 @@ def _shape(spec: TowerSpec, owner: Owner, settings: TowerConfig, source: Source)
     return shape
 
 
-def _processor(spec: TowerSpec, owner: Owner, source: Source, shape: Shape) -> Mapping[str, Any]:
+def _processor(
+    spec: TowerSpec, owner: Owner, source: Source, shape: Shape, options: Mapping[str, Any]
+) -> Mapping[str, Any]:
     """Return the checkpoint's preprocessor config, or what the spec states. A function of the spec may change the former."""
     if source.preprocessor and not takes(spec.processor, spec, owner, "preprocessor"):
         return source.preprocessor
     if spec.processor is None or isinstance(spec.processor, Mapping):
         return completed(spec.processor, shape, source)
-    stated: Mapping[str, Any] = asked(spec.processor, spec, owner, source, shape)
+    stated: Mapping[str, Any] = asked(spec.processor, spec, owner, source, shape, options=options)
     return stated
 
 

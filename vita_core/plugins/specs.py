@@ -82,7 +82,8 @@ class TowerSpec:
     Without `shape`, it is measured by one run of the encoder on the meta device (see `BaseVisionTower.block_path`).
     processor: for checkpoints without ``preprocessor_config.json``: a function of a checkpoint config and a `Shape` that
     returns a dict in the form of that file, or the dict itself, which may leave out the type, the sizes and the filter. A
-    function with a parameter `preprocessor` is always called, with the content of the file or None.
+    function with a parameter `preprocessor` is always called, with the content of the file or None. A parameter `options`
+    gets ``tower.options``.
     model_types: values of ``model_type`` in ``config.json`` that this tower opens.
     recognises: function of a checkpoint config that returns whether this tower opens it, for layouts without a ``model_type``.
     hub_ids: known hub ids and their published configs (geometry), so that ``vita plan`` works offline.
@@ -112,7 +113,7 @@ class TowerSpec:
     summary: str
     factory: str
     shape: Callable[[CheckpointConfig, Mapping[str, Any]], Shape] | str | None = None
-    processor: Callable[[CheckpointConfig, Shape], Mapping[str, Any]] | Mapping[str, Any] | str | None = None
+    processor: Callable[..., Mapping[str, Any]] | Mapping[str, Any] | str | None = None
     model_types: tuple[str, ...] = ()
     recognises: Callable[[CheckpointConfig], bool] = _never
     hub_ids: Mapping[str, CheckpointConfig] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vita_core import Shape, TowerSpec, hookimpl
+from vita_core.errors import ConfigError
 
 vita_api = 1
 
@@ -28,13 +29,27 @@ def recognises(config: Mapping[str, Any]) -> bool:
     return ("architecture" in config and "pretrained_cfg" in config) or own_config(config) is not config
 
 
-def processor(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+def processor(
+    config: Mapping[str, Any],
+    shape: Shape,
+    options: Mapping[str, Any],
+    preprocessor: Mapping[str, Any] | None = None,
+) -> Mapping[str, Any]:
     """Return timm's evaluation preprocessing: resize to size / crop_pct, then a centre crop.
 
     The shortest edge is resized, both edges for ``crop_mode: squash``, or the longest edge for ``crop_mode: border``, where
-    the crop has a border of the mean color. For a NaFlex ViT, the picture keeps its aspect.
+    the crop has a border of the mean color. For a NaFlex ViT, the picture keeps its aspect. A checkpoint that transformers
+    saved has an image processor of its own, which is used as it is.
     """
-    data = own_config(config).get("pretrained_cfg", {})
+    asked = {key: options[key] for key in ("crop_pct", "crop_mode") if options.get(key) is not None}
+    if asked and (preprocessor or shape.native is not None):
+        reason = (
+            "has an image processor of its own" if preprocessor else "takes pictures of any size, which are not cut"
+        )
+        raise ConfigError(f"tower.options.{next(iter(asked))}: this encoder {reason}. Try: leave it out")
+    if preprocessor:
+        return preprocessor
+    data = {**own_config(config).get("pretrained_cfg", {}), **asked}
     values = {
         "resample": RESAMPLE[data.get("interpolation", "bicubic")],
         "image_mean": list(data.get("mean", (0.485, 0.456, 0.406))),

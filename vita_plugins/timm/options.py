@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -15,7 +15,8 @@ class Options(pydantic.BaseModel):
     size than the checkpoint's). `pretrained: false` gives random weights to the model whose name stands in
     ``weights``. `class_scores`: if true, an EfficientNet (also MobileNetV2) has one more layer after the last one. Its tokens
     hold the features of the last map followed by the scores of the classes at this place (class activation maps, arXiv
-    1512.04150).
+    1512.04150). `crop_pct` and `crop_mode` (``center``, ``squash`` or ``border``) are used instead of the checkpoint's, as
+    by timm's ``validate.py``: with a `crop_pct` of 1 nothing but what exceeds the square is cut away from a picture.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -23,3 +24,5 @@ class Options(pydantic.BaseModel):
     pretrained: Literal[False] | None = None
     image_size: pydantic.PositiveInt | None = None
     class_scores: bool = False
+    crop_pct: Annotated[float, pydantic.Field(gt=0, le=1)] | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
