@@ -64,7 +64,7 @@ def _transformers(model: Any, config: Any, layer: int, prefix: int, last: str = 
         model(config).save_pretrained(folder)
 
     def opened(folder: Path, dtype: torch.dtype, **changes: Any) -> nn.Module:
-        return model.from_pretrained(folder, dtype=dtype, local_files_only=True, **changes).eval()  # type: ignore[no-any-return]  # untyped
+        return model.from_pretrained(folder, dtype=dtype, local_files_only=True, **changes).eval()  # type: ignore[no-any-return]  # transformers is untyped
 
     def best(folder: Path, dtype: torch.dtype = torch.float32) -> Forward:
         truncated = {last: getattr(config, last) + 1 + layer}

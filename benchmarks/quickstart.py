@@ -66,7 +66,7 @@ def split(rows: Mapping[str, Row]) -> dict[str, Any]:
     """Return the pictures of each row of the table, and further accepted names of row 3's kinds."""
     names = list(rows)
     order = list(range(len(names)))
-    random.Random(0).shuffle(order)  # noqa: S311 - as in `vita train`
+    random.Random(0).shuffle(order)  # noqa: S311  # the order of `vita train`, which is no secret
     held = [names[place] for place in sorted(order[: round(len(order) * HELD_OUT)])]
     wordnet = {kind(name): row["names"] for name, row in rows.items() if "names" in row}
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,8 @@ def tables() -> str:
     top, *found = "\n".join(report(comparison, timings)).split("\n## ")
     sections = {section.partition("\n")[0]: section for section in found}
     kept = [_of_the_best(sections[name], comparison) if name == "Differences" else sections[name] for name in SECTIONS]
-    lines = "\n".join([top.removeprefix("# Comparison").strip(), *(f"\n### {section.strip()}" for section in kept)])
-    return "\n".join(
-        line for line, before in zip(lines.split("\n"), ["", *lines.split("\n")], strict=False) if line or before
-    )
+    text = "\n".join([top.removeprefix("# Comparison").strip(), *(f"\n### {section.strip()}" for section in kept)])
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _of_the_best(section: str, comparison: dict[str, Any]) -> str:

@@ -101,7 +101,7 @@ class Child:
 
     def __init__(self) -> None:
         self.pipe, other = context.Pipe()
-        self.errors = tempfile.NamedTemporaryFile(prefix="vita-law-", suffix=".stderr")  # noqa: SIM115  # as long as the child
+        self.errors = tempfile.NamedTemporaryFile(prefix="vita-law-", suffix=".stderr")  # noqa: SIM115  # it is open as long as the child lives
         self.process: BaseProcess = context.Process(target=_serve, args=(other, self.errors.name), daemon=True)
         self.process.start()
         other.close()
@@ -209,7 +209,7 @@ def _serve(pipe: Connection, errors: str) -> None:
     """Take cases until the pipe is closed. This is the child."""
     for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, os.devnull, os.O_WRONLY), (2, errors, os.O_WRONLY)):
         os.dup2(os.open(path, mode), number)
-    sys.stdout, sys.stderr = open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115  # those of the process
+    sys.stdout, sys.stderr = open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115  # they are open as long as the process lives
     faulthandler.enable(2)
     faulthandler.register(signal.SIGUSR1, 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,14 +1,19 @@
-"""What ruff's rules of bandit (`S` in pyproject.toml) leave to us: asserts, and that nothing turns the rules off."""
+"""What ruff's rules leave to us: asserts, that those of bandit (`S` in pyproject.toml) are on, and why a check is off."""
 
 from __future__ import annotations
 
 import ast
+import re
+import tokenize
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 from test_rooms import PACKAGES, parsed, sources
+
+FOLDERS = (*PACKAGES, "benchmarks", "docs", "examples", "tests", "tools")
 
 
 def narrows(test: ast.expr) -> bool:
@@ -53,3 +58,47 @@ def test_the_rules_of_bandit_are_on() -> None:
         if rule.startswith("S") and not rule.startswith("SIM") and place.startswith(PACKAGES)
     }
     assert off == {("vita_core/{probing,training}/**", "S311")}
+
+
+OFF = re.compile(r"noqa|type: ignore")
+REASONED = re.compile(r"# (noqa: [A-Z]+\d+|type: ignore\[[\w, -]+\])  # [\w`].+")
+SKIP = re.compile(r"pytest\.(?:mark\.)?(skip|importorskip|skipif|xfail)")
+SKIPS = {"skip": 0, "importorskip": 1, "skipif": 1, "xfail": 1}
+"""Function of pytest -> where its reason is, unless it has the keyword `reason`."""
+
+
+def without_a_reason(file: Path) -> Iterator[str]:
+    """The lines of a file that turn a check off, or skip a test, and do not say why."""
+    with file.open("rb") as opened:
+        for token in tokenize.tokenize(opened.readline):
+            if token.type == tokenize.COMMENT and OFF.search(token.string) and not REASONED.fullmatch(token.string):
+                yield f"{file.name}:{token.start[0]}: {token.string}"
+    for node in [node for node in ast.walk(parsed(file)) if isinstance(node, ast.Call)]:
+        call, named = SKIP.fullmatch(ast.unparse(node.func)), [keyword.arg for keyword in node.keywords]
+        if call is not None and len(node.args) <= SKIPS[call[1]] and "reason" not in named:
+            yield f"{file.name}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_what_is_turned_off_has_its_reason_beside_it() -> None:
+    every = [file for folder in FOLDERS for file in (REPOSITORY / folder).rglob("*.py")]
+    files = [file for file in every if re.search(rf"{OFF.pattern}|{SKIP.pattern}", file.read_text(encoding="utf-8"))]
+    assert len(files) > 60
+    assert [place for file in files for place in without_a_reason(file)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import os  # noqa: F401",
+        "import os  # noqa",
+        "x = f()  # type: ignore[misc] # why",
+        "x = f()  # type: ignore",
+        "x = 1  # noqa: S311 - why",
+        "pytest.skip()",
+        "pytest.importorskip('timm')",
+        "@pytest.mark.skipif(True)\ndef test(): ...",
+    ],
+)
+def test_a_missing_reason_is_found(tmp_path: Path, line: str) -> None:
+    (tmp_path / "x.py").write_text(f"{line}\n")
+    assert len(list(without_a_reason(tmp_path / "x.py"))) == 1

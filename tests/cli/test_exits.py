@@ -65,7 +65,7 @@ def test_a_bug_of_a_plugin_names_its_author(tmp_path: Path, monkeypatch: pytest.
     (info / "entry_points.txt").write_text("[vita]\nodd = vita_odd\n")
     (tmp_path / "vita_odd.py").write_text("def encode():\n    raise RuntimeError('odd')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    import vita_odd  # type: ignore[import-not-found]  # written above
+    import vita_odd  # type: ignore[import-not-found]  # the lines above write it
 
     with pytest.raises(RuntimeError) as raised:
         vita_odd.encode()

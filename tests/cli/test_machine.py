@@ -31,7 +31,7 @@ def test_a_closed_output_is_no_mistake() -> None:
         assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, whose every write fails")
 def test_a_full_disk_under_the_output_is_told() -> None:
     with Path("/dev/full").open("wb") as full:
         done = start("towers", stdout=full, stderr=subprocess.PIPE)

@@ -30,7 +30,7 @@ def scored(named: float, loss: float, *, seed: int = 0, seeds: int = 3, groups: 
             {"group": group, "loss": losses[group], "named": bool(hits[group]), "shuffled": group % 30 == 0}
             for group in range(groups)
         ]
-        run: Any = Run(None, None, number, Path())  # type: ignore[arg-type]  # only its scores are looked at
+        run: Any = Run(None, None, number, Path())  # type: ignore[arg-type]  # of a run only the scores are read
         runs.append(Finished(run, rows, {}))
     return runs
 

@@ -63,7 +63,7 @@ def test_long_runs_leave_nothing(tiny_config: Path, golden: Path) -> None:
             samples.append(anonymous_mb())
         growth = slope(samples) * 100 / (calls // 20)
         assert growth < MOST_MB, (work, growth, samples)
-        assert len(os.listdir("/proc/self/fd")) == handles  # noqa: PTH208
+        assert len(os.listdir("/proc/self/fd")) == handles  # noqa: PTH208  # as above
         assert threading.active_count() == threads
 
 

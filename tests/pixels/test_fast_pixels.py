@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skimage
 import torch
 from conftest import FAMILIES, REPOSITORY, golden_settings
 from PIL import Image
@@ -37,7 +38,7 @@ def levels(found: torch.Tensor, expected: torch.Tensor, processor: Any) -> float
 
 
 def photo(name: str) -> Path:
-    data = Path(pytest.importorskip("skimage").__file__).parent / "data"
+    data = Path(skimage.__file__).parent / "data"
     return PHOTO if name == PHOTO.name else data / name
 
 

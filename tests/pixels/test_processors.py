@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from timm.data import create_transform
 
 from vita_core import Shape
 from vita_core.errors import CheckpointError
@@ -147,9 +148,8 @@ def test_torchvisions_preset_is_met_exactly(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", ODD)
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_timms_transform_is_met_exactly(size: tuple[int, int], interpolation: str) -> None:
-    data = pytest.importorskip("timm.data")
     published = {"interpolation": interpolation, "crop_pct": 0.9, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
-    transform = data.create_transform((3, 32, 32), **published)
+    transform = create_transform((3, 32, 32), **published)
     config = timm.processor({"pretrained_cfg": published}, Shape.from_stages((32, 32), [(32, (4, 4), 0, 0)]))
     picture = noise(*size)
     assert (pixels(image_processor(config), picture)[0] - transform(picture)).abs().max() < 1e-6
@@ -163,7 +163,6 @@ PICTURES = [(500, 333), (30, 900), (257, 256), (20, 21)]
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("frame", FRAMES)
 def test_every_crop_mode_of_timm_is_met_exactly(frame: tuple[int, int], mode: str, share: dict[str, float]) -> None:
-    data = pytest.importorskip("timm.data")
     shape = Shape.from_stages(frame, [(32, (4, 4), 0, 0)])
     for interpolation in ("bicubic", "bilinear", "lanczos"):
         published = {
@@ -173,7 +172,7 @@ def test_every_crop_mode_of_timm_is_met_exactly(frame: tuple[int, int], mode: st
             "std": [0.5] * 3,
             **share,
         }
-        transform = data.create_transform((3, *frame), **published)
+        transform = create_transform((3, *frame), **published)
         if f"interpolation={interpolation}" not in repr(transform):
             continue  # older versions of timm resize to a frame that is not square by another filter
         own = image_processor(timm.processor({"pretrained_cfg": published}, shape))

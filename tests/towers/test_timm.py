@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from transformers import ViTImageProcessorPil
@@ -16,8 +17,6 @@ from vita_core import VitaError, build_model, build_tower, make_plan
 from vita_core.errors import ConfigError
 from vita_core.planning.towers import resolve_tower
 from vita_plugins.timm.geometry import measured
-
-timm = pytest.importorskip("timm")
 
 SMALL: dict[str, dict[str, Any]] = {
     "resnet18": {},

@@ -57,12 +57,12 @@ class LanguageModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]  # untyped
+        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]  # transformers is untyped
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the embeddings."""
-        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]  # untyped
+        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]  # transformers is untyped
 
     @property
     def context(self) -> int | None:

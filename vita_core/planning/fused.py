@@ -142,7 +142,7 @@ def joined(whole: ResolvedFused, parts: Sequence[ResolvedTower]) -> ResolvedFuse
     fixed = grid is not None and (settings.grid != "first" or first.one_size)
     native = None if fixed else first.shape.native
     macs = sum(part.macs for part in parts)
-    stage = Stage(width, (grid or (1, tokens))[-2:], whole.parameters, macs)  # type: ignore[arg-type]  # (rows, cols)
+    stage = Stage(width, (grid or (1, tokens))[-2:], whole.parameters, macs)  # type: ignore[arg-type]  # a grid's last two sides
     steps = first.shape.steps if grid is not None else 1
     shape = Shape(first.geometry.input_size, (stage,), native=native, frames=first.shape.frames, steps=steps)
     if grid is not None:

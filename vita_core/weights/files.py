@@ -22,7 +22,7 @@ from vita_core.errors import VitaError
 try:
     import fcntl
 except ImportError:  # not on Windows: what a killed process leaves there stays
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # mypy takes it for a module
 
 __all__ = [
     "append",

@@ -63,7 +63,7 @@ def record(model: nn.Module, arguments: dict[str, Any]) -> list[Event]:
 
     for path, module in model.named_modules():
         if path:
-            before = lambda _, args, kwargs, path=path: note(path, False, [*args, *kwargs.values()])  # noqa: E731
+            before = lambda _, args, kwargs, path=path: note(path, False, [*args, *kwargs.values()])  # noqa: E731  # its path is of this turn
             hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
             hooks.append(module.register_forward_hook(lambda _, args, output, path=path: note(path, True, output)))
     with (

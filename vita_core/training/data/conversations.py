@@ -39,8 +39,7 @@ class Root:
             return PictureRef(str(name or "picture"), data=stored)
         if not isinstance(name, str) or not name.strip():
             raise SampleError("no picture", reprlib.repr(value))
-        # without following links: the user may have linked the pictures into the folder
-        root = os.path.abspath(self.folder)  # noqa: PTH100
+        root = os.path.abspath(self.folder)  # noqa: PTH100  # resolve() would follow the user's links to pictures
         path = os.path.normpath(Path(root) / name)
         if not (self.absolute and Path(name).is_absolute()) and os.path.commonpath([root, path]) != root:
             raise SampleError("a picture outside of the folder of the data set", name)
