@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import vita
 
+import vita_core
 from vita_core import ProjectorSpec, ReductionSpec, VitaError, register
 from vita_core.cli import parts
 from vita_core.cli.new_part import new_projector, new_reduction
@@ -32,6 +34,7 @@ def test_projectors_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         "sharpness",
     }
     assert (vocabulary["options"]["classes"], vocabulary["distribution"]) == (1000, "vita-core")
+    assert vocabulary["version"] == vita_core.__version__
     assert (rows["linear"]["changes_tokens"], rows["spp_v1"]["changes_tokens"]) == (False, True)
     parts.projectors()
     title, columns, *lines = capsys.readouterr().out.splitlines()
@@ -40,6 +43,7 @@ def test_projectors_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == len(rows)
     (line,) = [line for line in lines if line.startswith("visual_vocabulary ")]
     assert "classes=1000, words=128" in line
+    assert line.endswith(f"vita-core {vita_core.__version__}")
 
 
 def test_reductions_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +98,15 @@ def test_what_is_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "vita reductions && " in capsys.readouterr().out
     new_projector("clip", at=tmp_path / "other", json=True)
     assert json.loads(capsys.readouterr().out)["distribution"] == "vita-projector-clip"
+
+
+def test_an_empty_directory_is_filled_and_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell may be in it: in a directory that another one took the place of, it would see nothing."""
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
+    new_projector("clip", at=Path())
+    assert tmp_path.stat().st_ino == before
+    assert sorted(os.listdir(".")) == ["README.md", "pyproject.toml", "tests", "vita_projector_clip"]  # noqa: PTH208  # as a shell sees it
 
 
 @pytest.mark.slow

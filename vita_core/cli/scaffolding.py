@@ -94,7 +94,7 @@ def write_plugin(
 
 
 def _write(directory: Path, kind: str, values: Mapping[str, str], others: Mapping[str, str]) -> None:
-    """Write every file of the package to `directory`, which appears only when it is complete. Raises VitaError."""
+    """Write every file of the package to `directory`, where they appear only when all are written. Raises VitaError."""
     files = {
         SHARED: SHARED,
         "README.md": "README.md",
@@ -105,9 +105,14 @@ def _write(directory: Path, kind: str, values: Mapping[str, str], others: Mappin
     directory = directory.absolute()
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise VitaError(f"--at: already exists: {directory}. Try: another directory for --at, or remove this one")
-    with whole_directory(directory) as made:
+    new = directory / ".new" if directory.exists() else directory  # a shell may be in it, so it must stay the same one
+    with whole_directory(new) as made:
         for name, target in files.items():
             text = template(kind, others.get(name, name))
             file = made / Template(target).substitute(values)
             file.parent.mkdir(exist_ok=True)
             file.write_text(Template(text).substitute(values), encoding="utf-8")
+    if new != directory:
+        for path in new.iterdir():
+            path.rename(directory / path.name)
+        new.rmdir()
