@@ -134,7 +134,11 @@ def test_provenance(tiny_config: Path, tiny_llm: Path, golden: Path, tmp_path: P
 
     opened(tiny_config, golden, "clip").save(tmp_path / "saved")
     record = json.loads((tmp_path / "saved" / "provenance.json").read_text())
-    assert record["made_by"]["tower"] == {"distribution": "vita-core", "version": version("vita-core")}
+    built_in = {"distribution": "vita-core", "version": version("vita-core")}
+    assert record["made_by"] == {
+        "vita-core": version("vita-core"),
+        **dict.fromkeys(("tower", "projector", "llm"), built_in),
+    }
     source = (golden / "clip" / "model.safetensors").read_bytes()
     assert record["sources"]["tower"]["files"] == {"model.safetensors": hashlib.sha256(source).hexdigest()}
     assert record["sources"]["llm"]["weights"] == str(tiny_llm)

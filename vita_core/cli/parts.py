@@ -38,6 +38,8 @@ def reductions(json: JsonOption = False) -> None:
 
 def _list(title: str, found: list[Registered[Any]], more: Any, *, json: bool) -> None:
     """Print what is registered of a kind. `more` returns what only specs of this kind state: name -> true or false."""
+    from vita_core.plugins.registry import version_of
+
     rows = [
         {
             "name": part.spec.name,
@@ -46,7 +48,7 @@ def _list(title: str, found: list[Registered[Any]], more: Any, *, json: bool) ->
             **more(part.spec),
             "options": _options(part),
             "distribution": part.owner.distribution,
-            "version": part.owner.version,
+            "version": version_of(part.owner),
         }
         for part in found
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from vita_core.planning.reductions import ResolvedReduction
 from vita_core.planning.resolution import Resolved
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.installed import Owner
-from vita_core.plugins.registry import CORE, SESSION
+from vita_core.plugins.registry import CORE, SESSION, version_of
 from vita_core.weights.assets import ASSET_PREFIX, provenance
 from vita_core.weights.files import sha256
 from vita_core.weights.sources import commit
@@ -37,11 +36,11 @@ def made_by(resolved: Resolved) -> dict[str, Any]:
     plugins: dict[str, Any] = {part: _plugin(owner) for part, owner in owners.items()}
     if learned := learning(resolved.tower):
         plugins["reduce"] = {key: _plugin(step.owner) for key, step in learned.items()}
-    return {"vita-core": version("vita-core"), **plugins}
+    return {"vita-core": version_of(CORE), **plugins}
 
 
 def _plugin(owner: Owner) -> dict[str, str]:
-    return {"distribution": owner.distribution, "version": owner.version}
+    return {"distribution": owner.distribution, "version": version_of(owner)}
 
 
 def sources(resolved: Resolved) -> dict[str, Any]:

@@ -30,6 +30,7 @@ __all__ = [
     "registry",
     "selection",
     "use_plugins",
+    "version_of",
 ]
 
 KINDS: dict[type, str] = {
@@ -39,6 +40,7 @@ KINDS: dict[type, str] = {
     LLMSpec: "language model",
 }
 CORE = Owner("core", "vita-core", "")
+"""The owner of the built-in parts. For its version, which is slow to look up, see `version_of`."""
 SESSION = Owner("session", "vita_core.register", "")
 
 
@@ -167,6 +169,15 @@ def import_object(path: str, *, requires: str | None, owner: Owner) -> Any:
 
 
 _selection = Selection()
+
+
+def version_of(owner: Owner) -> str:
+    """Return the version of the distribution of a part, also of a built-in one. A part of the session has none."""
+    if owner != CORE:
+        return owner.version
+    from importlib.metadata import version
+
+    return version(owner.distribution)
 
 
 def selection() -> Selection:
