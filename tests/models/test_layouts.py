@@ -112,7 +112,7 @@ def test_the_tower_is_looked_for_in_order(vita15: Path, tmp_path: Path, monkeypa
 def test_published_geometry_needs_no_tower_directory(vita15: Path) -> None:
     """Its name must be a known one exactly, not hold one."""
     edit_config(vita15, mm_vision_tower="/their/InternViT-300M-448px", mm_hidden_size=4096)
-    opened = resolve(vita15)
+    opened = resolve(vita15, tower_only=True)  # whose width the projector of this small checkpoint does not fit
     assert "published geometry of OpenGVLab/InternViT-300M-448px" in opened.notes[0]
     assert opened.tower.geometry.hidden_size == 4096
     edit_config(vita15, mm_vision_tower="/their/my-InternViT-300M-448px")

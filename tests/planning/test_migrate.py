@@ -9,13 +9,17 @@ from pathlib import Path
 import llava
 import pytest
 import torch
+from checkpoints import edit_config
 from conftest import vita
 from safetensors.torch import save_file
+from transformers import CLIPVisionConfig, CLIPVisionModel
 from videos import write_video
 
-from vita_core import build_model
+from vita_core import build_model, make_plan
+from vita_core.errors import CheckpointError
 from vita_core.pixels.video import read_frames
 from vita_core.planning.migrating import migrate, path_accident
+from vita_core.planning.resolution import resolve
 
 SYSTEM = "You are a helpful assistant."
 QUESTION = "Describe this images."
@@ -163,3 +167,25 @@ def test_migrated_llava(tmp_path: Path, tiny_llm: Path, golden: Path, next_: boo
         direct = build_model(checkpoint=place, overrides=["device=cpu"])
         through = build_model(file, overrides=["device=cpu"])
         assert through.ask(picture, "what ?").token_ids == direct.ask(picture, "what ?").token_ids
+
+
+def test_a_changed_tower_that_does_not_fit_the_checkpoints_projector(tmp_path: Path, tiny_llm: Path) -> None:
+    """The width follows from the headers of the weights, where config.json does not state it, as in converted checkpoints."""
+    theirs = llava.converted(tmp_path / "hf", tiny_llm, next_=False)
+    beside = llava.original(tmp_path, theirs, tiny_llm, tower_inside=False, adapter=True)
+    edit_config(beside, mm_hidden_size=None)
+    wide = tmp_path / "wide"
+    CLIPVisionModel(CLIPVisionConfig(**{**llava.vision_config().to_dict(), "hidden_size": 48})).save_pretrained(wide)
+    shutil.copy(tmp_path / "clip" / "preprocessor_config.json", wide)
+    for place in (tmp_path / "hf", beside):
+        assert resolve(place).tower.geometry.hidden_size == 16
+        with pytest.raises(
+            CheckpointError,
+            match=rf"{place.name}: its projector was trained for in_features 16, but the tower gives 48\. Try: the tower",
+        ):
+            resolve(place, tower_weights=str(wide))
+    file = tmp_path / "hf.yaml"
+    file.write_text(migrate(tmp_path / "hf").text)
+    assert make_plan(resolve(file)).stages[1].shape[-1] == 16
+    with pytest.raises(CheckpointError, match="in_features 16, but the tower gives 48"):
+        resolve(file, [f"tower.weights={wide}"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.plugins.registry import registry
 from vita_core.plugins.specs import WEIGHT_FILES
 from vita_core.untrusted.jsonfiles import read_object
-from vita_core.untrusted.tensorfiles import tensor_keys
+from vita_core.untrusted.tensorfiles import tensor_keys, tensor_shapes
 from vita_core.weights.sources import Source, locate
 
 __all__ = [
@@ -39,7 +39,8 @@ class Checkpoint:
     """A checkpoint of a known layout.
 
     `files` are the weight files at `source`; for a LoRA adapter, those of the `base` that it is merged into. `counts` is
-    the number of tensors of each stage in them. `notes` tell the user where each part comes from and what is skipped.
+    the number of tensors of each stage in them, and `projector` has the shapes of the projector's by its own keys. `notes`
+    tell the user where each part comes from and what is skipped.
     """
 
     source: Source
@@ -48,6 +49,7 @@ class Checkpoint:
     base: Source | None
     adapter: Path | None
     counts: Counter[Stage]
+    projector: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...]
 
     @property
@@ -115,11 +117,14 @@ def open_checkpoint(directory: str | Path, model_base: str | None = None) -> Che
     adapter = _adapter(own, base)
     files = tuple(_files(own if base is None or adapter is None else base, layout))
     trained = _trained(adapter)
-    found = survey(layout, _keys(files, trained), own.weights)
+    shapes = _shapes(files, trained)
+    found = survey(layout, shapes, own.weights)
+    part = Part(files, "projector", layout, trained)
+    projector = {key: shape for full, shape in shapes.items() if (key := part.own_key(full)) is not None}
     notes = [f"{layout.name} checkpoint", *found.notes]
     if adapter is not None:
         notes.append(f"LoRA adapter, merged into {model_base}")
-    return Checkpoint(own, layout, files, base, adapter, found.counts, tuple(notes))
+    return Checkpoint(own, layout, files, base, adapter, found.counts, projector, tuple(notes))
 
 
 def check_projector(checkpoint: Checkpoint) -> None:
@@ -168,10 +173,10 @@ def checkpoint_config(layout: Layout, own: Source, tower: FoundTower, overrides:
     return config_from(data, overrides, own.weights)
 
 
-def _keys(files: Sequence[Path], trained: Path | None) -> Iterable[str]:
-    """Return every key of the files, and of the tensors that were trained beside an adapter, without duplicates."""
-    keys = dict.fromkeys(tensor_keys(files))
-    return keys if trained is None else keys | dict.fromkeys(map(unwrapped, tensor_keys([trained])))
+def _shapes(files: Sequence[Path], trained: Path | None) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of the files by its key. Those that were trained beside an adapter replace them."""
+    own = [] if trained is None else [trained]
+    return dict(tensor_shapes(files)) | {unwrapped(key): shape for key, shape in tensor_shapes(own)}
 
 
 def _trained(adapter: Path | None) -> Path | None:

@@ -22,7 +22,7 @@ from vita_core.plugins.installed import Owner
 from vita_core.plugins.registry import registry
 from vita_core.plugins.specs import ProjectorSpec
 
-__all__ = ["ResolvedProjector", "resolve_projector"]
+__all__ = ["ResolvedProjector", "check_projector_widths", "resolve_projector"]
 
 
 @dataclass(frozen=True)
@@ -130,25 +130,50 @@ def _check_widths(resolved: ResolvedProjector, out_features: int) -> None:
     files, widths = resolved.files, (resolved.in_features, out_features)
     if files is None:
         return
-    spec, name, options = resolved.spec, resolved.name, resolved.options
+    name = resolved.name
     kind = None if files.type is None else files.type.rpartition("/")[2]
     if kind is not None and kind != name:  # several types have tensors of the same names and shapes
         raise CheckpointError(
             f"projector.weights: {files.where} is a projector of another type than projector.type: {name!r}. "
             f"Try: `projector.type: {files.type}`"
         )
-    trained = trained_widths(files, widths, lambda a, b: spec.parameters(name, a, b, options))
+    trained = _trained_widths(resolved, files, widths)
     if trained != widths and not files.stated and (others := _others(files, widths)):
         raise CheckpointError(
             f"projector.weights: {files.where} has the tensors of another projector than projector.type: {name!r}. "
             f"Try: {' or '.join(f'`projector.type: {other}`' for other in others)}"
         )
-    words = ("in_features {}, but the tower gives {}", "out_features {}, but the language model takes {}")
-    pairs = zip(words, trained or widths, widths, strict=True)
-    if wrong := [text.format(before, now) for text, before, now in pairs if before != now]:
+    if wrong := _other_widths(trained or widths, widths):
         raise CheckpointError(
-            f"projector.weights: {files.where} was trained for {', and for '.join(wrong)}. Try: the settings that "
+            f"projector.weights: {files.where} was trained for {wrong}. Try: the settings that "
             "it was trained with, or train a new projector with `vita train CONFIG --data DATA --out DIR`"
+        )
+
+
+def _trained_widths(resolved: ResolvedProjector, files: ProjectorFiles, widths: Widths) -> Widths | None:
+    spec, name, options = resolved.spec, resolved.name, resolved.options
+    return trained_widths(files, widths, lambda a, b: spec.parameters(name, a, b, options))
+
+
+def _other_widths(trained: Widths, widths: Widths) -> str:
+    """Say for which widths a projector was trained where it should have others, or return an empty text."""
+    words = ("in_features {}, but the tower gives {}", "out_features {}, but the language model takes {}")
+    pairs = zip(words, trained, widths, strict=True)
+    return ", and for ".join(text.format(before, now) for text, before, now in pairs if before != now)
+
+
+def check_projector_widths(resolved: ResolvedProjector, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise CheckpointError if the shapes of a projector in the checkpoint `where` are those of other widths.
+
+    Shapes that no widths explain are told when the projector is built.
+    """
+    if resolved.out_features is None:
+        return
+    stored, widths = ProjectorFiles(where, (), False, shapes, {}), (resolved.in_features, resolved.out_features)
+    if wrong := _other_widths(_trained_widths(resolved, stored, widths) or widths, widths):
+        raise CheckpointError(
+            f"{where}: its projector was trained for {wrong}. Try: the tower and the settings that it was trained with, or "
+            "`projector.weights: FILE` with a projector for these"
         )
 
 

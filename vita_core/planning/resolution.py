@@ -30,7 +30,7 @@ from vita_core.planning.geometry import needed_grid
 from vita_core.planning.language import ResolvedLLM, resolve_llm
 from vita_core.planning.native import with_budget
 from vita_core.planning.origins import override_marks, tower_marks
-from vita_core.planning.projectors import ResolvedProjector, resolve_projector
+from vita_core.planning.projectors import ResolvedProjector, check_projector_widths, resolve_projector
 from vita_core.planning.reduction_weights import check_weights
 from vita_core.planning.towers import ResolvedTower, resolve_tower
 from vita_core.planning.videos import with_frames
@@ -171,6 +171,7 @@ def _with_language(resolved: Resolved, llm_config: LLMConfig, *, offline: bool) 
         raise PluginError(f"{checkpoint.source.weights}: mm_projector_type: {error}") from error
     if checkpoint is not None and projector.unread:
         check_projector(checkpoint)
+        check_projector_widths(projector, checkpoint.projector, checkpoint.source.weights)
     _check_rows(resolved, projector)
     return replace(resolved, projector=projector, llm=llm)
 
