@@ -53,9 +53,8 @@ def outcome(folder: Path, kind: str) -> Outcome:
 )
 @pytest.mark.parametrize("kind", ["result", "refused", "raised", "asleep", "busy", "large"])
 def test_the_child_goes_on(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "law.SECONDS", 0.3 if kind in ("asleep", "busy") else 30.0
-    )  # a busy machine takes memory slowly
+    # a busy machine takes memory slowly
+    monkeypatch.setattr("law.SECONDS", 0.3 if kind in ("asleep", "busy") else 30.0)
     found = outcome(tmp_path, kind)
     assert found.kind == {"asleep": "slow", "busy": "slow"}.get(kind, kind)
     if found.kind == "slow":

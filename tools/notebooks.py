@@ -37,10 +37,8 @@ def executed(notebook: Path, folder: Path) -> NotebookNode:
         resources={"metadata": {"path": str(folder)}},
     )
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # `vita` of this environment
-    told = {
-        "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cpu",
-    }  # DeepSpeed, where it is installed, warns if it must look for it
+    # DeepSpeed, where it is installed, warns if it must look for its accelerator
+    told = {"HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
     client.execute(env={**os.environ, "PATH": path, **told})
     for cell in node.cells:
         if cell.cell_type == "code":  # warnings and progress bars, which differ from machine to machine

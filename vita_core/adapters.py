@@ -179,9 +179,8 @@ def _fitted(directory: Path, state: Mapping[str, Tensor], put: Any) -> Any:
             "adapter_config.json that was saved with them"
         )
     try:
-        config = PeftConfig.from_pretrained(
-            str(directory), local_files_only=True
-        )  # a name like owner/name is no hub id
+        # a name like owner/name is no hub id
+        config = PeftConfig.from_pretrained(str(directory), local_files_only=True)
         if not isinstance(config, LoraConfig):
             raise CheckpointError(
                 f"{directory}: peft_type {config.peft_type.value!r} is not supported, only 'LORA'. "

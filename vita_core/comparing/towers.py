@@ -93,9 +93,8 @@ def look(
             opened.tower.ends_before = 0
             mean = torch.stack([tokens.mean(0) for tokens, _ in opened.tokens(pictures)])
             between, maps = _layers(opened, pictures), _maps(opened, small, number, folder)
-        except (
-            Exception
-        ) as error:  # any error of a plugin or the machine: the scores of the comparison are not lost for it
+        except Exception as error:
+            # any error of a plugin or the machine: the scores of the comparison are not lost for it
             failed[one.name] = f"{type(error).__name__}: {error}"
             continue
         means[one.name] = mean

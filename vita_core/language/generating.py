@@ -34,9 +34,8 @@ def shared_prefix(llm: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
     from transformers.cache_utils import DynamicLayer
 
     layers = DynamicCache(config=llm.model.config).layers
-    if len(prompts) < 2 or any(
-        type(layer) is not DynamicLayer for layer in layers
-    ):  # a sliding window, a recurrent state
+    # a sliding window, a recurrent state
+    if len(prompts) < 2 or any(type(layer) is not DynamicLayer for layer in layers):
         return 0
     columns = enumerate(zip(*prompts, strict=False))
     return next((at for at, ids in columns if ids[0] == PICTURE_ID or len(set(ids)) > 1), 0)

@@ -35,9 +35,8 @@ class LanguageModel(nn.Module):
             self.tokenizer, model = _pretrained(config) if part is None else _from_part(config, part)
         except (VitaError, MemoryError, torch.OutOfMemoryError):
             raise
-        except (
-            Exception
-        ) as error:  # transformers raises any of them for a damaged file, and ImportError without a flash kernel
+        except Exception as error:
+            # transformers raises any of them for a damaged file, and ImportError without a flash kernel
             first = describe(error).rstrip(".")
             other = "the directory or hub id of a causal language model that transformers supports"
             raise CheckpointError(

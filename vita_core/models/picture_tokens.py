@@ -44,9 +44,8 @@ class PictureTokens(OldNames):
     def projected(self, features: Tensor, grid: Grid | None) -> Tensor:
         """Return the projected tokens (tiles, N', D) of the tower's (tiles, N, C), which are on `grid` if they have one."""
         projector, _ = self.resolved.language("the model")
-        projector.behind(
-            grid, features.shape[1]
-        )  # of native resolution, a picture's own grid may be one that it cannot take
+        # of native resolution, a picture's own grid may be one that it cannot take
+        projector.behind(grid, features.shape[1])
         own = next(self.projector.parameters(), None)  # while it is trained, it may be float32 before a smaller decoder
         dtype = self.llm.dtype if own is None else own.dtype
         return project(self.projector, features.to(dtype), grid).to(self.llm.dtype)

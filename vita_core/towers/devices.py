@@ -180,12 +180,8 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()  # this also fails on `meta`, which holds no values
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-        ImportError,
-    ) as error:  # torch raises one or the other, depending on the device
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        # torch raises one or the other, depending on the device
         first = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise ConfigError(
             f"device: {name!r} cannot be used here: {first.rstrip('.')}. Try: `device: auto` or `device: cpu`"

@@ -47,9 +47,8 @@ def build_checked(resolved: ResolvedTower, build: Callable[[], nn.Module]) -> nn
     except VitaError:
         raise
     except Exception as error:
-        if wanted != "auto" and isinstance(
-            error, ImportError | ValueError
-        ):  # raised by transformers for a missing kernel
+        # raised by transformers for a missing kernel
+        if wanted != "auto" and isinstance(error, ImportError | ValueError):
             raise ConfigError(
                 f"tower.attention: {named} with {wanted!r} on this machine: {describe(error).rstrip('.')}. "
                 "Try: `tower.attention: auto`"

@@ -40,9 +40,8 @@ class FusedTower(BaseVisionTower):
             with in_part(place):
                 own = part.settings.device
                 made.append(unloaded(part, device if own is None else pick_device(own)))
-        self.parts = tuple(
-            made
-        )  # a tuple, because they are modules of this one only once they are loaded, in `encoder`
+        # a tuple, because they are modules of this one only once they are loaded, in `encoder`
+        self.parts = tuple(made)
 
     def build_encoder(self) -> nn.Module:
         """Return the list of the parts."""

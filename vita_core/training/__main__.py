@@ -4,6 +4,5 @@ import runpy
 import sys
 
 sys.argv[1:1] = ["train"]
-runpy.run_module(
-    "vita_core", run_name="__main__"
-)  # a program runs another one: this package imports nothing from the cli
+# a program runs another one: this package imports nothing from the cli
+runpy.run_module("vita_core", run_name="__main__")

@@ -65,9 +65,8 @@ def open_sets(data: Mapping[str, DataSetConfig], seed: int) -> Sets:
     for name, settings in data.items():
         source = open_source(settings, f"data.{name}")
         if isinstance(source, FolderSource):
-            source.captioned(
-                f"data.{name}.path"
-            )  # a folder of captions that are all missing is refused before the training
+            # a folder of captions that are all missing is refused before the training
+            source.captioned(f"data.{name}.path")
         kept, held = parted(source, settings.held_out, seed)
         if not len(kept):
             raise ConfigError(

@@ -33,9 +33,8 @@ class TorchvisionTower(BaseVisionTower):
     def encode(self, pixels: Tensor, layers: Sequence[int]) -> tuple[dict[int, Tensor], tuple[int, int]]:
         assert self.encoder is not None
         kept: dict[int, Tensor] = {}
-        x = pixels.contiguous(
-            memory_format=torch.channels_last
-        )  # the memory format of the convolutions in oneDNN and cuDNN
+        # the memory format of the convolutions in oneDNN and cuDNN
+        x = pixels.contiguous(memory_format=torch.channels_last)
         for index, (_, module) in enumerate(steps(self.encoder)):
             x = module(x)
             if index in self.ends and self.ends.index(index) in layers:

@@ -66,11 +66,8 @@ def record(model: nn.Module, arguments: dict[str, Any]) -> list[Event]:
             before = lambda _, args, kwargs, path=path: note(path, False, [*args, *kwargs.values()])  # noqa: E731  # its path is of this turn
             hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
             hooks.append(module.register_forward_hook(lambda _, args, output, path=path: note(path, True, output)))
-    with (
-        torch.no_grad(),
-        counter,
-        Known(),
-    ):  # not under torch.device("meta"): BEiT would cache a table of positions without values
+    # not under torch.device("meta"): BEiT would cache a table of positions without values
+    with torch.no_grad(), counter, Known():
         model(**arguments)
     for hook in hooks:
         hook.remove()

@@ -90,9 +90,8 @@ class PerceiverResampler(nn.Module):
         self.modality_projection = Idefics2MLP(channels, options["mlp_width"], width, "silu") if width else None
         original = Idefics2PerceiverResampler(config)
         self.latents, self.layers, self.norm = original.latents, original.layers, original.norm
-        nn.init.normal_(
-            self.latents, std=0.02
-        )  # the original's are all ones: equal queries would never learn to differ
+        # the original's are all ones: equal queries would never learn to differ
+        nn.init.normal_(self.latents, std=0.02)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """Return tokens (B, queries, width) of tokens (B, N, C)."""

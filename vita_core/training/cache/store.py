@@ -116,9 +116,8 @@ class FeatureStore:
     def _content(self, key: str, stored: Stored) -> bytes | None:
         """Return the bytes of a tensor, or None if they are gone or damaged."""
         try:
-            with (self.folder / stored.shard).open(
-                "rb"
-            ) as file:  # not mapped: a file that is cut would end the process
+            # not mapped: a file that is cut would end the process
+            with (self.folder / stored.shard).open("rb") as file:
                 file.seek(stored.begin)
                 content = file.read(stored.size)
         except OSError:

@@ -52,9 +52,8 @@ class JsonSource:
 
     def row(self, index: int) -> Any:
         """Return one row as plain data. Raises SampleError if it is not valid JSON."""
-        with self.path.open(
-            "rb"
-        ) as file:  # opened each time: processes that share a file would move each other's place
+        # opened each time: processes that share a file would move each other's place
+        with self.path.open("rb") as file:
             file.seek(self.begins[index])
             text = file.read(min(self.ends[index] - self.begins[index], ROW.bytes + 1))
         line, column = self.lines[index], self.columns[index]
