@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vita_core import Shape, TowerSpec, hookimpl
-from vita_core.errors import ConfigError
+from vita_core import Shape, TowerSpec, VitaError, hookimpl
 
 vita_api = 1
 
@@ -46,7 +45,7 @@ def processor(
         reason = (
             "has an image processor of its own" if preprocessor else "takes pictures of any size, which are not cut"
         )
-        raise ConfigError(f"tower.options.{next(iter(asked))}: this encoder {reason}. Try: leave it out")
+        raise VitaError(f"tower.options.{next(iter(asked))}: this encoder {reason}. Try: leave it out")
     if preprocessor:
         return preprocessor
     data = {**own_config(config).get("pretrained_cfg", {}), **asked}
