@@ -14,7 +14,6 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from vita_core import VitaError, build_model, build_tower, make_plan
-from vita_core.errors import ConfigError
 from vita_core.planning.towers import resolve_tower
 from vita_plugins.timm.geometry import measured
 
@@ -123,11 +122,11 @@ def test_a_config_asks_for_another_crop_as_timms_validation_does(tmp_path: Path,
 
 def test_a_crop_is_refused_where_pictures_are_not_cut(tmp_path: Path) -> None:
     saved(tmp_path / "naflex", "naflexvit_base_patch16_gap", embed_dim=32, depth=1, num_heads=2)
-    with pytest.raises(ConfigError, match=r"tower\.options\.crop_pct: this encoder takes pictures of any size"):
+    with pytest.raises(VitaError, match=r"tower\.options\.crop_pct: this encoder takes pictures of any size"):
         resolve_tower({"weights": str(tmp_path / "naflex"), "options": {"crop_pct": 0.9}})
     saved(tmp_path / "own", "resnet18")
     ViTImageProcessorPil().save_pretrained(tmp_path / "own")
-    with pytest.raises(ConfigError, match=r"tower\.options\.crop_mode: this encoder has an image processor of its own"):
+    with pytest.raises(VitaError, match=r"tower\.options\.crop_mode: this encoder has an image processor of its own"):
         resolve_tower({"weights": str(tmp_path / "own"), "options": {"crop_mode": "squash"}})
 
 
