@@ -137,6 +137,17 @@ def test_a_comparison_of_another_form_is_an_error(tmp_path: Path, change: dict[s
             write(tmp_path)
 
 
+@pytest.mark.parametrize(("change", "bug"), [({"pairs": [1]}, TypeError), ({"examples": [{}]}, KeyError)])
+def test_a_report_that_fails_for_what_was_just_written_is_a_bug(
+    tmp_path: Path, change: dict[str, object], bug: type[Exception]
+) -> None:
+    found = write_comparison(tmp_path, [config("one", 0), config("two", 1)])
+    (tmp_path / "comparison.json").write_text(json.dumps({**found, **change}))
+    for write in (write_report, write_page):
+        with pytest.raises(bug):
+            write(tmp_path, new=True)
+
+
 def test_a_pipe_is_no_record(tmp_path: Path) -> None:
     """Nothing may ever write to it, so that a reader would wait for ever."""
     os.mkfifo(tmp_path / "a.json")

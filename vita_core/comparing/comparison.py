@@ -83,8 +83,8 @@ def compare(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> 
     found: dict[str, Any] = rounded(comparison)
     write_text(out / "timings.json", json.dumps(rounded(timings), indent=1))
     write_text(out / "comparison.json", json.dumps(found, indent=1, ensure_ascii=False, sort_keys=True))
-    write_report(out)
-    write_page(out)
+    write_report(out, new=True)
+    write_page(out, new=True)
     return found
 
 

@@ -18,13 +18,13 @@ MARK = "†"
 """Behind the name of a config that is not compared on equal terms."""
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, new: bool = False) -> Path:
     """Write ``comparison.md`` from ``comparison.json`` and ``timings.json`` in a folder, and return its path.
 
-    Raises VitaError for a damaged file.
+    Raises VitaError for a damaged file, unless they are `new` (see `vita_core.comparing.records.showing`).
     """
     comparison, timings = (read_written(folder / name, AGAIN) for name in ("comparison.json", "timings.json"))
-    with showing(folder / "comparison.json"):
+    with showing(folder / "comparison.json", new=new):
         text = re.sub(r"\n{3,}", "\n\n", "\n".join(report(comparison, timings)))
     write_text(folder / "comparison.md", f"{text}\n")
     return folder / "comparison.md"

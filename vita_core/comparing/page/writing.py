@@ -44,18 +44,19 @@ class Shown:
     answers: Sequence[Answer]
 
 
-def write_page(folder: Path) -> Path:
+def write_page(folder: Path, *, new: bool = False) -> Path:
     """Write ``comparison.html`` from ``comparison.json`` in a folder, and return its path.
 
     ``timings.json`` and the pictures in ``page/`` are shown where they exist. Equal files give equal bytes. Raises VitaError
-    if a package of the extra `compare` is not installed, and for a ``comparison.json`` that cannot be shown.
+    if a package of the extra `compare` is not installed, and for a ``comparison.json`` that cannot be shown, unless it is `new`
+    (see `vita_core.comparing.records.showing`).
     """
     check_installed()  # before the import, which would raise a traceback
     from jinja2 import UndefinedError
 
     source = folder / "comparison.json"
     comparison = read_written(source, AGAIN)
-    with showing(source, UndefinedError):
+    with showing(source, UndefinedError, new=new):
         text = _rendered(_values(comparison, folder))
     write_text(folder / "comparison.html", text)
     return folder / "comparison.html"
