@@ -302,6 +302,8 @@ def test_features_without_stages_are_not_stale(sections: dict[str, Any], caption
     cache.fill()
     before = cache.features(1, 1)
     assert torch.equal(opened().features(1, 1), before)
+    (tmp_path / "work" / "features.json").write_text("{}")  # damaged
+    assert not opened().features(1, 1).any()
     other_weight(Path(weights))
     changed = opened()
     assert not changed.features(1, 1).any()

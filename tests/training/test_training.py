@@ -86,6 +86,10 @@ def test_train_writes_what_run_opens(
     assert {(out / name).stat().st_mode for name in written} == {(tmp_path / "plain").stat().st_mode}
     with pytest.raises(ConfigError, match="another config or other data"):
         train(load_config(tiny_config, [*QUICK, "training.seed=1"]), [captioned], out)
+    for text, message in (("{}", "another config or other data"), ("[1]", r"run\.json:1:1: not a JSON object")):
+        (out / "work" / "run.json").write_text(text)
+        with pytest.raises(VitaError, match=message):
+            train(load_config(tiny_config, QUICK), [captioned], out)
 
 
 def test_a_place_that_cannot_be_written_is_told(tiny_config: Path, captioned: Path, tmp_path: Path) -> None:

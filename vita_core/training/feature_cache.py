@@ -27,7 +27,7 @@ from vita_core.towers.tower import BaseVisionTower
 from vita_core.training.cache.identity import identity
 from vita_core.training.data import Sample
 from vita_core.training.variants import varied
-from vita_core.untrusted.jsonfiles import read_json
+from vita_core.untrusted.jsonfiles import read_object
 from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import sha256, write_text, writing
 
@@ -93,8 +93,8 @@ class FeatureCache:
     def _read_progress(self) -> int | None:
         if not self._progress.is_file():
             return None
-        saved = read_json(self._progress, RECORD)
-        return int(saved["done"]) if saved["key"] == self._key else None
+        saved = read_object(self._progress, RECORD)
+        return int(saved["done"]) if saved.get("key") == self._key else None
 
     @torch.inference_mode()
     def fill(self) -> None:

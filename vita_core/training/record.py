@@ -11,7 +11,7 @@ from typing import Any
 from vita_core.config.schema import Config
 from vita_core.errors import ConfigError
 from vita_core.training import processes
-from vita_core.untrusted.jsonfiles import read_json
+from vita_core.untrusted.jsonfiles import read_object
 from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import write_text
 
@@ -44,8 +44,8 @@ class Run:
             "key": hashlib.sha256((settings + data).encode()).hexdigest(),
             "processes": processes.count(),
         }
-        self.record = read_json(self.file, RECORD) if self.file.is_file() else new
-        if self.record["key"] != new["key"]:
+        self.record = read_object(self.file, RECORD) if self.file.is_file() else new
+        if self.record.get("key") != new["key"]:
             raise ConfigError(
                 f"--out: {out} contains a run with another config or other data. Try: another directory for --out"
             )
