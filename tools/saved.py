@@ -1,6 +1,7 @@
-"""Write the directories that the code of today saves to tests/fixtures/saved-VERSION, with what they give: `make saved`.
+"""Write the directories that the code of today saves to tests/fixtures/saved-VERSION, with what they give.
 
-It is run once before the release of a version. tests/models/test_saved_before.py opens these directories for ever.
+`python tools/saved.py` is run once before the release of a version. tests/models/test_saved_before.py opens these directories
+for ever.
 """
 
 from __future__ import annotations
