@@ -13,6 +13,7 @@ from typing import Any
 REPOSITORY = Path(__file__).parent.parent
 sys.path.append(str(REPOSITORY / "benchmarks"))
 from cases import SIZES, WIDTH, projectors, steps  # noqa: E402  # a script's folder, found only now
+from marked import filled  # noqa: E402  # beside it
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "fusion.json"
 FROM_THE_FIRST = re.compile(r"\[1, 2, [0-9, ]+, (?=\d+\])")
@@ -118,9 +119,5 @@ def combine() -> str:
     """Return combine.md with new tables."""
     page = (REPOSITORY / "docs" / "combine.md").read_text(encoding="utf-8")
     for name, lines in TABLES.items():
-        head, begin, rest = page.partition(f"<!-- {name}: begin, written by `make docs` -->")
-        _, end, tail = rest.partition(f"<!-- {name}: end -->")
-        assert begin, name
-        assert end, name
-        page = "\n".join([head + begin, "", *lines(), "", end + tail])
+        page = filled(page, name, lines())
     return page

@@ -17,7 +17,8 @@ from combining import combine
 from docstrings import field_items
 from drawing import draw
 from error_page import errors
-from matrix import replaced
+from marked import filled
+from matrix import reliability
 from reliability import collected
 from rooms import Room, rooms, table, without_torch
 from study import study
@@ -33,7 +34,6 @@ from vita_core.plugins.specs import LLMShape, LLMSpec, ProjectorSpec, Shape, Sta
 from vita_core.testing import KIT
 
 HERE = Path(__file__).parent
-ROOMS = "<!-- rooms: begin, written by `make docs` -->"
 SECTIONS = [
     "TowerConfig",
     "ProjectorConfig",
@@ -176,11 +176,7 @@ def reference() -> str:
 def architecture(found: list[Room]) -> str:
     """Return architecture.md with a new table of packages."""
     page = (HERE / "architecture.md").read_text(encoding="utf-8")
-    head, begin, rest = page.partition(ROOMS)
-    _, end, tail = rest.partition("<!-- rooms: end -->")
-    assert begin
-    assert end
-    return "\n".join([head + begin, "", *table(found), "", end + tail])
+    return filled(page, "rooms", table(found))
 
 
 def main() -> None:
@@ -194,7 +190,7 @@ def main() -> None:
         "errors.md": errors(),
     }
     if "--check" not in sys.argv:
-        texts["reliability.md"] = replaced((HERE / "reliability.md").read_text(encoding="utf-8"), collected())
+        texts["reliability.md"] = reliability((HERE / "reliability.md").read_text(encoding="utf-8"), collected())
     for name, text in texts.items():
         file = HERE / name
         if "--check" not in sys.argv:

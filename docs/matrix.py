@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from marked import filled
 from reliability import Row
 
-BEGIN, END = "<!-- matrix: begin, written by `make docs` -->", "<!-- matrix: end -->"
-STRESS, STRESS_END = "<!-- stress: begin, written by `make docs` -->", "<!-- stress: end -->"
 STRESS_HEAD = ["| door | seeds | files | results | refused | seconds |", "| --- | --- | --- | --- | --- | --- |"]
 HEAD = ["| door | fault | expected | tested by | cases |", "| --- | --- | --- | --- | --- |"]
 
@@ -28,34 +27,25 @@ def line(row: Row) -> str:
     return f"| {row.door} | {row.fault} | {row.expected} | {tests} | {sum(row.tests.values())} |"
 
 
-def table(rows: Iterable[Row]) -> str:
-    """What stands between `BEGIN` and `END`."""
-    rows = list(rows)
+def table(rows: Sequence[Row]) -> list[str]:
+    """The table of all rows, and how many there are."""
     cases = sum(sum(row.tests.values()) for row in rows)
-    return "\n".join(["", f"{len(rows)} rows, {cases} cases.", "", *HEAD, *map(line, rows), ""])
+    return [f"{len(rows)} rows, {cases} cases.", "", *HEAD, *map(line, rows)]
 
 
-def long_run() -> str:
+def long_run() -> list[str]:
     """The table of the last `make stress`, from stress.json."""
     run = json.loads((Path(__file__).parent / "stress.json").read_text(encoding="utf-8"))
-    lines = ["", f"The last one was on {run['date']}.", "", *STRESS_HEAD]
+    lines = [f"The last one was on {run['date']}.", "", *STRESS_HEAD]
     for door, told in run["doors"].items():
         ends = told["ends"]
         numbers = (sum(ends.values()), ends.get("result", 0), ends.get("refused", 0), told["seconds"])
         first, last = told["seeds"]
         lines.append(f"| {door} | {first} to {last} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
     total = sum(sum(told["ends"].values()) for told in run["doors"].values())
-    return "\n".join([*lines, "", f"{total:,} files in all.", ""])
+    return [*lines, "", f"{total:,} files in all."]
 
 
-def replaced(page: str, rows: Iterable[Row]) -> str:
-    """Return the page with new tables."""
-    return _between(_between(page, BEGIN, END, table(rows)), STRESS, STRESS_END, long_run())
-
-
-def _between(page: str, begin: str, end: str, text: str) -> str:
-    head, found, rest = page.partition(begin)
-    _, closed, tail = rest.partition(end)
-    assert found
-    assert closed
-    return f"{head}{begin}\n{text}\n{end}{tail}"
+def reliability(page: str, rows: Sequence[Row]) -> str:
+    """Return reliability.md with new tables."""
+    return filled(filled(page, "matrix", table(rows)), "stress", long_run())

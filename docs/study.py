@@ -7,22 +7,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+from marked import filled
+
 from vita_core.comparing.report import report
 
 REPOSITORY = Path(__file__).parent.parent
 STUDY = REPOSITORY / "examples" / "study"
 PAGE = REPOSITORY / "docs" / "swap-a-tower.md"
-BEGIN, END = "<!-- study: begin, written by `make docs` -->", "<!-- study: end -->"
 SECTIONS = ("Results", "Differences", "Learning rates", "Cost", "How alike the towers are")
 
 
 def study() -> str:
     """Return swap-a-tower.md with new tables."""
-    head, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    assert begin
-    assert end
-    return "".join([head, begin, "\n\n", tables(), "\n", end, tail])
+    return filled(PAGE.read_text(encoding="utf-8"), "study", [tables()])
 
 
 def tables() -> str:
