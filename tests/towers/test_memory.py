@@ -44,7 +44,7 @@ def test_a_batch_is_halved_once(error: Exception) -> None:
     pixels = torch.randn(7, 3, 56, 56)
     tower, small = opened(2, error)
     with pytest.warns(
-        UserWarning, match=r"tower 'clip' is out of memory with 4 pictures .* goes on with 2\. Try: `tower\.max"
+        UserWarning, match=r"tower 'clip' is out of memory with a batch of 4, and goes on with 2\. Try: `tower\.max"
     ):
         found = tower(pixels)
     assert small.sizes == [4, 2, 2, 2, 1]
@@ -53,11 +53,14 @@ def test_a_batch_is_halved_once(error: Exception) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:tower 'clip' is out of memory")
-@pytest.mark.parametrize(("holds", "limit", "told"), [(1, 4, "2 pictures"), (0, 1, "1 pictures")])
-def test_a_memory_that_is_still_too_small_is_an_error(holds: int, limit: int, told: str) -> None:
+@pytest.mark.parametrize(
+    ("holds", "limit", "told"), [(1, 4, (2, "`tower.max_batch: 1`, a smaller")), (0, 1, (1, "a smaller"))]
+)
+def test_a_memory_that_is_still_too_small_is_an_error(holds: int, limit: int, told: tuple[int, str]) -> None:
     tower, _ = opened(holds, NO_MEMORY[0], max_batch=limit)
     with pytest.raises(
-        VitaError, match=rf"tower 'clip' is out of memory with {told} at once: CUDA out of memory\. Try: `tower"
+        VitaError,
+        match=rf"tower 'clip' is out of memory with a batch of {told[0]}: CUDA out of memory\. Try: {told[1]}",
     ):
         tower(torch.randn(4, 3, 56, 56))
 

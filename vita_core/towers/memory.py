@@ -32,9 +32,10 @@ def in_memory(run: Callable[[Any], Any], batch: Any, step: int, tower: str) -> I
                 _raise_failure(error, tower)
                 raise
             if halved or len(part) == 1:
+                fewer = f"`tower.max_batch: {len(part) // 2}`, " if len(part) > 1 else ""
                 raise VitaError(
-                    f"tower {tower!r} is out of memory with {len(part)} pictures at once: {_first_line(error)}. Try: "
-                    f"`tower.max_batch: {max(1, len(part) // 2)}`, a smaller picture, or another device"
+                    f"tower {tower!r} is out of memory with a batch of {len(part)}: {_first_line(error)}. Try: {fewer}a smaller "
+                    "picture, or another device"
                 ) from error
         else:
             yield part, found
@@ -42,7 +43,7 @@ def in_memory(run: Callable[[Any], Any], batch: Any, step: int, tower: str) -> I
             continue
         halved, step = True, len(part) // 2
         warnings.warn(
-            f"tower {tower!r} is out of memory with {len(part)} pictures at once, and goes on with {step}. "
+            f"tower {tower!r} is out of memory with a batch of {len(part)}, and goes on with {step}. "
             f"Try: `tower.max_batch: {step}`, which saves the attempt",
             stacklevel=2,
         )
