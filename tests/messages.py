@@ -35,8 +35,9 @@ KEY = re.compile(r"(?:--set )?([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)(?:=|: ).*|([a-z
 
 @dataclass(frozen=True)
 class Site:
-    """One ``raise``: its lines, the function it stands in, and a pattern of what it says."""
+    """One ``raise`` of an error of the class `kind`: its lines, the function it stands in, and a pattern of what it says."""
 
+    kind: str
     file: str
     function: str
     lines: range
@@ -65,7 +66,7 @@ def _sites(file: Path) -> Iterator[Site]:
             holding = [f for f in functions if f.lineno <= node.lineno <= (f.end_lineno or f.lineno)]
             function = max(holding, key=lambda f: f.lineno).name if holding else "module"
             lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-            yield Site(file.relative_to(REPOSITORY).as_posix(), function, lines, _pattern(call.args[0]))
+            yield Site(name, file.relative_to(REPOSITORY).as_posix(), function, lines, _pattern(call.args[0]))
 
 
 def _pattern(message: ast.expr) -> str:
