@@ -87,10 +87,11 @@ def test_the_plan_refuses_it_too(clip: Path, tmp_path: Path) -> None:
 
 
 def test_a_picture_far_larger_than_the_encoders_is_refused_with_its_bytes(clip: Path) -> None:
-    for key, value in {"size": {"shortest_edge": 2000}, "crop_size": [2000, 56]}.items():
+    for key, value in {"size": {"shortest_edge": 3000}, "crop_size": [3000, 56]}.items():
         (clip / "preprocessor_config.json").write_text(json.dumps({**GOOD, key: value}))
         with pytest.raises(
-            CheckpointError, match=rf"{key}: .* is too large: 48,000,000 bytes a picture, but the encoder takes 56 x 56"
+            CheckpointError,
+            match=rf"{key}: .* is too large: 108,000,000 bytes a picture, but the encoder takes 56 x 56",
         ):
             resolve_tower({"weights": str(clip)})
 

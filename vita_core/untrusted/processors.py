@@ -20,7 +20,7 @@ MOST_SIDE = 8192
 """The most pixels of a side of the pictures that a processor makes."""
 MOST_AREA = 1 << 28
 """The most pixels of a picture or a video of native resolution. The library's own processors have at most a third of it."""
-LARGER, LEAST = 4, 1024
+LARGER, LEAST = 4, 2048
 """How many times the side of the encoder's pictures a side may be, and the pixels that it may have anyway."""
 PAIRS = (("height", "width"), ("max_height", "max_width"), ("min_pixels", "max_pixels"))
 SIDES = (*(side for pair in PAIRS for side in pair), "shortest_edge", "longest_edge")
@@ -34,6 +34,8 @@ SWITCHES = {
     "crop_size": "do_center_crop",
 }
 """The flag that must be off if a key is null."""
+NO_SIZE = ("size_divisor", "max_num_patches", "max_patches", "max_soft_tokens")
+"""Keys of processors that need no size: they keep the size of a picture, or count its patches."""
 PIXEL_BYTES = 12
 """Bytes of a pixel of three channels in float32."""
 
@@ -190,7 +192,8 @@ def check_processor(config: Mapping[str, Any], file: str, inside: str = "") -> N
     """
     for key, switch in SWITCHES.items():
         off = switch in config and not config[switch]
-        if key in config and config[key] is None and not off and not (key == "size" and "size_divisor" in config):
+        off = off or (key == "size" and any(config.get(other) is not None for other in NO_SIZE))
+        if key in config and config[key] is None and not off:
             name = f"{inside}.{key}" if inside else key
             raise CheckpointError(
                 f"{file}: {name}: null, but {switch} is not false. Try: correct that key, or download the file again"

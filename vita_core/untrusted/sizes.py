@@ -24,7 +24,8 @@ BOUNDS: tuple[Rule, ...] = tuple(
     (re.compile(pattern), least, most)
     for pattern, least, most in (
         (r"hidden_sizes?|embed_dims?|d_model|out_hidden_size|width|hidden_dim|dim", 1, 1 << 17),
-        (r"(moe_)?intermediate_size|(encoder_|decoder_)?ffn_dim|mlp_dim", 1, 1 << 20),
+        (r"intermediate_size|(encoder_|decoder_)?ffn_dim|mlp_dim", 1, 1 << 20),
+        (r"moe_intermediate_size", 0, 1 << 20),
         (r"num_hidden_layers", 1, 512),
         (r"num_layers|n_layers?|depths?|(encoder|decoder)_layers|layers", 0, 512),
         (r"num_(attention|key_value)_heads|num_heads|(encoder|decoder)_attention_heads", 1, 1 << 12),
@@ -32,7 +33,8 @@ BOUNDS: tuple[Rule, ...] = tuple(
         (r"head_width", 1, 1 << 14),
         (r"patch_size|tubelet_size|temporal_patch_size|spatial_merge_size|spatial_patch_size", 1, 1 << 12),
         (r"image_size|img_size|crop_size|input_size", 1, 1 << 14),
-        (r"num_channels|in_chans|in_channels", 1, 1 << 10),
+        (r"num_channels|in_chans", 1, 1 << 10),
+        (r"in_channels", 1, 1 << 17),  # of a map inside a model too
         (r"num_(local_|routed_)?experts|n_routed_experts", 0, 1 << 16),
         (r"num_labels|num_classes|num_frames|num_queries|num_positions|window_size", 0, 1 << 20),
         (r"vocab_size", 0, 1 << 24),
@@ -45,7 +47,10 @@ NUMBERS = re.compile(
 )
 """Keys whose value is never a text. Others of `BOUNDS` may mean something else in a part of a model."""
 SIDES = {"height", "width", "depth"}
-FREE = re.compile(r"theta|seed|total|num_param|flops|bytes|factor|scal|base|rope|eps|version|memory|max_length")
+FREE = re.compile(
+    r"theta|seed|total|num_param|flops|bytes|factor|scal|base|rope|eps|version|memory|max_length|sliding_window"
+    r"|(train|training|max|num)_(tokens|samples|num_samples)|samples_seen|tokens_seen"
+)
 """Keys whose numbers are no sizes."""
 OBJECTS = re.compile(
     r"(vision|text|llm|audio|backbone|encoder|decoder|projector)_(config|cfg)|model_(cfg|args)|quantization_config"
@@ -56,8 +61,8 @@ TEXTS = ("model_type", "architecture", "timm_model_name")
 UNREAD = ("id2label", "label2id", "label_names", "label_descriptions", "quantization_config", "task_specific_params")
 MOST = 10**8
 """The most of a whole number under any other key."""
-MOST_PATCHES = 1 << 18
-"""The most patches of one picture: those of 7,168 x 7,168 pixels, each of 14 x 14."""
+MOST_PATCHES = 1 << 22
+"""The most patches of one picture: those of 8,192 x 8,192 pixels, each of 4 x 4, as Swin's are."""
 MOST_PARAMETERS = 10**13
 """The most parameters of one model: several times those of the largest one that is published."""
 

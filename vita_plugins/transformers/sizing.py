@@ -21,7 +21,13 @@ def native_size(native: Native, part: Any, whole: Any, preprocessor: Mapping[str
     made, patch, merge = image_processor(preprocessor), part.patch_size, blocks_of(native, part, whole)
     if native.tiles:
         key, fits = ("max_image_size" if hasattr(made, "max_image_size") else "size"), part.image_size
-        found = getattr(made, key)["longest_edge" if key == "max_image_size" else "height"]
+        found = getattr(made, key)
+        if isinstance(found, int):
+            raise VitaError(
+                f"preprocessor config: {type(made).__name__} cuts pictures into tiles, which is not supported for this encoder. "
+                f"Try: a preprocessor_config.json whose image_processor_type is {native.processor}"
+            )
+        found = found["longest_edge" if key == "max_image_size" else "height"]
     else:
         key, found, fits = "patch_size", getattr(made, "patch_size", patch), patch
     # Pixtral's patch size is that of its processor of texts
