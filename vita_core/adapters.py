@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vita_core.errors import CheckpointError, VitaError
-from vita_core.loading import LoadReport, read_tensors
+from vita_core.loading import LoadReport, check_values, read_tensors
 from vita_core.untrusted.jsonfiles import read_object
+from vita_core.untrusted.patterns import MOST_REPEATS, check_quick, is_quick
 from vita_core.untrusted.schemas import Outside, checked
 from vita_core.weights.files import write_text, write_whole
 from vita_core.weights.shards import choose_file
@@ -34,11 +35,31 @@ __all__ = [
 
 
 class AdapterConfig(Outside):
-    """What decides how large an adapter is, in the config that peft writes."""
+    """What decides how large an adapter is and what it is put beside, in the config that peft writes."""
 
     r: Annotated[int, Field(ge=1)] = 8
     rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    alpha_pattern: dict[str, float | int] = Field(default_factory=dict)
     target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+
+    def check_patterns(self, file: str) -> None:
+        """Raise CheckpointError for what peft would run as a regular expression on every name of the model, for ever."""
+        excluded = [self.exclude_modules] if isinstance(self.exclude_modules, str) else []
+        layers = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern or []
+        for key, patterns, most in (
+            ("exclude_modules", excluded, MOST_REPEATS),
+            ("rank_pattern", self.rank_pattern, 1),  # peft adds one to each
+            ("alpha_pattern", self.alpha_pattern, 1),
+            ("layers_pattern", layers, 0),
+            ("modules_to_save", self.modules_to_save or [], 0),
+        ):
+            for pattern in patterns:
+                check_quick(pattern, file, key, most)
+        if isinstance(self.target_modules, str) and is_quick(self.target_modules):
+            check_quick(self.target_modules, file, "target_modules")
 
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -80,8 +101,7 @@ def load_adapter(root: nn.Module, directory: Path) -> None:
 def add_adapter(root: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dropout: float) -> None:
     """Put a new LoRA adapter in float32 on the linear layers of these names in a module. Only it requires gradients."""
     peft = _peft("LoRA")
-    targets = rf"({'|'.join(map(re.escape, names))})"  # a full match: a list of names would match the ends of others
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=_exactly(names))
     root.requires_grad_(False)
     with warnings.catch_warnings():  # peft uses a deprecated name of a transformers property
         warnings.simplefilter("ignore", FutureWarning)
@@ -146,6 +166,11 @@ def save_adapter(root: nn.Module, directory: Path) -> None:
     write_text(directory / "adapter_config.json", json.dumps(plain, indent=2, sort_keys=True, default=str))
 
 
+def _exactly(names: Iterable[str]) -> str:
+    """Return peft's pattern for layers of these names. A list of names would match the ends of others."""
+    return f"({'|'.join(map(re.escape, names))})"
+
+
 def _peft(what: str) -> Any:
     try:
         import peft
@@ -159,7 +184,10 @@ def _peft(what: str) -> Any:
 def _stored(directory: Path) -> dict[str, Tensor]:
     names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
     file = directory / choose_file(names, WEIGHTS, str(directory))
-    return {key: read() for key, read in read_tensors([file])}
+    state = {key: read() for key, read in read_tensors([file])}
+    for key, tensor in state.items():
+        check_values(tensor, key, f"LoRA adapter {directory}", floats=True)
+    return state
 
 
 def _fitted(directory: Path, state: Mapping[str, Tensor], put: Any) -> Any:
@@ -168,6 +196,7 @@ def _fitted(directory: Path, state: Mapping[str, Tensor], put: Any) -> Any:
 
     file = directory / "adapter_config.json"
     stated = checked(AdapterConfig, read_object(file), str(file))
+    stated.check_patterns(str(file))
     most = max(
         (len(tensor) for key, tensor in state.items() if "lora_" in key and "_A" in key and tensor.ndim), default=0
     )
@@ -186,6 +215,10 @@ def _fitted(directory: Path, state: Mapping[str, Tensor], put: Any) -> Any:
                 f"{directory}: peft_type {config.peft_type.value!r} is not supported, only 'LORA'. "
                 "Try: merge the adapter into its model with peft and save the result"
             )
+        if isinstance(stated.target_modules, str) and not is_quick(stated.target_modules):
+            # it could take for ever; the tensors say which layers they are for
+            found = (key.removeprefix(PREFIX).partition(".lora_") for key in state)
+            config.target_modules = _exactly(sorted({name for name, lora, _ in found if lora}))
         config.init_lora_weights = False  # some initialisations (PiSSA, LoftQ) change the base model
         with warnings.catch_warnings():  # peft uses a deprecated name of a transformers property
             warnings.simplefilter("ignore", FutureWarning)
