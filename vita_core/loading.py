@@ -165,7 +165,7 @@ def fill(
             else:
                 floating = tensor.is_floating_point()
                 if not (target in limits and torch.isinf(tensor).all()):  # Gemma 4's "no limit"
-                    _check_values(tensor, key, where, floats=wanted[target].is_floating_point())
+                    check_values(tensor, key, where, floats=wanted[target].is_floating_point())
                 state[target] = tensor.to(device=device, dtype=dtype if floating else None)
     report.loaded = len(state)
     report.missing = [key for key in wanted if key not in found]
@@ -177,7 +177,7 @@ def fill(
     return report
 
 
-def _check_values(tensor: Tensor, key: str, where: str, *, floats: bool) -> None:
+def check_values(tensor: Tensor, key: str, where: str, *, floats: bool) -> None:
     """Raise CheckpointError for a tensor of integers in the place of `floats`, or one that holds NaN or infinite values."""
     if not tensor.is_floating_point():
         if floats:
@@ -186,7 +186,8 @@ def _check_values(tensor: Tensor, key: str, where: str, *, floats: bool) -> None
                 "model computes with floats. Try: the checkpoint that it was made from"
             )
         return
-    if tensor.is_meta or tensor.dtype.itemsize == 1 or math.isfinite(tensor.detach().sum(dtype=torch.float32)):
+    wide = torch.float32 if tensor.dtype == torch.float16 else None  # sums of bfloat16 have the range of float32 anyway
+    if tensor.is_meta or tensor.dtype.itemsize == 1 or math.isfinite(tensor.detach().sum(dtype=wide)):
         return
     wrong = int((~torch.isfinite(tensor)).sum())  # the sum, which is quick, may overflow without any
     if wrong:

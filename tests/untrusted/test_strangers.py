@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from vita_core.config.data import DataSetConfig
 from vita_core.config.schema import Config, LLMConfig
-from vita_core.config.validation import validate
+from vita_core.config.validation import WRITTEN, validate
 from vita_core.errors import CheckpointError, ConfigError
 from vita_core.language.llm import LanguageModel
 from vita_core.towers.tower import build_tower
@@ -33,6 +33,19 @@ def test_weights_that_are_not_numbers_are_refused(golden: Path, tmp_path: Path, 
     save_file(state, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=rf"tower .*clip: {key} holds 2 values that are not finite numbers"):
         build_tower({"weights": str(folder)})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_so_are_those_of_a_language_model(tiny_llm: Path, tmp_path: Path, value: float) -> None:
+    folder = shutil.copytree(tiny_llm, tmp_path / "llm")
+    state = load_file(folder / "model.safetensors")
+    key = next(key for key in state if key.endswith("layers.1.mlp.up_proj.weight"))
+    state[key][3, :4] = value
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=rf"llm\.weights: .*llm: {key} holds 4 values that are not finite numbers"
+    ):
+        LanguageModel(LLMConfig(weights=str(folder)), torch.device("cpu"))
 
 
 def test_large_weights_whose_sum_overflows_are_loaded(golden: Path, tmp_path: Path) -> None:
@@ -66,6 +79,36 @@ TWO = [{"weights": "./a"}, {"weights": "./b"}]
 def test_values_that_no_model_has_are_refused_by_the_config(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(Config, data)
+
+
+@pytest.mark.parametrize(
+    ("data", "advice"),
+    [
+        (
+            {"tower": TWO[0], "device": "nonsense"},
+            r"device: wrong value: 'nonsense'\. Try: `device: auto` or `device: cpu`",
+        ),
+        ({"tower": {"weights": ""}}, r"tower\.weights: wrong value: ''\. Try: a directory, a file or a hub id"),
+    ],
+)
+def test_a_pattern_is_told_in_words(data: dict[str, Any], advice: str) -> None:
+    with pytest.raises(ConfigError, match=advice) as caught:
+        validate(Config, data)
+    assert not set("^$\\") & set(str(caught.value))
+
+
+def test_every_pattern_of_a_config_has_words() -> None:
+    stated: list[str] = []
+
+    def visit(schema: Any) -> None:
+        if isinstance(schema, dict):
+            stated.extend([schema["pattern"]] if isinstance(schema.get("pattern"), str) else [])
+        for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+            visit(inner)
+
+    visit(Config.model_json_schema())
+    assert len(set(stated)) >= 3
+    assert set(stated) <= WRITTEN.keys()
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps", "xpu:1"])

@@ -15,7 +15,7 @@ from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.conversations import CONVERSATIONS
 from vita_core.language.prompts import PICTURE_ID, known_token, prompt_ids
 from vita_core.language.tokenizing import checked_source, hub_options, part_tokenizer, place
-from vita_core.loading import LoadReport, part_tensors
+from vita_core.loading import LoadReport, check_values, part_tensors
 from vita_core.planning.language import LanguagePart
 from vita_core.plugins.discovery import describe
 
@@ -46,6 +46,8 @@ class LanguageModel(nn.Module):
         if config.adapter is not None:
             load_adapter(model.to(device), Path(config.adapter))
         self.model = model.to(device).eval().requires_grad_(False)
+        for key, parameter in self.model.named_parameters():
+            check_values(parameter, key, f"llm.weights: {config.weights}", floats=False)
         self.name = config.weights
 
     @property
