@@ -17,7 +17,7 @@ from vita_core.config.images import AnyresConfig, ImagesConfig, TilesConfig
 from vita_core.config.prompts import GenerationConfig, PromptConfig
 from vita_core.config.reductions import ReductionConfig
 from vita_core.config.training import TrainingConfig
-from vita_core.config.validation import Section, validate
+from vita_core.config.validation import Section, validate, written
 from vita_core.untrusted.yamlfiles import Document, Mark
 
 __all__ = [
@@ -44,8 +44,9 @@ TowerDType = Literal["auto", "float32", "float16", "bfloat16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
 
 
-Weights = Annotated[str, Field(pattern=r"\S")]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|mps|xpu|hpu|npu|mtia|xla|maia|privateuseone)(:\d{1,3})?$")]
+Weights = Annotated[str, written(r"\S", "a directory, a file or a hub id")]
+DEVICES = r"^(auto|cpu|cuda|mps|xpu|hpu|npu|mtia|xla|maia|privateuseone)(:\d{1,3})?$"
+Device = Annotated[str, written(DEVICES, "`device: auto` or `device: cpu`, or a device of torch such as cuda:0")]
 """A device of torch. Whether the machine has it is found when a model is built."""
 
 

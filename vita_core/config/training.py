@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
-from vita_core.config.validation import Section
+from vita_core.config.validation import Section, written
 
 __all__ = ["PARTS", "CacheConfig", "LoraSettings", "PartSettings", "StageConfig", "TrainedParts", "TrainingConfig"]
 
@@ -92,7 +92,7 @@ class StageConfig(Section):
     more than `max_length` tokens are rejected. `group_by_length` puts samples of similar length into a batch.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, written(r"^[A-Za-z0-9_.-]+$", "letters, digits and the characters _ . -")]
     train: TrainedParts
     data: str | Annotated[list[str], Field(min_length=1)] | None = None
     epochs: PositiveFloat | None = None

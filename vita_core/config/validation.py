@@ -12,7 +12,7 @@ import pydantic
 from vita_core.errors import ConfigError, nearest, split_advice
 from vita_core.untrusted.yamlfiles import Key, Mark
 
-__all__ = ["Section", "validate"]
+__all__ = ["Section", "validate", "written"]
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 EXPECTED = {
@@ -25,6 +25,14 @@ EXPECTED = {
     "model_type": "a mapping of keys",
 }
 """pydantic's type of a problem, and what the value should be."""
+WRITTEN: dict[str, str] = {}
+"""Patterns of texts, and what the text should be."""
+
+
+def written(pattern: str, expected: str) -> Any:
+    """Return a field of pydantic whose text matches a `pattern`. Messages say instead that it should be what is `expected`."""
+    WRITTEN[pattern] = expected
+    return pydantic.Field(pattern=pattern)
 
 
 class Section(pydantic.BaseModel):
@@ -113,6 +121,8 @@ def _wrong_value(kind: str, message: str, value: Any) -> str:
     if kind == "literal_error" and isinstance(value, str):
         wrong += nearest(value, re.findall(r"'([^']*)'", message))
     expected = EXPECTED.get(kind)
+    if kind == "string_pattern_mismatch" and (found := re.fullmatch(r"String should match pattern '(.*)'", message)):
+        expected = WRITTEN.get(found[1], f"a text that matches the regular expression {found[1]}")
     if expected is None and (found := re.fullmatch(r"Input should be (.+)", message)):
         expected = f"a value {found[1]}" if found[1].startswith(("greater", "less")) else found[1]
     if expected is None and (found := re.fullmatch(r"(\w+) should have (.+?)(?: after validation, not .+)?", message)):
