@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vita_core.errors import PictureError as PictureError
     from vita_core.errors import VitaError as VitaError
     from vita_core.language.llm import LanguageModel as LanguageModel
+    from vita_core.loading import without_weights as without_weights
     from vita_core.models.building import build_model as build_model
     from vita_core.pixels.processors import image_processor as image_processor
     from vita_core.planning.pictures import height_width as height_width
@@ -72,6 +73,7 @@ _HOME = {
     "parameter_count": "towers.measuring",
     "prepared_size": "planning.pictures",
     "register": "plugins.registry",
+    "without_weights": "loading",
 }
 __all__ = [*_HOME]  # noqa: PLE0604  # one table, not two
 

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from vita_core.errors import CheckpointError
 from vita_core.layouts.parts import Part, unwrapped
+from vita_core.tables import BoundedTables
 from vita_core.untrusted.tensorfiles import open_pickle, open_safetensors, reading, tensor_shapes
 from vita_core.weights.keyrules import KeyRules
 
@@ -83,10 +84,13 @@ class _NoValues(TorchFunctionMode):
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Build modules with their parameters on the meta device, without memory or values. Buffers are real."""
+    """Build modules with their parameters on the meta device, without memory or values. Buffers are real, and bounded.
+
+    Raises LargeTableError for a buffer that takes too much memory.
+    """
     from accelerate import init_empty_weights
 
-    with init_empty_weights(include_buffers=False), _NoValues():
+    with init_empty_weights(include_buffers=False), _NoValues(), BoundedTables():  # type: ignore[no-untyped-call]  # torch
         yield
 
 

@@ -12,7 +12,9 @@ from vita_core.plugins.installed import Owner
 from vita_core.plugins.libraries import failed_library, library_advice
 from vita_core.plugins.registry import import_object
 from vita_core.plugins.specs import Shape, TowerSpec
+from vita_core.untrusted.sizes import LargeTableError, large_table
 from vita_core.weights.sources import Source
+from vita_core.weights.stated import place
 
 __all__ = ["asked", "shape_of", "takes"]
 
@@ -74,6 +76,9 @@ def asked(
         return called(source.config, *more, **named)
     except VitaError:
         raise
+    except LargeTableError as error:
+        size = {key: value for key, value in optional.items() if key == "image_size" and value is not None}
+        raise large_table(error, {**source.config, **size}, place(source, spec.config_file)) from error
     except Exception as error:  # any error of the plugin's code, for example because the patch size is 0
         library = failed_library(error, (spec.factory, getattr(called, "__module__", None) or ""))
         raise CheckpointError(_unopened(error, library, spec, owner, source)) from error

@@ -14,6 +14,8 @@ from vita_core.loading import Tensors, without_weights
 from vita_core.planning.towers import ResolvedTower
 from vita_core.plugins.discovery import describe
 from vita_core.plugins.libraries import failed_library, library_advice
+from vita_core.untrusted.sizes import LargeTableError, large_table
+from vita_core.weights.stated import place
 
 __all__ = ["build_checked", "random_tensors"]
 
@@ -46,6 +48,8 @@ def build_checked(resolved: ResolvedTower, build: Callable[[], nn.Module]) -> nn
         return build()
     except VitaError:
         raise
+    except LargeTableError as error:
+        raise large_table(error, resolved.source.config, place(resolved.source, resolved.spec.config_file)) from error
     except Exception as error:
         # raised by transformers for a missing kernel
         if wanted != "auto" and isinstance(error, ImportError | ValueError):

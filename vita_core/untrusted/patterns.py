@@ -29,8 +29,8 @@ def check_quick(pattern: str, file: str, key: str, most: int = MOST_REPEATS) -> 
     told = f"{file}: {key}: {reprlib.repr(pattern)}"
     if not is_quick(pattern, most):
         raise CheckpointError(
-            f"{told} is a regular expression with too many repeats (over {most}) or with repeats of a group: it may take for ever. "
-            "Try: write the names of the layers there"
+            f"{told} is a regular expression with too many repeats (over {most}) or with repeats of a group, which may "
+            "take for ever. Try: write the names of the layers there"
         )
     try:
         re.compile(pattern)

@@ -17,7 +17,7 @@ from vita_core.untrusted.jsonfiles import read_object
 from vita_core.untrusted.processors import check_preparation
 from vita_core.untrusted.schemas import check_object
 
-__all__ = ["check_parameters", "check_sizes", "read_config"]
+__all__ = ["MOST_TABLE", "LargeTableError", "check_parameters", "check_sizes", "large_table", "read_config"]
 
 Rule = tuple[re.Pattern[str], int, int]
 BOUNDS: tuple[Rule, ...] = tuple(
@@ -65,6 +65,30 @@ MOST_PATCHES = 1 << 22
 """The most patches of one picture: those of 8,192 x 8,192 pixels, each of 4 x 4, as Swin's are."""
 MOST_PARAMETERS = 10**13
 """The most parameters of one model: several times those of the largest one that is published."""
+
+MOST_TABLE = 200_000_000
+"""The most bytes of one table that a model computes from its config."""
+TABLE_KEYS = ("image_size", "img_size", "patch_size", "window_size")
+"""What such tables are made of."""
+
+
+class LargeTableError(ValueError):
+    """A model would compute a table of so many `bytes`."""
+
+    def __init__(self, found: int) -> None:
+        super().__init__(f"a table of {found:,} bytes")
+        self.bytes = found
+
+
+def large_table(error: LargeTableError, config: Mapping[str, Any], file: str) -> CheckpointError:
+    """Return the error for a config, which messages call `file`, with the keys that the table may be made of."""
+    parts = [config, *(value for key, value in config.items() if OBJECTS.fullmatch(str(key)) and value)]
+    stated = {key: part[key] for part in parts for key in TABLE_KEYS if key in part}
+    told = ", ".join(f"{key}: {reprlib.repr(value)}" for key, value in stated.items()) or "its sizes"
+    return CheckpointError(
+        f"{file}: {told}: the encoder would compute a table of {error.bytes:,} bytes of it, and the limit is {MOST_TABLE:,}. "
+        "Try: correct those keys, set `tower.image_size` to a smaller size, or download the file again"
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:

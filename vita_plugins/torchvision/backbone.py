@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 import torchvision
-from accelerate import init_empty_weights
 from torch import nn
 
-from vita_core import Shape, VitaError, count_macs
+from vita_core import Shape, VitaError, count_macs, without_weights
 
 HEADS = ("classifier", "fc")
 BEHIND = ("avgpool", "dropout", "flatten", *HEADS)
@@ -67,7 +66,7 @@ def measure(
     size = size or (side, side)
     stages: list[tuple[int, tuple[int, int], int, int]] = []
     ends: list[int] = []
-    with init_empty_weights(include_buffers=False):
+    with without_weights():
         model = torchvision.models.get_model(name, weights=None).eval().to("meta")
     with torch.device("meta"), torch.no_grad():
         x = torch.empty(1, 3, *size)

@@ -12,11 +12,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from vita_core import NoBlock, Shape, VitaError, height_width, parameter_count
+from vita_core import NoBlock, Shape, VitaError, height_width, parameter_count, without_weights
 from vita_plugins.transformers.families import FAMILIES, USUAL, Family
 from vita_plugins.transformers.finding import model_class, vision_config
 from vita_plugins.transformers.pictures import stated_size
@@ -125,14 +124,15 @@ def as_key(config: Mapping[str, Any]) -> str:
 def measured(config: str, size: tuple[int, int]) -> tuple[Shape, Trace]:
     """Return the shape and the layers for a checkpoint config, in JSON, and pictures of that (height, width)."""
     part = vision_config(json.loads(config))
-    with init_empty_weights(include_buffers=False):
+    with without_weights():
         model = build(part)
     model.eval().to("meta")
     family = family_of(part)
     frames = None if family.frames is None else int(getattr(model.config, family.frames))
     still = frames is None or runs_as_pictures(model.config)
     pixels = torch.empty(1, *(3, *size) if frames is None else (frames, 3, *size), device="meta")
-    traced = trace(model, family, inputs(family, model, pixels), pixels, still=still)
+    with without_weights():  # BEiT computes its table of positions when it runs
+        traced = trace(model, family, inputs(family, model, pixels), pixels, still=still)
     parameters = [0] * (len(traced.layers) + 1)
     for path, step in traced.steps.items():
         if traced.norm is None or not inside(path, traced.norm):

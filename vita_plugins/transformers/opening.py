@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig
 
-from vita_core import BaseVisionTower, ResolvedTower, Shape, VitaError
+from vita_core import BaseVisionTower, ResolvedTower, Shape, VitaError, without_weights
 from vita_plugins.transformers import geometry, pictures
 from vita_plugins.transformers.finding import vision_config, whole_config
 from vita_plugins.transformers.native import native_shape
@@ -62,7 +61,7 @@ def shape(
 @functools.lru_cache(maxsize=16)
 def built(config: str) -> nn.Module:
     """Return the vision model for a checkpoint config, in JSON, on the meta device."""
-    with init_empty_weights(include_buffers=False):
+    with without_weights():
         return geometry.build(vision_config(json.loads(config)))
 
 
