@@ -49,8 +49,19 @@ def start() -> None:
     if not distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        _stay_here()
         # gloo for tensors on the CPU, nccl for those on a GPU
         distributed.init_process_group(store=_store(), rank=int(os.environ["RANK"]), world_size=count())
+
+
+def _stay_here() -> None:
+    """Have the processes listen on the loopback interface alone if all of them run on this machine.
+
+    By default gloo and NCCL take the address of the machine's name, which others may reach. A variable that is set stays.
+    """
+    if sys.platform == "linux" and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
 
 
 @functools.cache
