@@ -162,7 +162,6 @@ def test_a_training_saves_at_a_signal_and_stops_at_the_second(
         assert code == codes, shown
         assert shown[-1].startswith("stopped. What is done so far is kept. To go on, run the same command again: vita ")
         if len(signals) == 1:
-            assert seconds > 3
             assert {*(out / "work").rglob("checkpoint-*")} > kept
         else:
             assert seconds < SECONDS
