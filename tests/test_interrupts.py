@@ -97,6 +97,11 @@ def end(process: subprocess.Popen[str], number: int) -> tuple[int, float, list[s
 
 
 @pytest.mark.parametrize("command", MOMENTS)
+@pytest.mark.reliability(
+    door="signals",
+    fault="SIGINT and SIGTERM at twenty moments, imports and discovery of plugins among them, on a busy machine",
+    expected="130 or 143 within two seconds, one line, no debris",
+)
 def test_a_signal_ends_a_command(
     command: str, tiny_config: Path, captioned: Path, photos: Path, tmp_path: Path, loaded: None
 ) -> None:
@@ -120,6 +125,11 @@ def test_a_signal_ends_a_command(
 
 
 @pytest.mark.parametrize("where", SWALLOWED)
+@pytest.mark.reliability(
+    door="signals",
+    fault="Ctrl-C that an import or a hook swallows or turns into another error",
+    expected="130 within two seconds; no plugin is blamed",
+)
 def test_no_plugin_is_blamed_that_swallows_the_interrupt(where: str, tmp_path: Path) -> None:
     code = (
         SWALLOWED[where]
@@ -135,6 +145,11 @@ def test_no_plugin_is_blamed_that_swallows_the_interrupt(where: str, tmp_path: P
     assert seconds < SECONDS
 
 
+@pytest.mark.reliability(
+    door="signals",
+    fault="SIGTERM, or Ctrl-C twice, in a training whose disk is slow",
+    expected="a checkpoint at the first, the end within two seconds at the second",
+)
 def test_a_training_saves_at_a_signal_and_stops_at_the_second(
     tiny_config: Path, captioned: Path, tmp_path: Path
 ) -> None:

@@ -82,6 +82,11 @@ def test_variables_that_hold_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert masked(f"encoder-width true {tmp_path}") == f"encoder-width true {tmp_path}"
 
 
+@pytest.mark.reliability(
+    door="messages, logs and records",
+    fault="a secret in a variable, a URL or an argument",
+    expected="it is masked",
+)
 def test_every_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert str(VitaError(f"no {TOKEN}")) == "no ***"
@@ -93,6 +98,11 @@ def test_every_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "made" not in str(told.value)
 
 
+@pytest.mark.reliability(
+    door="messages, logs and records",
+    fault="a secret in a variable, a URL or an argument",
+    expected="it is masked",
+)
 def test_what_the_command_line_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     _report(f"cannot open {TOKEN}. Try: x")
@@ -102,6 +112,11 @@ def test_what_the_command_line_prints(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.mark.slow
+@pytest.mark.reliability(
+    door="messages, logs and records",
+    fault="a secret in a variable, a URL or an argument",
+    expected="it is masked",
+)
 def test_a_command_with_a_token_in_its_arguments() -> None:
     place = f"https://me:{TOKEN}@host/my-config.yaml"
     done = vita("plan", place, "--set", f"tower.weights={TOKEN}", HF_TOKEN=TOKEN)
@@ -110,6 +125,11 @@ def test_a_command_with_a_token_in_its_arguments() -> None:
     assert "***" in done.stderr
 
 
+@pytest.mark.reliability(
+    door="messages, logs and records",
+    fault="a secret in a variable, a URL or an argument",
+    expected="it is masked",
+)
 def test_logs_of_every_library(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     before = logging.getLogRecordFactory()
@@ -146,6 +166,11 @@ def test_a_config_of_a_comparison_that_fails(tmp_path: Path, monkeypatch: pytest
     assert "Zq7" not in told
 
 
+@pytest.mark.reliability(
+    door="messages, logs and records",
+    fault="a secret in a variable, a URL or an argument",
+    expected="it is masked",
+)
 def test_the_record_of_a_saved_model(tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = build_model(load_config(tiny_config))

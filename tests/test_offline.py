@@ -76,6 +76,11 @@ def commands(config: Path, captions: Path, photos: Path, out: Path) -> list[list
     return [[str(word) for word in line] for line in lines]
 
 
+@pytest.mark.reliability(
+    door="network",
+    fault="none (a network namespace with `lo` only)",
+    expected="what is local works and opens no socket; a hub id is an error within a second",
+)
 def test_what_is_local_needs_no_network(tiny_config: Path, captioned: Path, photos: Path, tmp_path: Path) -> None:
     lines = commands(tiny_config, captioned, photos, tmp_path)
     (tmp_path / "script.py").write_text(SCRIPT)

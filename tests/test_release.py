@@ -106,6 +106,11 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.reliability(
+    door="a release",
+    fault="the wheel in a fresh environment",
+    expected="it installs, and encodes a picture",
+)
 def test_the_wheel_of_a_release_works(dist: Path, environment: Environment, tmp_path: Path) -> None:
     (environment.site / "first.pth").write_text(
         "\n".join(path for path in sys.path if path.endswith("site-packages"))
@@ -118,6 +123,11 @@ def test_the_wheel_of_a_release_works(dist: Path, environment: Environment, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.reliability(
+    door="a release",
+    fault="two builds that differ",
+    expected="an error",
+)
 def test_builds_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Path] = []
 
@@ -171,6 +181,11 @@ def test_what_is_pinned_is_audited(tmp_path: Path) -> None:
         ("", 0, "could not be audited", 2),
         ("[]", 0, "could not be audited", 2),
     ],
+)
+@pytest.mark.reliability(
+    door="a release",
+    fault="an audit that skipped a package, or got no answer",
+    expected="NOT audited, and an exit code that is not 0",
 )
 def test_an_audit_is_green_only_if_everything_was_audited(told: str, code: int, result: str, number: int) -> None:
     found = audit.judged(PINNED, told, code, UNREACHED)

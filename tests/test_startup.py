@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -62,3 +63,16 @@ def test_what_the_benchmark_says_of_its_commands_holds(sixty: Path) -> None:
     """Among it: none of them imports torch, transformers, timm or torchvision."""
     assert {words[0] for words in COMMANDS.values()} == {"--help", "towers", "plugins", "plan"}
     check(sixty)
+
+
+@pytest.mark.slow
+@pytest.mark.reliability(
+    door="signals",
+    fault="Ctrl-C before the first line of `vita` that takes signals",
+    expected="the package imports nothing before: once Python itself has started, it ends without a traceback",
+)
+def test_nothing_is_imported_before_signals_are_taken() -> None:
+    code = "import sys; there = {*sys.modules}; import vita_core; print(*({*sys.modules} - there))"
+    line = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert set(done.stdout.split()) == {"__future__", "vita_core"}

@@ -5,10 +5,10 @@ This package exports every public name. Each is imported on first use, so that `
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in typing, whose import takes longer than all else before `vita` takes signals
 if TYPE_CHECKING:
+    from typing import Any
+
     __version__: str
     from vita_core.config.schema import load_config as load_config
     from vita_core.errors import PictureError as PictureError
@@ -85,6 +85,8 @@ def __getattr__(name: str) -> Any:
         return version("vita-core")
     if name not in _HOME:
         raise AttributeError(f"module 'vita_core' has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(f"vita_core.{_HOME[name]}"), name)
 
 

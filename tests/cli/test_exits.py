@@ -22,6 +22,11 @@ vita_api = 1
 
 
 @pytest.mark.slow
+@pytest.mark.reliability(
+    door="exit codes",
+    fault="a bug of ours",
+    expected="1, and a report to paste without paths; a traceback only with VITA_DEBUG",
+)
 def test_a_bug_prints_a_report_to_paste(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     monkeypatch.chdir(tmp_path)
@@ -57,6 +62,11 @@ def test_the_command_of_a_report_holds_no_path_and_no_text(tmp_path: Path) -> No
     assert without_paths("a/b of ./c and /d/e.bin: 1/2 in ../f") == "a/b of PATH and PATH.bin: 1/2 in PATH"
 
 
+@pytest.mark.reliability(
+    door="exit codes",
+    fault="a bug of a plugin",
+    expected="1, and a report that names the plugin",
+)
 def test_a_bug_of_a_plugin_names_its_author(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "vita_odd-1.0.dist-info"
     info.mkdir()
@@ -77,6 +87,11 @@ def test_a_bug_of_a_plugin_names_its_author(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.reliability(
+    door="exit codes",
+    fault="a reader of the output that ends first",
+    expected="141, and nothing on stderr",
+)
 def test_a_reader_that_has_gone(tmp_path: Path) -> None:
     import subprocess
 
@@ -89,6 +104,11 @@ def test_a_reader_that_has_gone(tmp_path: Path) -> None:
     assert (tmp_path / "code").read_text() in ("141\n", "0\n")
 
 
+@pytest.mark.reliability(
+    door="exit codes",
+    fault="no memory",
+    expected="2, and what to do",
+)
 def test_no_memory_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

@@ -1,11 +1,14 @@
-"""Every command that writes: killed while it writes, on a full or read-only disk, and two of them at once.
+"""Every command that writes: killed while it writes, on a full or read-only disk or with a limit on files, and two at once.
 
-Trainings and comparisons have such tests of their own.
+Trainings and comparisons have more such tests of their own, and so has the asset cache.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,26 +17,57 @@ from pathlib import Path
 
 import pytest
 from conftest import GOLDEN, vita
+from labelled import folders
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 PICTURES = GOLDEN / "pictures"
 KILLER = """
-import os, signal, sys
+import os, re, shutil, signal, sys
 
-EVENTS, FOLDER, left = {"open", "os.mkdir", "os.rename", "os.remove"}, os.environ["KILL_UNDER"], [int(os.environ["KILL_AT"])]
+EVENTS, FOLDER, SHOTS = {"open", "os.mkdir", "os.rename", "os.remove"}, os.environ["KILL_UNDER"], os.environ["SHOTS"]
+copying = []
 
 def watch(event, args):
-    if event in EVENTS and any(str(arg).startswith(FOLDER) for arg in args[:2]):
-        if event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR):
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
+    paths = [str(arg) for arg in args[:2] if str(arg).startswith(FOLDER)]
+    if event not in EVENTS or not paths or copying or (event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR)):
+        return
+    copying.append(True)
+    shutil.copytree(FOLDER, f"{SHOTS}/{len(os.listdir(SHOTS))}")  # what a kill leaves at this moment
+    if re.search(os.environ["KILL_AT"], f"{event} {paths[-1]}") and len(os.listdir(SHOTS)) > 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    copying.clear()
 
 sys.addaudithook(watch)
 vita_api = 1
 """
-WRITERS = ["encode", "run", "new-tower", "migrate", "export", "probe", "data"]
+LIMITED = """
+import io, multiprocessing.util, os, resource, sys
+
+before = resource.getrlimit(resource.RLIMIT_FSIZE)
+sys.stdout, sys.stderr = open(os.devnull, "w"), io.StringIO()  # the limit is for the files of the tests' streams too
+
+def end(told):
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    os.write(2, told.getvalue().encode())
+
+multiprocessing.util.Finalize(None, end, (sys.stderr,), exitpriority=0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))
+vita_api = 1
+"""
+LAST = {
+    # command: the last change of its output
+    "encode": r"os\.rename .*features\.safetensors$",
+    "run": r"open .*answers\.jsonl$",
+    "new-tower": r"os\.rename .*/mine$",
+    "migrate": r"os\.rename .*/vita\.yaml$",
+    "export": r"os\.rename .*/exported$",
+    "probe": r"os\.rename .*/features-\w+\.safetensors$",
+    "data": r"os\.rename .*rejected\.jsonl$",
+}
+OLD = {"encode": "features.safetensors", "data": "rejected.jsonl"}
+"""The files that these commands replace. The others refuse to, or add to what is there."""
+TRAINERS = ["train", "compare"]
 
 
 @pytest.fixture
@@ -53,61 +87,137 @@ def disk(out: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", out], check=True)
 
 
-@pytest.fixture(params=WRITERS)
-def command(request: pytest.FixtureRequest, tiny_config: Path, photos: Path, out: Path) -> list[object]:
+@pytest.fixture(scope="module")
+def few_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few pictures of two labels, and behind them a data set of the same with captions."""
+    root = folders(tmp_path_factory.mktemp("few") / "photos", 16, ("apple", "sea"))
+    rows = [{"image": str(path), "caption": "a cat ."} for path in sorted(root.rglob("*.png"))]
+    root.with_name("few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.fixture(params=[*LAST])
+def command(request: pytest.FixtureRequest, tiny_config: Path, few_photos: Path, out: Path) -> list[object]:
     """A command that writes to `out`. `probe` writes to a cache."""
-    with (out.parent / "bad.jsonl").open("w") as rows:
-        rows.write('{"image": "missing.png", "caption": "a cat ."}\n' * 2)
+    bad = out.parent / "bad.jsonl"
+    bad.write_text('{"image": "missing.png", "caption": "a cat ."}\n' * 2)
+    shutil.copy(tiny_config, other := tiny_config.with_name("other.yaml"))
+    quick = "training={steps: 2, batch_size: 4, warm_start_steps: 2, warm_start_batch: 4, variants: 1}"
     lines: dict[str, list[object]] = {
-        "encode": [tiny_config, PICTURES / "wide.png", PICTURES / "tall.png", "--out", out / "features.safetensors"],
+        "encode": [tiny_config, PICTURES / "wide.png", PICTURES / "tall.png", "--out", out / OLD["encode"]],
         "run": [tiny_config, "--images", PICTURES, "--jsonl", out / "answers.jsonl", "--batch", 1],
         "new-tower": ["my_vit", "--at", out / "mine"],
         "migrate": [GOLDEN / "vita15", "--out", out / "vita.yaml"],
         "export": [GOLDEN / "vita15", "--out", out / "exported"],
-        "probe": [tiny_config, "--data", photos],
-        "data": ["check", out.parent / "bad.jsonl", "--rejected", out / "rejected.jsonl"],
+        "probe": [tiny_config, "--data", few_photos],
+        "data": ["check", bad, "--rejected", out / OLD["data"]],
+        "train": [tiny_config, "--data", few_photos.with_name("few.jsonl"), "--out", out / "trained", "--set", quick],
+        "compare": [
+            tiny_config,
+            other,
+            "--data",
+            few_photos.with_name("few.jsonl"),
+            "--out",
+            out / "compared",
+            "--set",
+            quick,
+        ],
     }
     return [request.param, *lines[request.param]]
 
 
-def run(command: list[object], out: Path, *plugin: str, **environment: str) -> tuple[int, str]:
+def run(command: list[object], out: Path, plugin: str | None = None, **environment: str) -> tuple[int, str]:
     if command[0] == "probe":
-        environment["VITA_CACHE"] = str(out)
-    done = vita(*plugin, *command, **environment)
+        environment["VITA_CACHE"] = str(out / "is" / "made")
+    options = [] if plugin is None else ["--strict-plugins", "-p", plugin]  # `data` would not load it
+    done = vita(*options, *command, **environment)
     return done.returncode, done.stderr
 
 
-def succeeded(command: list[object], out: Path) -> None:
-    code, told = run(command, out)
-    assert code == (3 if command[0] == "data" else 0), told
+def refused(command: list[object], out: Path, plugin: str | None = None) -> str:
+    """Run a command that cannot write. Return its only error, which names the file."""
+    code, told = run(command, out, plugin)
+    assert code == 2, told
+    assert "Traceback" not in told
+    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert str(out) in line
+    return line
 
 
 def written(out: Path) -> set[str]:
     """The files, and that nothing half is among them."""
     for file in out.rglob("*.safetensors"):
-        load_file(file)
-    names = {path.relative_to(out).as_posix() for path in out.rglob("*")}
-    return {"features" if "features-" in name else name for name in names}
+        if file.read_bytes() != b"old":
+            load_file(file)
+    return {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
 
 
-def test_a_killed_command_leaves_all_or_nothing(
+def kept(out: Path, name: object) -> bool:
+    """Whether `out` is as it was, without debris: the old file, or nothing. `run` may have added whole lines."""
+    if name == "run" and (rows := out / "answers.jsonl").exists():
+        return written(out) == {"answers.jsonl"} and all(map(json.loads, rows.read_text().splitlines()))
+    old = OLD.get(str(name))
+    return written(out) == ({old} if old else set()) and (old is None or (out / old).read_bytes() == b"old")
+
+
+def begin(out: Path, name: object) -> None:
+    if old := OLD.get(str(name)):
+        (out / old).write_bytes(b"old")
+
+
+@pytest.mark.reliability(
+    door="every command that writes",
+    fault="killed at its last change; and what it left at each earlier one",
+    expected="the old output or the new one; the next run goes on and removes debris",
+)
+@pytest.mark.reliability(
+    door="every command that writes",
+    fault="two at once on one output",
+    expected="both end well, or one says that the output exists or is being written; the output is whole",
+)
+def test_a_killed_command_and_then_two_at_once(
     command: list[object], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    name, shots = str(command[0]), tmp_path / "shots"
     (tmp_path / "killer.py").write_text(KILLER)
+    shots.mkdir()
     monkeypatch.chdir(tmp_path)
-    for moment in (2,) if command[0] == "data" else (2, 4):  # it changes fewer things
-        code, told = run(command, out, "-p", "killer", KILL_UNDER=str(out), KILL_AT=str(moment))
-        assert code == -signal.SIGKILL, (moment, told)
-        assert not [
-            name for name in written(out) if "partial" not in name and name not in ("answers.jsonl", "features")
-        ]
-    succeeded(command, out)
+    begin(out, name)
+    code, told = run(command, out, "killer", KILL_UNDER=str(out), SHOTS=str(shots), KILL_AT=LAST[name])
+    assert code == -signal.SIGKILL, told
+    assert len([*shots.iterdir()]) > 2
+    for shot in shots.iterdir():
+        for left in shot.rglob(".*.partial"):
+            shutil.rmtree(left)
+        assert kept(shot, name), shot
+    with ThreadPoolExecutor(2) as pool:
+        ended = [*pool.map(lambda _: run(command, out), range(2))]
+    good = 3 if name == "data" else 0
+    refusals = [told for code, told in ended if code == 2]
+    assert {code for code, _ in ended} <= {good, 2}, ended
+    assert len(refusals) < 2
+    assert not refusals or name in ("new-tower", "export", "migrate"), refusals
+    assert all("exists" in told or "not empty" in told for told in refusals)
     found = written(out)
     assert found
-    assert not [name for name in found if "partial" in name], "what killed ones left is deleted"
+    assert not list(out.rglob("*partial*")), "what the killed one left is deleted"
+    if name == "run":
+        rows = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+        assert {row["image"] for row in rows} == {path.name for path in PICTURES.iterdir()}
 
 
-def test_a_full_disk_and_a_read_only_one(command: list[object], disk: Path, tmp_path: Path) -> None:
+@pytest.mark.reliability(
+    door="every command that writes",
+    fault="a disk that is full (a tmpfs of 1 MB)",
+    expected="one error with the file and the space, exit code 2; the old output stays, without debris",
+)
+@pytest.mark.reliability(
+    door="every command that writes",
+    fault="a disk that is mounted read-only",
+    expected="one error that names the file, exit code 2",
+)
+def test_a_full_disk_and_a_read_only_one(command: list[object], disk: Path) -> None:
+    begin(disk, command[0])
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as opened:
         while True:
@@ -115,43 +225,37 @@ def test_a_full_disk_and_a_read_only_one(command: list[object], disk: Path, tmp_
                 opened.write(b"\0" * 4096)
             except OSError:
                 break
-    code, told = run(command, disk)
-    assert code == 2, told
-    assert "Traceback" not in told
-    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert "no space is left on the disk" in line
-    assert str(disk) in line
-    left = written(disk) - {"filler"}
-    assert not left or (command[0] == "run" and not (disk / "answers.jsonl").stat().st_size) or command[0] == "probe", (
-        left
-    )
+    assert "no space is left on the disk" in refused(command, disk)
     filler.unlink()
+    assert kept(disk, command[0])
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    code, told = run(command, disk)
-    assert code == 2, told
-    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert "Read-only file system" in line
-    assert str(disk) in line
-    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-    succeeded(command, disk)
-    assert not [name for name in written(disk) if "partial" in name]
+    assert "Read-only file system" in refused(command, disk)
 
 
-def test_two_processes_write_the_same(command: list[object], out: Path) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        codes = {code for code, _ in pool.map(lambda _: run(command, out), range(2))}
-    allowed = {"data": {3}, **dict.fromkeys(("new-tower", "export", "migrate"), {0, 2})}.get(
-        str(command[0]), {0}
-    )  # 2: it exists already
-    assert codes <= allowed
-    assert not [name for name in written(out) if "partial" in name]
+@pytest.mark.reliability(
+    door="every command that writes",
+    fault="a limit on the size of files (RLIMIT_FSIZE)",
+    expected="one error with the file and the limit, exit code 2; the old output stays, without debris",
+)
+@pytest.mark.parametrize("command", [*LAST, *TRAINERS], indirect=True)
+def test_a_limit_on_the_size_of_files(
+    command: list[object], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "limited.py").write_text(LIMITED)
+    monkeypatch.chdir(tmp_path)
+    begin(out, command[0])
+    told = refused(command, out, "limited")
+    assert re.search(r"no space is left on the disk, or the file is larger than `ulimit -f` allows, in bytes: ", told)
+    assert kept(out, command[0]) or command[0] in TRAINERS
 
 
-def test_a_cache_that_cannot_be(tiny_config: Path, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.reliability(
+    door="feature cache",
+    fault="a cache directory that cannot be made",
+    expected="an error with VITA_CACHE, exit code 2",
+)
+def test_a_cache_that_cannot_be(tiny_config: Path, few_photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = vita("probe", tiny_config, "--data", photos, VITA_CACHE=os.fspath(tmp_path / "file" / "cache"))
+    done = vita("probe", tiny_config, "--data", few_photos, VITA_CACHE=os.fspath(tmp_path / "file" / "cache"))
     assert done.returncode == 2
     assert "VITA_CACHE" in done.stderr
-    missing = tmp_path / "is" / "made"
-    assert vita("probe", tiny_config, "--data", photos, VITA_CACHE=os.fspath(missing)).returncode == 0
-    assert [*missing.glob("features/features-*.safetensors")]

@@ -238,6 +238,11 @@ def test_a_picture_is_encoded_once_over_all_seeds(
 
 
 @pytest.mark.slow
+@pytest.mark.reliability(
+    door="directory of a comparison",
+    fault="a config that fails",
+    expected="the others are compared, exit code 3",
+)
 def test_one_config_that_fails_does_not_lose_the_others(folder: Path, tiny_llm: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(GOLDEN / "clip", tmp_path / "broken")
     weights = broken / "model.safetensors"
@@ -271,6 +276,11 @@ def test_one_config_that_fails_does_not_lose_the_others(folder: Path, tiny_llm: 
 
 
 @pytest.mark.slow
+@pytest.mark.reliability(
+    door="directory of a comparison",
+    fault="killed twice",
+    expected="the same command ends with the same bytes",
+)
 def test_a_repetition_that_is_killed_twice_gives_the_same_bytes(
     compared: Path, folder: Path, configs: list[str], tmp_path: Path
 ) -> None:

@@ -51,6 +51,11 @@ def flat(tmp_path_factory: pytest.TempPathFactory, tiny_llm: Path) -> Compared:
 
 
 @pytest.mark.parametrize("text", [*BROKEN, '{"data": "a", "configs": []}', '{"data": 1, "configs": {}}'])
+@pytest.mark.reliability(
+    door="directory of a comparison",
+    fault="records that are damaged",
+    expected="they are made again, or an error names them",
+)
 def test_a_damaged_record_of_what_is_compared_is_an_error(flat: Compared, text: str) -> None:
     record = flat.out / "compared.json"
     whole = record.read_text()
@@ -61,6 +66,11 @@ def test_a_damaged_record_of_what_is_compared_is_an_error(flat: Compared, text: 
     record.write_text(whole)
 
 
+@pytest.mark.reliability(
+    door="directory of a comparison",
+    fault="records that are damaged",
+    expected="they are made again, or an error names them",
+)
 def test_damaged_splits_are_made_again(flat: Compared) -> None:
     folder = flat.out / "data"
     whole = {file.name: file.read_text() for file in folder.iterdir()}
@@ -157,6 +167,11 @@ def test_a_pipe_is_no_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("under", ["file", "file/out"])
+@pytest.mark.reliability(
+    door="directory of a comparison",
+    fault="a directory that cannot be written",
+    expected="refused before anything is read",
+)
 def test_a_directory_that_cannot_be_written_is_refused_early(flat: Compared, tmp_path: Path, under: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--out: .*file is a file\. Try: a directory for --out"):

@@ -68,6 +68,11 @@ def test_every_library_is_found_under_the_name_by_which_it_is_imported() -> None
     assert all(importlib.util.find_spec(module_of(requirement)) for requirement in needed())
 
 
+@pytest.mark.reliability(
+    door="`vita doctor`",
+    fault="libraries that are too old, missing or unreadable",
+    expected="a finding with a cure",
+)
 def test_a_version_outside_the_bounds_a_missing_library_and_one_that_cannot_be_read(distributions: Path) -> None:
     lines = [
         "old>=2,<3",
@@ -161,6 +166,11 @@ def test_a_cache_that_does_not_exist_is_no_problem(place: Path) -> None:
     assert not place.exists()
 
 
+@pytest.mark.reliability(
+    door="`vita doctor`",
+    fault="an asset that is damaged",
+    expected="a finding with a cure",
+)
 def test_an_outdated_and_a_damaged_asset(place: Path) -> None:
     for name in ASSETS:
         target(ASSETS[name]).mkdir(parents=True)
@@ -186,6 +196,11 @@ def test_what_ended_runs_left(place: Path) -> None:
     assert not problems(cache())
 
 
+@pytest.mark.reliability(
+    door="`vita doctor`",
+    fault="shards of features that are damaged",
+    expected="a finding with a cure",
+)
 def test_damaged_shards_of_features(place: Path) -> None:
     (place / "features").mkdir(parents=True)
     good, bad = (place / "features" / f"features-{name}.safetensors" for name in ("good", "bad"))
@@ -198,6 +213,11 @@ def test_damaged_shards_of_features(place: Path) -> None:
     assert found.cure == f"`rm -r {bad}`"
 
 
+@pytest.mark.reliability(
+    door="`vita doctor`",
+    fault="a cache that cannot be written",
+    expected="a finding with a cure",
+)
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("VITA_CACHE", str(tmp_path / "file"))
@@ -206,6 +226,11 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert "VITA_CACHE" in found.cure
 
 
+@pytest.mark.reliability(
+    door="`vita doctor`",
+    fault="little space on the disk",
+    expected="a finding with a cure",
+)
 def test_free_space(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage("/").free
     monkeypatch.setattr(cache_module, "LEAST_FREE", 0)
@@ -249,6 +274,11 @@ def test_the_hub_answers(server: http.server.HTTPServer, monkeypatch: pytest.Mon
     assert found.says == "it answers with status 503"
 
 
+@pytest.mark.reliability(
+    door="`vita doctor`",
+    fault="a hub that cannot be reached",
+    expected="a finding with a cure",
+)
 def test_the_hub_cannot_be_reached(server: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
@@ -293,6 +323,11 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.reliability(
+    door="`vita doctor`",
+    fault="libraries that fail, crash or hang when they are imported",
+    expected="a finding; all else is examined",
+)
 def test_libraries_that_fail_crash_or_hang_at_import(modules: Path) -> None:
     (modules / "prints.py").write_text("print('hello')\n")
     (modules / "fails.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')\n")

@@ -88,6 +88,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.reliability(
+    door="a VITA checkpoint",
+    fault="each way in which it can be broken",
+    expected="an error that says what is wrong",
+)
 def test_broken_checkpoints_say_what_is_wrong(vita15: Path, kind: str) -> None:
     break_it, message = BROKEN[kind]
     break_it(vita15)

@@ -38,6 +38,11 @@ def slope(samples: list[float]) -> float:
     return (last - first) / (len(samples) - third)
 
 
+@pytest.mark.reliability(
+    door="a model",
+    fault="1,000 encodes, 200 questions, 200 errors",
+    expected="memory grows by less than 0.1 MB in 100; no handle or thread stays",
+)
 def test_long_runs_leave_nothing(tiny_config: Path, golden: Path) -> None:
     model, picture = build_model(tiny_config), golden / "pictures" / "wide.png"
 
@@ -67,6 +72,11 @@ def test_long_runs_leave_nothing(tiny_config: Path, golden: Path) -> None:
         assert threading.active_count() == threads
 
 
+@pytest.mark.reliability(
+    door="a model",
+    fault="eight threads",
+    expected="the values and answers of one thread",
+)
 def test_eight_threads_share_a_model(tiny_config: Path, golden: Path) -> None:
     model = build_model(tiny_config)
     pictures = sorted((golden / "pictures").glob("*.png"))[:3] * 8
@@ -84,6 +94,11 @@ def test_eight_threads_share_a_model(tiny_config: Path, golden: Path) -> None:
         assert text == answer
 
 
+@pytest.mark.reliability(
+    door="a model",
+    fault="two models in one process, used in turns by two threads",
+    expected="the answers of each alone",
+)
 def test_two_models_in_a_process_do_not_mix(tiny_config: Path, golden: Path) -> None:
     picture = golden / "pictures" / "wide.png"
     first = build_model(tiny_config)
@@ -109,6 +124,11 @@ class Pictures(torch.utils.data.Dataset[torch.Tensor]):
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.reliability(
+    door="a model",
+    fault="loaders that fork and spawn",
+    expected="the pixels of this process",
+)
 def test_loaders_prepare_pictures(start: str, tiny_config: Path, golden: Path) -> None:
     model = build_model(tiny_config)
     pictures = Pictures(model.tower, model.settings.images, sorted((golden / "pictures").glob("*.png")))

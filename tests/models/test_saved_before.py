@@ -29,6 +29,11 @@ def test_every_way_of_saving_is_kept() -> None:
 
 
 @pytest.mark.parametrize("directory", SAVED, ids=label)
+@pytest.mark.reliability(
+    door="saved directories",
+    fault="those of version 0.1",
+    expected="they open, with the values of then",
+)
 def test_it_opens_with_the_values_of_then(directory: Path) -> None:
     expected = load_file(directory / "expected.safetensors")
     model = build_model(directory)

@@ -116,6 +116,11 @@ def only(fault: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("fault", STRICT)
+@pytest.mark.reliability(
+    door="plugins",
+    fault="each way in which a plugin can be broken",
+    expected="it is told and left out; all else works",
+)
 def test_a_fault_stays_its_own(faulty: Environment, fault: str, clip_config: Path) -> None:
     _, what, mend = FAULTS[fault]
     distribution = f"vita-fault-{fault.replace('_', '-')}"
@@ -217,6 +222,11 @@ def test_a_failing_command(faulty: Environment, fault: str) -> None:
 
 
 @pytest.mark.parametrize("folder", UNREADABLE)
+@pytest.mark.reliability(
+    door="plugins",
+    fault="metadata that cannot be read",
+    expected="it is told and left out; all else works",
+)
 def test_metadata_that_cannot_be_read_stays_its_own(
     folder: str, environment: Environment, clip_config: Path, tmp_path: Path
 ) -> None:

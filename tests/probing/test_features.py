@@ -102,6 +102,11 @@ def test_tokens_without_a_grid_have_no_patches(few: Labelled) -> None:
     assert found.pooled.shape[0] == 6
 
 
+@pytest.mark.reliability(
+    door="features of a probe",
+    fault="a full disk",
+    expected="an error with the file and the space",
+)
 def test_no_space_for_features(few: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -40,6 +40,11 @@ NO_MEMORY = [
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.reliability(
+    door="a tower",
+    fault="a batch that is too large for the memory",
+    expected="it is halved once, and a warning says so; the same tokens",
+)
 def test_a_batch_is_halved_once(error: Exception) -> None:
     pixels = torch.randn(7, 3, 56, 56)
     tower, small = opened(2, error)
@@ -56,6 +61,11 @@ def test_a_batch_is_halved_once(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("holds", "limit", "told"), [(1, 4, (2, "`tower.max_batch: 1`, a smaller")), (0, 1, (1, "a smaller"))]
 )
+@pytest.mark.reliability(
+    door="a tower",
+    fault="half of a batch that is too large for the memory",
+    expected="an error that names the tower and `tower.max_batch`",
+)
 def test_a_memory_that_is_still_too_small_is_an_error(holds: int, limit: int, told: tuple[int, str]) -> None:
     tower, _ = opened(holds, NO_MEMORY[0], max_batch=limit)
     with pytest.raises(
@@ -65,6 +75,11 @@ def test_a_memory_that_is_still_too_small_is_an_error(holds: int, limit: int, to
         tower(torch.randn(4, 3, 56, 56))
 
 
+@pytest.mark.reliability(
+    door="a tower",
+    fault="a CUDA error",
+    expected="an error that names the tower",
+)
 def test_an_error_of_the_device_names_the_tower() -> None:
     tower, _ = opened(0, RuntimeError("CUDA error: an illegal memory access was encountered\nSearch for it"))
     with pytest.raises(

@@ -286,6 +286,11 @@ def test_every_ingredient_counts(sections: dict[str, Any], tmp_path: Path) -> No
     assert encoder_runs(base, cache, picture) == 1
 
 
+@pytest.mark.reliability(
+    door="features of a training without stages",
+    fault="weights or a picture that change within their size and time",
+    expected="the features are made again",
+)
 def test_features_without_stages_are_not_stale(sections: dict[str, Any], captioned: Path, tmp_path: Path) -> None:
     """Neither if the weights nor if a picture change, whatever the names, sizes and times of the files say."""
     weights = changed_copy(tmp_path / "mine", nothing)
@@ -371,6 +376,11 @@ def test_two_processes_share_what_is_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "a bit", "a header", "a number", "a shape", "empty"])
+@pytest.mark.reliability(
+    door="feature cache",
+    fault="shards that are cut, empty, or differ in a bit, the header, a number or a shape",
+    expected="they count as missing, and are written again",
+)
 def test_damaged_shards_count_as_missing(tmp_path: Path, damage: str) -> None:
     open_before = FeatureStore(tmp_path, GB)
     for number in range(3):
@@ -416,6 +426,11 @@ def test_the_oldest_shards_go_first(tmp_path: Path) -> None:
     assert [number for number in range(8) if later.get(str(number)) is not None] == [5, 6, 7]
 
 
+@pytest.mark.reliability(
+    door="feature cache",
+    fault="a full disk",
+    expected="an error with the space; the features are written later",
+)
 def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
     """The limit on the size of a file stands for a full disk."""
     store = FeatureStore(tmp_path, GB)
@@ -478,6 +493,11 @@ print(found)
 
 
 @pytest.mark.slow
+@pytest.mark.reliability(
+    door="feature cache",
+    fault="two processes that write and delete at once",
+    expected="whole tensors, within the bound of the cache",
+)
 def test_two_processes_at_once_read_whole_tensors_and_stay_within_the_bound(tmp_path: Path) -> None:
     """60 tensors of 10 kB, of which 20 fit: each process deletes shards while the other reads them."""
     folder = tmp_path / "cache"

@@ -157,6 +157,11 @@ def filled_at_each(moments: list[tuple[str, str]], run: Callable[[], object], di
         assert not moment, f"never reached: {place}"
 
 
+@pytest.mark.reliability(
+    door="training in stages",
+    fault="a disk that gets full at each file that is written",
+    expected="an error with the file and the space; with space the same bits",
+)
 def test_every_file_of_a_stage(bad: Path, disk: Path, tmp_path: Path) -> None:
     out = disk / "out"
     run_stages(resolve(bad), tmp_path / "whole")
@@ -168,6 +173,11 @@ def test_every_file_of_a_stage(bad: Path, disk: Path, tmp_path: Path) -> None:
     assert (out / "rejected.jsonl").read_text() == (tmp_path / "whole" / "rejected.jsonl").read_text()
 
 
+@pytest.mark.reliability(
+    door="training without stages",
+    fault="a disk that gets full at each file that is written",
+    expected="an error with the file and the space; with space the same bits",
+)
 def test_every_file_without_stages(tiny_config: Path, captioned: Path, disk: Path, tmp_path: Path) -> None:
     out, config = disk / "out", load_config(tiny_config, FLAT)
     train(config, [captioned], tmp_path / "whole")
@@ -176,6 +186,11 @@ def test_every_file_without_stages(tiny_config: Path, captioned: Path, disk: Pat
     assert same(result(out), result(tmp_path / "whole"))
 
 
+@pytest.mark.reliability(
+    door="training in stages",
+    fault="a small disk",
+    expected="one error, exit code 2; with space the same bits",
+)
 def test_the_command_on_a_small_disk(bad: Path, disk: Path, tmp_path: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=64k", disk], check=True)
     told = vita("train", bad, "--out", disk / "out")

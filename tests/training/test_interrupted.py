@@ -46,6 +46,11 @@ def step_of(folder: Path) -> int:
     return int(json.loads((Path(last) / "trainer_state.json").read_text())["global_step"])
 
 
+@pytest.mark.reliability(
+    door="training without stages",
+    fault="Ctrl-C while it encodes, warms up, trains and scores",
+    expected="what is done is kept; the same command ends with the same bits",
+)
 def test_ctrl_c_at_any_moment(
     tiny_config: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -154,6 +154,11 @@ def test_the_best_needs_something_to_compare(written: Path, tiny_config: Path, c
         run_stages(resolve(written, huge), tmp_path / "out")
 
 
+@pytest.mark.reliability(
+    door="checkpoints of a training",
+    fault="one that was written in half",
+    expected="it is deleted, and the one before is used",
+)
 def test_half_a_checkpoint_is_not_kept(written: Path, tmp_path: Path) -> None:
     half = tmp_path / "out" / "work" / "align" / "checkpoint-5"
     half.mkdir(parents=True)

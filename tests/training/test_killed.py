@@ -78,6 +78,11 @@ def trained(out: Path) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.reliability(
+    door="training in stages",
+    fault="killed at five moments",
+    expected="the same command ends with the same bits",
+)
 def test_a_run_that_is_killed_anywhere_ends_as_an_undisturbed_one(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +108,11 @@ def test_a_run_that_is_killed_anywhere_ends_as_an_undisturbed_one(
     assert records[0]["tensors_sha256"] == records[1]["tensors_sha256"]
 
 
+@pytest.mark.reliability(
+    door="training in stages",
+    fault="killed while it replaces an earlier result",
+    expected="no config opens half of each; the next run ends well",
+)
 def test_an_earlier_result_does_not_open_while_it_is_replaced(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +129,11 @@ def test_an_earlier_result_does_not_open_while_it_is_replaced(
     assert run_stages(resolve(written), out, only="align") == scores  # it is finished, and stays
 
 
+@pytest.mark.reliability(
+    door="training in stages",
+    fault="Ctrl-C",
+    expected="130, a checkpoint, and the command that goes on",
+)
 def test_ctrl_c_saves_and_says_how_to_go_on(written: Path, tmp_path: Path) -> None:
     out, config = tmp_path / "out", yaml.safe_load(written.read_text())
     config["training"]["stages"][0] |= {"steps": 4000, "save_steps": 4000, "eval_steps": 4000}

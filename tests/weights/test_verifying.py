@@ -60,6 +60,11 @@ def test_a_directory_as_it_was_written(saved: Path) -> None:
     ]
 
 
+@pytest.mark.reliability(
+    door="`vita verify`",
+    fault="changed, missing and extra files",
+    expected="each is named",
+)
 def test_changed_missing_and_extra_files(saved: Path) -> None:
     (saved / "config.yaml").write_text("tower: {x: 1}\n")
     (saved / "llm" / "tokenizer.json").unlink()
@@ -74,6 +79,11 @@ def test_changed_missing_and_extra_files(saved: Path) -> None:
     assert changed.reason == f"its SHA-256 is {found}, recorded {recorded}"
 
 
+@pytest.mark.reliability(
+    door="`vita verify`",
+    fault="one byte that changed",
+    expected="the file is named",
+)
 def test_one_changed_byte_at_the_end_of_a_large_file(saved: Path) -> None:
     file = saved / "llm" / "model.safetensors"
     save_file({"a": np.zeros(3 * 2**20, np.uint8), "b": np.zeros(9 * 2**20, np.uint8)}, file)
@@ -115,6 +125,11 @@ def test_a_link_to_a_directory_is_extra_and_is_not_followed(saved: Path, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "llm/../../secret", "..\\secret", "a\0b"])
+@pytest.mark.reliability(
+    door="`vita verify`",
+    fault="a provenance whose names lead out of the directory",
+    expected="refused, unread",
+)
 def test_a_name_that_leads_out_is_refused_unread(saved: Path, name: str) -> None:
     (saved.parent / "secret").write_text("secret")
     write(saved, files={name: hashlib.sha256(b"secret").hexdigest()})
@@ -240,6 +255,11 @@ def test_no_provenance(tmp_path: Path, saved: Path) -> None:
         ("[]", r"provenance\.json:1:1: not a JSON object"),
         ("", r"provenance\.json:1:1: not valid JSON"),
     ],
+)
+@pytest.mark.reliability(
+    door="`vita verify`",
+    fault="a provenance that is broken",
+    expected="an error that names the file",
 )
 def test_a_broken_provenance(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "provenance.json").write_text(text)

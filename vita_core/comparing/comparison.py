@@ -24,6 +24,7 @@ from vita_core.probing.measures import rounded
 from vita_core.training import processes
 from vita_core.training.data import Sample, read_samples
 from vita_core.weights.files import write_text
+from vita_core.weights.locks import alone
 
 __all__ = ["checked", "compare", "prepared"]
 
@@ -69,6 +70,14 @@ def compare(asked: Sequence[Asked], data: Path, out: Path, options: Options) -> 
     the reason; the others are compared without it. Raises VitaError before anything is trained if they cannot be compared.
     """
     planned, splits = prepared(asked, data, out, options)
+    with alone(out, "vita compare"):
+        return _compared(planned, splits, asked, data, out, options)
+
+
+def _compared(
+    planned: Sequence[Planned], splits: Divided, asked: Sequence[Asked], data: Path, out: Path, options: Options
+) -> dict[str, Any]:
+    """Train and score configs, and write what was found to `out`."""
     runner = Runner(out, splits)
     best, tunings = _tuned(runner, planned, options)
     scored = _scored(runner, planned, best, options)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vita_core.training import processes
 from vita_core.untrusted.jsonfiles import read_object
 from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import write_text
+from vita_core.weights.locks import alone
 
 __all__ = ["Run"]
 
@@ -68,6 +70,15 @@ class Run:
                 f"Try: --nproc-per-node {before}, as before, or another directory for --out"
             )
         return None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep the directory for this training until the end of the block. Raises VitaError if another one writes to it."""
+        if not processes.first():
+            yield
+            return
+        with alone(self.file.parent, "vita train"):
+            yield
 
     def finish(self, scores: Mapping[str, Any]) -> None:
         """Record that the run is finished."""

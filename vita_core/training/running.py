@@ -64,12 +64,22 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
     run = Run(out, resolved.config, "".join(stamp(settings.path) for settings in resolved.config.data.values()))
     if (finished := run.finished(["config.yaml"], [stage.name for stage in stages])) is not None:
         return finished
+    with run.alone():
+        scores = _run(resolved, stages, sets, run, strict=strict, kind=kind)
+    processes.wait()
+    return scores
+
+
+def _run(
+    resolved: Resolved, stages: list[Stage], sets: Sets, run: Run, *, strict: bool, kind: type[StageTrainer]
+) -> dict[str, Any]:
+    """Train the stages that are not finished, and write the model. Return the scores of each stage."""
     processes.start()
     torch.manual_seed(resolved.config.training.seed)
     model, scores = built(resolved, stages), dict[str, Any]()
-    log = RejectedLog(out / "rejected.jsonl", strict=strict)
+    log = RejectedLog(run.out / "rejected.jsonl", strict=strict)
     for number, stage in enumerate(stages, 1):
-        folder = out / "work" / stage.name
+        folder = run.out / "work" / stage.name
         if (folder / DONE).is_file():
             scores[stage.name] = _reopen(model, stage, folder)
             continue
@@ -78,11 +88,10 @@ def run_stages(resolved: Resolved, out: Path, *, strict: bool = False, only: str
             del model
             model = build(resolved, untrained=True)  # with whole weights again
             for done in stages[:number]:
-                _reopen(model, done, out / "work" / done.name)
+                _reopen(model, done, run.out / "work" / done.name)
     if processes.first():
-        write_trained(out, model, stages, described(resolved.config.data, sets))
+        write_trained(run.out, model, stages, described(resolved.config.data, sets))
         run.finish(scores)
-    processes.wait()
     return scores
 
 

@@ -68,27 +68,28 @@ def train(
     run = Run(out, config, json.dumps([[str(s.image), s.caption] for s in samples]))
     if (finished := run.finished(names)) is not None:
         return finished
-    torch.manual_seed(settings.seed)
-    vlm = build(replace(resolved, tower=front))
-    trained = connect(steps, vlm)
-    _check_words(vlm)
-    answers = [_answer_ids(vlm, sample.caption) for sample in samples]
-    captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
-    captions.tell_projector()  # raises an error for unusable captions, before the pictures are encoded
-    cache = _cached(features or out / "work", config, vlm, samples, None if features is None else 0)
-    rows = Rows(kept, [groups[i] for i in kept])
-    held_out = CachedSamples(cache, Rows(held, [groups[i] for i in held]), answers) if held else None
-    trained.requires_grad_(True)
-    warming = CachedSamples(cache, rows, answers, settings.warm_start_steps * settings.warm_start_batch)
-    _warm_start(vlm, trained, warming, captions, out)
-    _keep_words(vlm.projector)
-    tell(f"training: {described(trained)}")
-    training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
-    scores = run_alignment(vlm, trained, training, held_out, out)
-    scores |= {"samples": len(kept), "held_out": len(held)}
-    write_text(out / HELD_OUT, "".join(_row(samples[i]) for i in held))
-    write_results(resolved, vlm, trained, out, scores, sources_of(resolved, data, sets, licences))
-    run.finish(scores)
+    with run.alone():
+        torch.manual_seed(settings.seed)
+        vlm = build(replace(resolved, tower=front))
+        trained = connect(steps, vlm)
+        _check_words(vlm)
+        answers = [_answer_ids(vlm, sample.caption) for sample in samples]
+        captions = CaptionWords(vlm, [samples[i].caption for i in kept], [answers[i] for i in kept])
+        captions.tell_projector()  # raises an error for unusable captions, before the pictures are encoded
+        cache = _cached(features or out / "work", config, vlm, samples, None if features is None else 0)
+        rows = Rows(kept, [groups[i] for i in kept])
+        held_out = CachedSamples(cache, Rows(held, [groups[i] for i in held]), answers) if held else None
+        trained.requires_grad_(True)
+        warming = CachedSamples(cache, rows, answers, settings.warm_start_steps * settings.warm_start_batch)
+        _warm_start(vlm, trained, warming, captions, out)
+        _keep_words(vlm.projector)
+        tell(f"training: {described(trained)}")
+        training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
+        scores = run_alignment(vlm, trained, training, held_out, out)
+        scores |= {"samples": len(kept), "held_out": len(held)}
+        write_text(out / HELD_OUT, "".join(_row(samples[i]) for i in held))
+        write_results(resolved, vlm, trained, out, scores, sources_of(resolved, data, sets, licences))
+        run.finish(scores)
     return scores
 
 

@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 
 from vita_core import interrupts
 from vita_core.errors import VitaError
+from vita_core.weights.locks import locked
 
 try:
-    import fcntl
-except ImportError:  # not on Windows: what a killed process leaves there stays
-    fcntl = None  # type: ignore[assignment]  # mypy takes it for a module
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]  # mypy takes it for a module
 
 __all__ = [
     "append",
@@ -60,9 +61,10 @@ def filling(path: Path, needed: int | None = None, other: str = ELSEWHERE) -> It
         if getattr(error, "errno", None) not in FULL and not TOLD.search(str(error)):
             raise
         sizes = f"{_free(path):,} are free" if needed is None else f"{needed:,} are needed, {_free(path):,} are free"
+        limit = ", or the file is larger than `ulimit -f` allows" if _limited() else ""
         raise VitaError(
-            f"cannot write {path}: no space is left on the disk, in bytes: {sizes}. Try: free some space and run the same "
-            f"command again, or {other}"
+            f"cannot write {path}: no space is left on the disk{limit}, in bytes: {sizes}. Try: free some space and run the "
+            f"same command again, or {other}"
         ) from error
 
 
@@ -77,6 +79,11 @@ def writing(path: Path, needed: int | None = None, other: str = ELSEWHERE) -> It
             f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Try: {other}, or check the "
             "permissions of its directory"
         ) from error
+
+
+def _limited() -> bool:
+    """Return whether this process may only write files up to a size, which looks like a full disk."""
+    return resource is not None and resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
 def _free(path: Path) -> int:
@@ -135,35 +142,19 @@ def _scratch(target: Path) -> Iterator[Path]:
     """Yield a new directory beside `target`, and delete those that killed processes have left there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(".*.partial"):
-        if SCRATCH.fullmatch(left.name) and (lock := _locked(left)) is not None:
+        if SCRATCH.fullmatch(left.name) and (lock := locked(left)) is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
     scratch = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex[:8]}.partial")
     with interrupts.temporary(scratch):
         scratch.mkdir()
-        lock = _locked(scratch)
+        lock = locked(scratch)
         scratch.mkdir(exist_ok=True)  # another process may have been faster
         try:
             yield scratch
         finally:
             if lock is not None:
                 os.close(lock)
-
-
-def _locked(folder: Path) -> int | None:
-    """Return a descriptor that keeps a directory locked, or None if another process has it, or there are no locks here."""
-    if fcntl is None:
-        return None
-    try:
-        place = os.open(folder, os.O_RDONLY)
-    except OSError:  # deleted by another process
-        return None
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(place)
-        return None
-    return place
 
 
 def _exchanged(one: Path, other: Path) -> bool:
