@@ -64,7 +64,7 @@ def test_a_batch_is_halved_once(error: Exception) -> None:
 @pytest.mark.reliability(
     door="a tower",
     fault="half of a batch that is too large for the memory",
-    expected="an error that names the tower and `tower.max_batch`",
+    expected="an error that names the tower and what to do",
 )
 def test_a_memory_that_is_still_too_small_is_an_error(holds: int, limit: int, told: tuple[int, str]) -> None:
     tower, _ = opened(holds, NO_MEMORY[0], max_batch=limit)
