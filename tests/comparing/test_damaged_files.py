@@ -11,13 +11,14 @@ from made_comparison import config, write_comparison
 from small import STAGES, write_config, write_data
 
 from vita_core.comparing.assembling import _losses
-from vita_core.comparing.comparison import checked, prepared
+from vita_core.comparing.comparison import checked, compare, prepared
 from vita_core.comparing.page import write_page
 from vita_core.comparing.planned import Options, named
 from vita_core.comparing.records import read_known, read_written, refuse_unwritable
 from vita_core.comparing.report import write_report
 from vita_core.comparing.running import Finished, Run, Runner
 from vita_core.errors import ConfigError, VitaError
+from vita_core.weights.locks import alone
 
 BROKEN = ["", "{", "[1]", '"a"', "\0\0", "{}", "null", "[" * 2000]
 
@@ -64,6 +65,17 @@ def test_a_damaged_record_of_what_is_compared_is_an_error(flat: Compared, text: 
         checked(flat.asked, flat.data, flat.out, flat.options)
     assert record.read_text() == text
     record.write_text(whole)
+
+
+@pytest.mark.reliability(
+    door="directory of a comparison",
+    fault="a second comparison with the same --out, while the first one runs",
+    expected="an error that names the directory; the first goes on",
+)
+def test_two_comparisons_do_not_write_to_one_directory(flat: Compared) -> None:
+    told = f"{flat.out}: another process is writing to this directory, such as the same `vita compare`"
+    with alone(flat.out, "vita compare"), pytest.raises(VitaError, match=told):
+        compare(flat.asked, flat.data, flat.out, flat.options)
 
 
 @pytest.mark.reliability(
