@@ -62,12 +62,12 @@ LAST = {
     "new-tower": r"os\.rename .*/mine$",
     "migrate": r"os\.rename .*/vita\.yaml$",
     "export": r"os\.rename .*/exported$",
-    "probe": r"os\.rename .*/features-\w+\.safetensors$",
     "data": r"os\.rename .*rejected\.jsonl$",
 }
 OLD = {"encode": "features.safetensors", "data": "rejected.jsonl"}
 """The files that these commands replace. The others refuse to, or add to what is there."""
-TRAINERS = ["train", "compare"]
+OTHERS, TRAINERS = ["probe"], ["train", "compare"]
+"""The feature cache has tests of its own of processes that are killed, and of two at once."""
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def few_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(params=[*LAST])
+@pytest.fixture(params=[*LAST, *OTHERS])
 def command(request: pytest.FixtureRequest, tiny_config: Path, few_photos: Path, out: Path) -> list[object]:
     """A command that writes to `out`. `probe` writes to a cache."""
     bad = out.parent / "bad.jsonl"
@@ -175,6 +175,7 @@ def begin(out: Path, name: object) -> None:
     fault="two at once on one output",
     expected="both end well, or one says that the output exists or is being written; the output is whole",
 )
+@pytest.mark.parametrize("command", [*LAST], indirect=True)
 def test_a_killed_command_and_then_two_at_once(
     command: list[object], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +238,7 @@ def test_a_full_disk_and_a_read_only_one(command: list[object], disk: Path) -> N
     fault="a limit on the size of files (RLIMIT_FSIZE)",
     expected="one error with the file and the limit, exit code 2; the old output stays, without debris",
 )
-@pytest.mark.parametrize("command", [*LAST, *TRAINERS], indirect=True)
+@pytest.mark.parametrize("command", [*LAST, *OTHERS, *TRAINERS], indirect=True)
 def test_a_limit_on_the_size_of_files(
     command: list[object], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
