@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,15 @@ def test_a_model_with_a_head(tmp_path: Path, model_type: str) -> None:
     patches = patches_of(state, 0, channels_last=MODELS[model_type].get("channels_last", False))
     close(found, patches[:, patches.shape[1] - found.shape[1] :])
     assert tower.load_report.skipped.keys() & {"other parts of the model", "head"}
+
+
+def test_an_unknown_model_type_does_not_import_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    from vita_plugins.transformers import mentions, recognises
+
+    assert all(mentions(name) for name in CONFIG_MAPPING_NAMES)
+    monkeypatch.setitem(sys.modules, "transformers.models.auto.configuration_auto", None)
+    assert not recognises({"model_type": "no_such_model"})
+    with pytest.raises(ImportError):
+        recognises({"model_type": "dinov2"})

@@ -65,6 +65,7 @@ MAY = {
     "vita_core/towers/devices.py": MACHINE,
     "vita_plugins/open_clip/building.py": KEY,
     "vita_plugins/timm/geometry.py": KEY,
+    "vita_plugins/transformers/__init__.py": PACKAGE,
     "vita_plugins/transformers/geometry.py": KEY,
     "vita_plugins/transformers/opening.py": KEY,
 }

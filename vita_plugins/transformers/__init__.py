@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vita_core import TowerSpec, hookimpl
@@ -14,16 +16,27 @@ TIMM = ("timm_wrapper", "timm_backbone", "edgetam", "edgetam_video", "edgetam_vi
 """Models of transformers whose encoder is one of timm. The tower `timm` opens them."""
 
 
+def mentions(model_type: str) -> bool:
+    """Return whether the tables of the installed transformers may hold a ``model_type``. Importing the library takes seconds."""
+    found = importlib.util.find_spec("transformers")
+    places = (found.submodule_search_locations if found else None) or []
+    tables = [file for place in places for file in Path(place, "models", "auto").glob("*config*.py")]
+    tables += [file for place in places for file in Path(place, "models", "auto").glob("*mappings*.py")]
+    return not tables or any(f'"{model_type}"' in file.read_text(encoding="utf-8") for file in tables)
+
+
 def recognises(config: Mapping[str, Any]) -> bool:
     """Return whether transformers has the config's ``model_type``, or the checkpoint brings the code of an encoder.
 
-    Importing the library takes seconds. As this tower is a fallback, that happens only if no other tower opens the checkpoint.
+    As this tower is a fallback, it imports the library only if no other tower opens the checkpoint.
     """
     model_type = config.get("model_type")
     if "AutoModel" in (config.get("auto_map") or {}):
         return True
     if not isinstance(model_type, str) or model_type in TIMM or "architecture" in (config.get("vision_config") or {}):
         return False  # the tower `timm` opens it
+    if not mentions(model_type):
+        return False
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return model_type in CONFIG_MAPPING_NAMES
