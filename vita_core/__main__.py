@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import signal
+import _signal  # type: ignore[import-not-found]  # typeshed leaves it out
 import sys
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it would print a traceback of the next imports
+# not `signal`, which imports enum first: for that long, Ctrl-C would print a traceback
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # it would print a traceback of the next imports
 
 from vita_core import interrupts
 
