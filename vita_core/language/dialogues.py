@@ -9,7 +9,8 @@ from typing import Any
 from vita_core.config.prompts import PromptConfig
 from vita_core.errors import ConfigError
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
-from vita_core.language.prompts import chat_text, known_token, list_content
+from vita_core.language.prompts import known_token, list_content
+from vita_core.language.templates import chat_text
 
 __all__ = ["Part", "dialogue"]
 
@@ -87,7 +88,7 @@ def _listed(
     """Return what the template writes of lists of pictures and texts, or None if it takes only texts."""
     try:
         text = chat_text(tokenizer, messages, asks=False)
-    except (ConfigError, TypeError, AttributeError):
+    except ConfigError:
         return None
     assert prompt.image_token is not None
     pictures = text.count(known_token(tokenizer, prompt.image_token, "image_token"))

@@ -8,8 +8,9 @@ from typing import Any
 from vita_core.config.schema import PromptConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
+from vita_core.language.templates import chat_text
 
-__all__ = ["PICTURE_ID", "chat_text", "known_token", "leading_ids", "list_content", "prompt_ids"]
+__all__ = ["PICTURE_ID", "known_token", "leading_ids", "list_content", "prompt_ids"]
 
 PICTURE_ID = -200
 """The token id that marks the place of a picture, as in LLaVA and VITA."""
@@ -43,6 +44,11 @@ def prompt_ids(tokenizer: Any, prompt: PromptConfig, question: str, places: Sequ
             tokenizer, text.replace(token, prompt.image_text.replace(IMAGE, token)), token, sum(places)
         )
     text = _chat(tokenizer, prompt.system, content) if chat else form.text(prompt.system, content)
+    if chat and text.count(IMAGE) != sum(places):
+        raise ConfigError(
+            f"prompt.template: the tokenizer's chat template writes {text.count(IMAGE)} of {sum(places)} pictures. "
+            "Try: `prompt.template: plain`"
+        )
     ids = [] if chat else leading_ids(tokenizer)
     for index, segment in enumerate(text.replace(IMAGE, prompt.image_text).split(IMAGE)):
         ids += [PICTURE_ID] * (index > 0) + tokenizer(segment, add_special_tokens=False).input_ids
@@ -96,7 +102,7 @@ def _mixed_chat(tokenizer: Any, system: str | None, question: str, content: str,
     try:
         lists = None if system is None else [{"type": "text", "text": system}]
         text = _chat(tokenizer, lists, parts)
-    except (ConfigError, TypeError, AttributeError):
+    except ConfigError:
         return _chat(tokenizer, system, content)
     written = all(part.strip() in text for part in marked.split(IMAGE))
     whole = text.count(token) == pictures and written and str(parts) not in text
@@ -108,27 +114,3 @@ def _chat(tokenizer: Any, system: Any, content: Any) -> str:
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     return chat_text(tokenizer, messages, asks=True)
-
-
-def chat_text(tokenizer: Any, messages: list[dict[str, Any]], *, asks: bool) -> str:
-    """Return what the tokenizer's chat template writes of messages; if `asks`, up to where the next answer begins.
-
-    Raises ConfigError if there is no chat template, or if it does not accept the messages.
-    """
-    if tokenizer.chat_template is None:
-        raise ConfigError(
-            "prompt.template: this tokenizer has no chat template. Try: `prompt.template: plain`, or another of "
-            + ", ".join(CONVERSATIONS)
-        )
-    from jinja2 import TemplateError
-
-    try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
-    except TemplateError as error:
-        without = "leave out prompt.system (--system), or set " if messages[0]["role"] == "system" else ""
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ConfigError(
-            f"prompt.template: the tokenizer's chat template does not accept the prompt: {reason}. "
-            f"Try: {without}`prompt.template: plain`"
-        ) from error
-    return text
