@@ -13,6 +13,7 @@ from vita_core.adapters import load_adapter, merge_adapter
 from vita_core.config.schema import LLMConfig, PromptConfig
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.conversations import CONVERSATIONS
+from vita_core.language.decoding import check_generation, stop_token
 from vita_core.language.prompts import PICTURE_ID, known_token, prompt_ids
 from vita_core.language.tokenizing import checked_source, hub_options, part_tokenizer, place
 from vita_core.loading import LoadReport, check_values, part_tensors
@@ -43,6 +44,8 @@ class LanguageModel(nn.Module):
                 f"llm.weights: cannot open {config.weights} as a causal language model: {first}. "
                 f"Try: {other if config.attention == 'auto' else '`llm.attention: auto`'}"
             ) from error
+        if getattr(model, "generation_config", None) is not None:
+            check_generation(model.generation_config, config.weights)
         if config.adapter is not None:
             load_adapter(model.to(device), Path(config.adapter))
         self.model = model.to(device).eval().requires_grad_(False)
@@ -73,9 +76,7 @@ class LanguageModel(nn.Module):
     @property
     def stop_id(self) -> int:
         """The id of the token that ends an answer."""
-        stop = self.model.generation_config.eos_token_id
-        stop = self.tokenizer.eos_token_id if stop is None else stop
-        return int(stop[0] if isinstance(stop, list) else stop)
+        return stop_token(self.model.generation_config.eos_token_id, self.tokenizer.eos_token_id)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings (T, D) of token ids (T)."""

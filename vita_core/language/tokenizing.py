@@ -7,21 +7,16 @@ from typing import Any
 
 from vita_core.config.schema import LLMConfig
 from vita_core.errors import CheckpointError, VitaError
+from vita_core.language.decoding import Generation, stop_token
 from vita_core.planning.language import LanguagePart, ResolvedLLM
 from vita_core.plugins.discovery import describe
 from vita_core.untrusted.jsonfiles import read_object
-from vita_core.untrusted.schemas import Outside, checked
+from vita_core.untrusted.schemas import checked
 from vita_core.weights.shards import check_shards
 from vita_core.weights.sources import Source, locate
 from vita_core.weights.stated import check_commit, check_own_code
 
 __all__ = ["checked_source", "hub_options", "open_tokenizer", "part_tokenizer", "place"]
-
-
-class Stops(Outside):
-    """The tokens that end an answer, in ``generation_config.json``."""
-
-    eos_token_id: int | list[int] | None = None
 
 
 SMALL = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
@@ -51,8 +46,7 @@ def open_tokenizer(resolved: ResolvedLLM) -> tuple[Any, int]:
         stop = GenerationConfig.from_pretrained(where, **options).eos_token_id
     except OSError:  # a checkpoint may have none: transformers then takes the one in its config.json
         stop = resolved.checkpoint_config.get("eos_token_id")
-    stop = tokenizer.eos_token_id if stop is None else stop
-    return tokenizer, int(stop[0] if isinstance(stop, list) else stop)
+    return tokenizer, stop_token(stop, tokenizer.eos_token_id)
 
 
 def checked_source(config: LLMConfig) -> Source:
@@ -103,7 +97,7 @@ def check_texts(directory: Path) -> None:
     """Raise CheckpointError for a small JSON file beside a language model that transformers cannot parse safely."""
     for name in SMALL:
         if (directory / name).is_file():
-            checked(Stops, read_object(directory / name), str(directory / name))
+            checked(Generation, read_object(directory / name), str(directory / name))
 
 
 def _known() -> Any:
