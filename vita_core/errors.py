@@ -6,7 +6,9 @@ Each line of a message has one form: ``what is wrong: the value. Cause if known.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from vita_core.masking import masked
@@ -18,20 +20,33 @@ __all__ = [
     "PictureError",
     "PluginError",
     "VitaError",
+    "contents",
     "nearest",
     "nearest_path",
+    "printable",
     "split_advice",
 ]
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that move the cursor, or turn the direction in which a line is written."""
+
+
+SHOWN = 10
+"""The most names of a directory that a message lists."""
+MOST = 10_000
+"""The most names among which a similar one is looked for."""
 
 
 class VitaError(ValueError):
     """A mistake that the user can correct. The CLI prints its message without a traceback and exits with code 2.
 
-    Secrets in the message are masked (`vita_core.masking`).
+    Secrets in the message are masked (`vita_core.masking`). Control characters, such as those of a stranger's file name that
+    would steer a terminal, are written as ``\\x1b``.
     """
 
     def __init__(self, *arguments: object) -> None:
-        super().__init__(*(masked(one) if isinstance(one, str) else one for one in arguments))
+        super().__init__(*(printable(masked(one)) if isinstance(one, str) else one for one in arguments))
 
 
 class ConfigError(VitaError):
@@ -54,16 +69,31 @@ class AssetError(VitaError):
     """An asset that is missing, cannot be fetched, or fails verification."""
 
 
+def printable(text: str) -> str:
+    """Return `text` with its control characters escaped, but for line feeds and tabs."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def nearest(wrong: str, choices: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest of `choices`, ignoring case, or an empty string if none is close."""
-    folded = {choice.casefold(): choice for choice in choices}
+    others = (
+        choice for choice in islice(choices, MOST) if choice != wrong
+    )  # the folder of a link to nowhere holds that link
+    folded = {choice.casefold(): choice for choice in others}
     found = difflib.get_close_matches(wrong.casefold(), folded, n=1, cutoff=0.5)
     return f" Did you mean {folded[found[0]]!r}?" if found else ""
 
 
 def nearest_path(wrong: Path) -> str:
     """Return what `nearest` does for a path that does not exist, among the names in its folder."""
-    return nearest(wrong.name, [entry.name for entry in wrong.parent.iterdir()] if wrong.parent.is_dir() else ())
+    return nearest(wrong.name, (entry.name for entry in wrong.parent.iterdir()) if wrong.parent.is_dir() else ())
+
+
+def contents(directory: Path) -> str:
+    """Return the names of what a directory holds, at most `SHOWN` of them."""
+    names = sorted(entry.name for entry in directory.iterdir())
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more or "nothing"
 
 
 def split_advice(message: str) -> tuple[str, str]:

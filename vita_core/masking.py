@@ -28,7 +28,11 @@ _RULES = [
     re.compile(rf"(?P<kept>[?&;][\w.-]*(?:token|key|secret|password|signature|sig|credential|policy)=){_VALUE}", re.I),
     re.compile(rf"(?P<kept>\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:basic|bearer|digest|token)\s+)?){_VALUE}", re.I),
     re.compile(rf"(?P<kept>--[\w-]*(?:password|secret|token|key)[ =][\"']?){_VALUE}", re.I),
-    re.compile(rf"(?P<kept>\b[\w-]*(?:{_NAMED})[\"']?\s*[=:]\s*[\"']?){_VALUE}", re.I),
+    re.compile(rf"(?P<kept>\b[\w-]*(?:{_NAMED})[\"']?\s*=\s*[\"']?){_VALUE}", re.I),
+    # not in a message about a file, such as /etc/passwd: no such file
+    re.compile(
+        rf"(?P<kept>(?<![\w/-])[\w-]*(?:{_NAMED})[\"']?\s*:\s*[\"']?){_VALUE}", re.I
+    ),  # not a file: /etc/passwd: ...
     re.compile(r"(?P<kept>)(?<![\w-])(?:hf_|gh[opsur]_|github_pat_|glpat-|sk-|xox[abeprs]-|pypi-|AKIA|eyJ)[\w.-]{16,}"),
 ]
 """What surrounds a secret, or its shape. The group `kept` stays before the mask."""

@@ -15,7 +15,7 @@ import typer
 from vita_core import interrupts
 from vita_core.cli.commands import CommandGroup, drop_output
 from vita_core.cli.exits import BUG, MISTAKE
-from vita_core.errors import PluginError, VitaError
+from vita_core.errors import PluginError, VitaError, printable
 from vita_core.masking import masked, masked_logs
 
 __all__ = ["app", "main"]
@@ -77,7 +77,7 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 def _report(message: str) -> None:
     """Print each line of an error message to stderr. Lines of YAML, which are indented, can be copied as they are."""
-    for line in masked(message).splitlines():
+    for line in printable(masked(message)).rstrip("\n").split("\n"):
         typer.echo(line if line.startswith("  ") else f"error: {line}", err=True)
 
 

@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from vita_core import interrupts
 from vita_core.cli.exits import NO_READER
-from vita_core.errors import PluginError
+from vita_core.errors import ConfigError, PluginError
 from vita_core.plugins.installed import COMMANDS_GROUP, EntryPoint, installed
 
 __all__ = ["COMMANDS_GROUP", "CommandGroup", "drop_output"]
@@ -48,6 +48,9 @@ BUILTIN = {
     "verify": ("verify:verify", "Check the files of a model against its hashes."),
 }
 """Name -> ``"module:function"`` in this package, and the line in ``vita --help``, which imports none of the modules."""
+
+MAY_BE_EMPTY = ("-q", "--question", "--system")
+"""Options whose text may have no character."""
 
 
 def drop_output() -> None:
@@ -90,8 +93,20 @@ class _Unopened(TyperCommand):
         self.opened = opened
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Import the command and parse its own options. Raises PluginError."""
+        """Import the command and parse its own options. Raises PluginError or ConfigError."""
+        if info_name in BUILTIN:
+            _refuse_empty(args)
         return self.opened().make_context(info_name, args, parent=parent, **extra)
+
+
+def _refuse_empty(args: list[str]) -> None:
+    """Raise ConfigError for an argument without a character: as a path it would be the working directory."""
+    for before, argument in zip(["", *args], args, strict=False):
+        option, equals, value = argument.partition("=")
+        joined = bool(equals) and not value and option.startswith("--")
+        name = option if joined else before if before.startswith("-") else "an argument"
+        if (joined or not argument) and name not in MAY_BE_EMPTY:
+            raise ConfigError(f"{name}: empty. Try: a value; a variable of your shell may not be set")
 
 
 def _builtin(name: str) -> _Unopened:

@@ -143,7 +143,8 @@ def _check_file(option: str, path: Path | None, suffix: str) -> None:
     from vita_core.errors import ConfigError
 
     if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
-        raise ConfigError(f"{option}: must be a file that ends in {suffix}: {path}. Try: {path.stem}{suffix}")
+        other = path.parent / f"{path.stem or 'features'}{suffix}"
+        raise ConfigError(f"{option}: must be a file that ends in {suffix}: {path}. Try: {other}")
 
 
 def _built(resolved: Resolved, pictures: list[Path], phases: Phases) -> BaseVisionTower:

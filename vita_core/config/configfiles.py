@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.config.data import expand_data, expand_path
-from vita_core.errors import ConfigError, nearest
+from vita_core.errors import ConfigError, contents, nearest
 from vita_core.untrusted.yamlfiles import Document, Key, Mark, parse_value, read_yaml
 from vita_core.weights.sources import expand
 
@@ -66,13 +66,14 @@ def config_file(name: str | os.PathLike[str]) -> Path:
                 f"{path} is a checkpoint of another project, not a config: it has a config.json but no config.yaml. Try: "
                 f"`vita run {quoted} --image PICTURE`, or `vita migrate {quoted} --out FILE.yaml` to write a config"
             )
-        held = ", ".join(sorted(entry.name for entry in path.iterdir())) or "nothing"
         raise ConfigError(
-            f"{path} holds neither a config.yaml nor a config.json: it holds {held}. Try: a directory that vita train or "
-            "model.save wrote, or the directory of a VITA or LLaVA checkpoint"
+            f"{path} holds neither a config.yaml nor a config.json: it holds {contents(path)}. Try: a directory that "
+            "vita train or model.save wrote, or the directory of a VITA or LLaVA checkpoint"
         )
     if path.is_file():
         return path
+    if path.exists():
+        raise ConfigError(f"{path}: a device or a pipe, not a file. Try: save the config to a file first")
     shipped = shipped_configs()
     if str(name) in shipped:
         return shipped[str(name)]

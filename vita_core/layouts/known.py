@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vita_core.errors import CheckpointError, nearest
+from vita_core.errors import CheckpointError, contents, nearest
 from vita_core.layouts import internvl, internvl_hf, llava, llava_hf, onevision_hf, pixtral_hf, vipllava_hf, vita
 from vita_core.layouts.layout import Layout, OldConfig
 from vita_core.untrusted.sizes import read_config as untrusted_config
@@ -54,8 +54,7 @@ def read_config(directory: str | Path) -> OldConfig:
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a directory. Try: the directory of a checkpoint")
     if not (path / "config.json").is_file():
-        held = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
         raise CheckpointError(
-            f"{path} has no config.json: it holds {held}. Try: the directory of a checkpoint with its config.json"
+            f"{path} has no config.json: it holds {contents(path)}. Try: the directory of a checkpoint with its config.json"
         )
     return untrusted_config(path / "config.json")

@@ -1,0 +1,89 @@
+"""Arguments that a shell or a stranger's file name makes odd: what the command line says of them can be read, and is true."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vita_core.cli import _report, app
+from vita_core.errors import ConfigError, PictureError, VitaError, contents, nearest, nearest_path
+from vita_core.masking import masked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["train", "quickstart", "--out", ""], "--out"),
+        (["train", "quickstart", "--out="], "--out"),
+        (["data", "check", ""], "an argument"),
+        (["plan", ""], "an argument"),
+        (["run", "quickstart", "--image", "", "-q", ""], "--image"),
+        (["plan", "--weights="], "--weights"),
+    ],
+)
+@pytest.mark.reliability(
+    door="command line", fault="a variable of the shell that is not set", expected="an error, not the working directory"
+)
+def test_empty_arguments(arguments: list[str], name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: empty"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_question_may_be_empty(tmp_path: Path) -> None:
+    for words in (["-q", ""], ["--question="], ["--system", ""]):
+        with pytest.raises(VitaError, match="no picture is given"):
+            CliRunner().invoke(app, ["run", str(tmp_path / "c.yaml"), *words], catch_exceptions=False)
+
+
+@pytest.mark.reliability(
+    door="every message", fault="a file name that steers a terminal", expected="its control characters are escaped"
+)
+def test_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    error = PictureError("a\x1b[31m\r\x07\x9b\u202eb\tc\n  d: is bad. Try: another")
+    assert str(error) == "a\\x1b[31m\\r\\x07\\x9b\\u202eb\tc\n  d: is bad. Try: another"
+    _report("\x1b]0;title\x07: No such file. Try: another\n")
+    assert capsys.readouterr().err == "error: \\x1b]0;title\\x07: No such file. Try: another\n"
+
+
+@pytest.mark.reliability(
+    door="command line", fault="a link to nowhere", expected="an error that does not suggest itself"
+)
+def test_a_link_to_nowhere_is_not_suggested(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").symlink_to(tmp_path / "gone.png")
+    assert nearest_path(tmp_path / "cat.png") == ""
+    (tmp_path / "cat2.png").touch()
+    assert nearest_path(tmp_path / "cat.png") == " Did you mean 'cat2.png'?"
+
+
+def test_large_directories() -> None:
+    assert nearest("a", (str(number) for number in range(10**9))) == ""
+
+
+def test_what_a_directory_holds(tmp_path: Path) -> None:
+    assert contents(tmp_path) == "nothing"
+    for number in range(25):
+        (tmp_path / f"{number:02}.png").touch()
+    assert contents(tmp_path) == ", ".join(f"{number:02}.png" for number in range(10)) + " and 15 more"
+
+
+@pytest.mark.reliability(door="YAML config", fault="a pipe", expected="an error that says so")
+def test_a_config_from_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match=r"c\.yaml: a device or a pipe, not a file"):
+        CliRunner().invoke(app, ["plan", str(tmp_path / "c.yaml")], catch_exceptions=False)
+
+
+def test_a_message_about_a_file_whose_name_is_that_of_a_secret() -> None:
+    assert masked("/etc/passwd: no such file. Try: check the path") == "/etc/passwd: no such file. Try: check the path"
+    assert masked("../api-key: it is empty") == "../api-key: it is empty"
+    assert masked("passwd: hunter2 api_key=abc /etc/passwd=abc") == "passwd: *** api_key=*** /etc/passwd=***"
+
+
+def test_the_advice_for_a_file_of_another_kind_can_be_followed(tmp_path: Path) -> None:
+    wrong = tmp_path / "features.txt"
+    with pytest.raises(ConfigError, match=r"Try: .*/features\.safetensors$") as raised:
+        CliRunner().invoke(app, ["encode", "quickstart", "a.png", "--out", str(wrong)], catch_exceptions=False)
+    assert str(raised.value).endswith(str(tmp_path / "features.safetensors"))
