@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from vita_core.cli import _report, app
+from vita_core import load_config
+from vita_core.cli import _failed, _report, app
+from vita_core.cli.exits import MISTAKE
 from vita_core.errors import ConfigError, PictureError, VitaError, contents, nearest, nearest_path
 from vita_core.masking import masked
+from vita_core.weights.assets import cache_dir
 
 
 @pytest.mark.parametrize(
@@ -87,3 +92,40 @@ def test_the_advice_for_a_file_of_another_kind_can_be_followed(tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"Try: .*/features\.safetensors$") as raised:
         CliRunner().invoke(app, ["encode", "quickstart", "a.png", "--out", str(wrong)], catch_exceptions=False)
     assert str(raised.value).endswith(str(tmp_path / "features.safetensors"))
+
+
+@pytest.mark.reliability(door="every path", fault="the home of an unknown user", expected="an error that says so")
+def test_the_home_of_an_unknown_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("VITA_CACHE", "~nobody-of-this-name/cache")
+    assert cache_dir() == Path("~nobody-of-this-name/cache")
+    with pytest.raises(RuntimeError) as raised:
+        Path("~nobody-of-this-name/x").expanduser()
+    assert _failed(raised.value) == MISTAKE
+    assert "there is no user of that name" in capsys.readouterr().err
+
+
+@pytest.mark.reliability(door="working directory", fault="it was deleted", expected="an error that says so")
+def test_the_working_directory_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as raised:
+        Path.cwd()
+    assert _failed(raised.value) == MISTAKE
+    assert "the working directory was deleted" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.reliability(door="stderr", fault="a full disk", expected="the exit code all the same")
+def test_stderr_on_a_full_disk() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "vita_core", "verify", "/gone"], stderr=full, check=False)
+    assert done.returncode == MISTAKE
+
+
+@pytest.mark.parametrize("seed", [-1, 10**20])
+def test_seeds_that_torch_does_not_take(seed: int, tiny_config: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training\.seed: wrong value"):
+        load_config(tiny_config, [f"training.seed={seed}"])

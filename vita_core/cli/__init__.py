@@ -77,8 +77,11 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 def _report(message: str) -> None:
     """Print each line of an error message to stderr. Lines of YAML, which are indented, can be copied as they are."""
-    for line in printable(masked(message)).rstrip("\n").split("\n"):
-        typer.echo(line if line.startswith("  ") else f"error: {line}", err=True)
+    try:
+        for line in printable(masked(message)).rstrip("\n").split("\n"):
+            typer.echo(line if line.startswith("  ") else f"error: {line}", err=True)
+    except OSError:  # nobody reads stderr, or its disk is full: the exit code still tells
+        drop_output(sys.stderr)
 
 
 def main() -> None:
@@ -98,6 +101,10 @@ def _failed(error: Exception) -> int:
     """Report an error of a command. Return the exit code."""
     if isinstance(error, VitaError):
         _report(str(error))
+    elif isinstance(error, RuntimeError) and "home directory" in str(error):  # of pathlib, for `~nobody/file`
+        _report("a path begins with ~ and a name, and there is no user of that name. Try: the whole path")
+    elif isinstance(error, FileNotFoundError) and _homeless():
+        _report("the working directory was deleted. Try: `cd` to another one")
     elif isinstance(error, OSError):  # such as a full disk, a name that is too long, a missing permission
         wrong = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _report(f"{wrong}. Try: check the name, the permissions and the space on the disk")
@@ -114,3 +121,12 @@ def _failed(error: Exception) -> int:
         _report(report(error, sys.argv[1:]))
         return BUG
     return MISTAKE
+
+
+def _homeless() -> bool:
+    """Return whether the working directory was deleted."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False

@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -53,12 +53,13 @@ MAY_BE_EMPTY = ("-q", "--question", "--system")
 """Options whose text may have no character."""
 
 
-def drop_output() -> None:
-    """Discard the buffered output. Python would try to write it again at exit, and then exit with 120."""
+def drop_output(stream: TextIO | None = None) -> None:
+    """Discard the buffered output of stdout or another stream. Python would write it again at exit, and exit with 120."""
+    stream = stream or sys.stdout
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class CommandGroup(TyperGroup):

@@ -168,7 +168,7 @@ class TrainingConfig(Section):
     variants: NonNegativeInt = 3
     moment_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     eval_steps: PositiveInt = 100
     save_steps: PositiveInt = 50
     keep: PositiveInt = 2

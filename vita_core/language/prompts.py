@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from vita_core.language.templates import chat_text
 
 __all__ = ["PICTURE_ID", "known_token", "leading_ids", "list_content", "prompt_ids"]
 
+HALF = re.compile("[\ud800-\udfff]")
+"""What Python makes of bytes that are not UTF-8, in an argument or a row of JSON. No tokenizer takes it."""
 PICTURE_ID = -200
 """The token id that marks the place of a picture, as in LLaVA and VITA."""
 
@@ -22,6 +25,11 @@ def prompt_ids(tokenizer: Any, prompt: PromptConfig, question: str, places: Sequ
     The question may contain ``<image>`` to say where the pictures go, once per picture. Raises VitaError if the numbers
     differ, and ConfigError if the chat template does not accept the prompt.
     """
+    for name, said in (("question", question), ("system text", prompt.system or "")):
+        if HALF.search(said):
+            raise VitaError(
+                f"the {name} is not text, for it holds half a character: {said!r:.80}. Try: write it as UTF-8"
+            )
     written = question.count(IMAGE)
     if written not in (0, len(places)) or (written and not places):
         raise VitaError(

@@ -211,7 +211,11 @@ class VisionLanguageModel(PictureTokens):
         return [self._finished(*answer, timings) for answer in answers]
 
     def _generation(self, max_new_tokens: int | None) -> GenerationConfig:
-        stated = {"max_new_tokens": max_new_tokens} if max_new_tokens else {}
+        if max_new_tokens is not None and (not isinstance(max_new_tokens, int) or max_new_tokens < 1):
+            raise VitaError(
+                f"max_new_tokens is not a whole number from 1: {max_new_tokens!r:.80}. Try: `generation.max_new_tokens`"
+            )
+        stated = {"max_new_tokens": max_new_tokens} if max_new_tokens is not None else {}
         return self.settings.generation.model_copy(update=stated)
 
     def visual_tokens(self, pictures: Sequence[Sequence[Prepared]], by_tile: bool) -> list[list[list[Tensor]]]:
