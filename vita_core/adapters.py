@@ -8,17 +8,17 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vita_core.errors import CheckpointError, VitaError
 from vita_core.loading import LoadReport, check_values, read_tensors
+from vita_core.untrusted.adapters import AdapterConfig
 from vita_core.untrusted.jsonfiles import read_object
-from vita_core.untrusted.patterns import MOST_REPEATS, check_quick, is_quick
-from vita_core.untrusted.schemas import Outside, checked
+from vita_core.untrusted.patterns import is_quick
+from vita_core.untrusted.schemas import checked
 from vita_core.weights.files import write_text, write_whole
 from vita_core.weights.shards import choose_file
 
@@ -32,35 +32,6 @@ __all__ = [
     "save_adapter",
     "set_dropout",
 ]
-
-
-class AdapterConfig(Outside):
-    """What decides how large an adapter is and what it is put beside, in the config that peft writes."""
-
-    r: Annotated[int, Field(ge=1)] = 8
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    alpha_pattern: dict[str, float | int] = Field(default_factory=dict)
-    target_modules: list[str] | str | None = None
-    exclude_modules: list[str] | str | None = None
-    layers_pattern: list[str] | str | None = None
-    modules_to_save: list[str] | None = None
-
-    def check_patterns(self, file: str) -> None:
-        """Raise CheckpointError for what peft would run as a regular expression on every name of the model, for ever."""
-        excluded = [self.exclude_modules] if isinstance(self.exclude_modules, str) else []
-        layers = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern or []
-        for key, patterns, most in (
-            ("exclude_modules", excluded, MOST_REPEATS),
-            ("rank_pattern", self.rank_pattern, 1),  # peft adds one to each
-            ("alpha_pattern", self.alpha_pattern, 1),
-            ("layers_pattern", layers, 0),
-            ("modules_to_save", self.modules_to_save or [], 0),
-        ):
-            for pattern in patterns:
-                check_quick(pattern, file, key, most)
-        if isinstance(self.target_modules, str) and is_quick(self.target_modules):
-            check_quick(self.target_modules, file, "target_modules")
-
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
@@ -223,9 +194,9 @@ def _fitted(directory: Path, state: Mapping[str, Tensor], put: Any) -> Any:
         with warnings.catch_warnings():  # peft uses a deprecated name of a transformers property
             warnings.simplefilter("ignore", FutureWarning)
             return put(config)
-    except (TypeError, ValueError, KeyError) as error:
-        if isinstance(error, VitaError):
-            raise
+    except (VitaError, MemoryError):
+        raise
+    except Exception as error:  # peft raises any of them, such as that of a regular expression
         reason = " ".join(str(error).split()).rstrip(".")
         raise CheckpointError(
             f"LoRA adapter {directory} does not fit this model: {reason}. "
@@ -243,3 +214,5 @@ def _compare(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], where: s
         if key in state and state[key].shape != tensor.shape
     ]
     report.raise_if_wrong(where)
+    for key, tensor in state.items():
+        check_values(tensor, key, where, floats=True)

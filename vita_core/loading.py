@@ -23,6 +23,7 @@ __all__ = [
     "KeyRules",
     "LoadReport",
     "Tensors",
+    "check_values",
     "fill",
     "load_into",
     "part_shapes",

@@ -11,6 +11,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from vita_core.config.schema import GenerationConfig, LLMConfig, PromptConfig
+from vita_core.errors import CheckpointError
 from vita_core.language.generating import cache_keyword, generate, shared_prefix
 from vita_core.language.llm import PICTURE_ID, LanguageModel
 from vita_core.language.merging import merge
@@ -122,3 +123,11 @@ def test_no_name_is_used_that_transformers_warns_of(llm: LanguageModel, caplog: 
     finally:
         library.removeHandler(caplog.handler)
     assert [record.getMessage() for record in caplog.records] == []
+
+
+@pytest.mark.reliability(door="weights of a language model", fault="NaN", expected="an error at the first question")
+def test_a_language_model_with_nan(tiny_llm: Path) -> None:
+    broken = LanguageModel(LLMConfig(weights=str(tiny_llm)), torch.device("cpu"))
+    broken.model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(CheckpointError, match="the language model's scores are not numbers"):
+        answers(broken, (4,), 0)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vita_core.config.schema import GenerationConfig
+from vita_core.errors import CheckpointError
 from vita_core.language.llm import PICTURE_ID, LanguageModel
 
 __all__ = ["cache_keyword", "generate", "shared_prefix"]
@@ -62,6 +63,7 @@ def generate(
         sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
     read = {cache_keyword(): _read_once(llm, embeds[:1, :shared], len(embeds))} if shared else {}
     output = llm.model.generate(
+        logits_processor=[_Finite(llm.name)],
         inputs_embeds=embeds,
         attention_mask=mask,
         max_new_tokens=limit,
@@ -74,6 +76,22 @@ def generate(
     stop_ids = set(stops if isinstance(stops, list) else [llm.stop_id])
     ends = [next((i for i, token in enumerate(row) if token in stop_ids), len(row)) for row in output.tolist()]
     return [row[:end] for row, end in zip(output.tolist(), ends, strict=True)]
+
+
+class _Finite:
+    """Stop at scores of tokens that are NaN: the answer would be empty, or always the same word."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.seen = name, False
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        if not self.seen and scores.isnan().any():
+            raise CheckpointError(
+                f"{self.name}: the language model's scores are not numbers. Its weights may hold NaN. "
+                "Try: download its weights again, or `llm.dtype: bfloat16` or `float32`"
+            )
+        self.seen = True  # one look, at the first token: each would wait for the device
+        return scores
 
 
 def _read_once(llm: LanguageModel, prefix: Tensor, rows: int) -> Any:

@@ -112,11 +112,18 @@ def open_safetensors(path: Path, framework: str = "np") -> Any:
     """Return the library's handle of a safetensors file, a context manager. Raises the library's errors and CheckpointError."""
     from safetensors import safe_open
 
-    with path.open("rb") as file:
+    with _opened(path) as file:
         _header_size(file, path)
     return safe_open(
         path, framework=framework
     )  # it checks dtypes, and that the offsets cover the file without overlaps
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file to read. Raises OSError, and CheckpointError for a pipe or a device, which would have no end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise CheckpointError(f"{path}: a device or a pipe, not a file. Try: save the weights to a file first")
+    return path.open("rb")
 
 
 def _header_size(file: BinaryIO, path: Path) -> int:
@@ -133,7 +140,7 @@ def _header_size(file: BinaryIO, path: Path) -> int:
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """Return the header of a safetensors file, and the place of the first tensor. Raises OSError and CheckpointError."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         size = _header_size(file, path)
         header = parse_json(file.read(size), str(path), CONFIG)
     if not isinstance(header, dict):
@@ -143,7 +150,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 def _check_start(path: Path) -> None:
     """Raise CheckpointError for a file that torch did not write, or wrote compressed: a few bytes would fill the memory."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         start = file.read(8)
     reason = "it is empty" if not start else f"it begins with {start!r}"
     if start.startswith(ZIP):
@@ -201,7 +208,7 @@ def tensors_sha256(file: Path) -> str:
 
     It does not depend on the order in which a library writes the tensors or the metadata.
     """
-    with reading(file), file.open("rb") as opened:
+    with reading(file), _opened(file) as opened:
         header, start = read_header(file)
         header.pop("__metadata__", None)
         digest = hashlib.sha256()
