@@ -95,3 +95,21 @@ def test_a_model_without_an_end() -> None:
     assert stop_token(None, 3) == stop_token([], 3) == stop_token([3, 4], 5) == 3
     with pytest.raises(CheckpointError, match="neither the language model nor its tokenizer names a token"):
         stop_token(None, None)
+
+
+@pytest.mark.reliability(
+    door="tokenizer.json", fault="no words, or ids beyond the embeddings", expected="an error that names the tokenizer"
+)
+@pytest.mark.parametrize("shift", [None, 1000])
+def test_a_tokenizer_of_another_model(shift: int | None, tiny_llm: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_llm, tmp_path / "llm"))
+    stated = json.loads((copy / "tokenizer.json").read_text())
+    words = stated["model"]["vocab"].items()
+    stated["model"]["vocab"] = {} if shift is None else {word: number + shift for word, number in words}
+    (copy / "tokenizer.json").write_text(json.dumps(stated))
+    llm = LanguageModel(LLMConfig(weights=str(copy)), torch.device("cpu"))
+    told = (
+        "tokenizer does not accept the prompt" if shift is None else r"token id 10\d\d, but the model has 28 embeddings"
+    )
+    with pytest.raises(CheckpointError, match=told):
+        merge([llm.prompt(PromptConfig(), QUESTION, 1)], pictures([4]), llm.embed)

@@ -79,7 +79,13 @@ class LanguageModel(nn.Module):
         return stop_token(self.model.generation_config.eos_token_id, self.tokenizer.eos_token_id)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return the embeddings (T, D) of token ids (T)."""
+        """Return the embeddings (T, D) of token ids (T). Raises CheckpointError for an id that has none."""
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
+            raise CheckpointError(
+                f"{self.name}: its tokenizer gives the token id {int(ids.max())}, but the model has {rows} embeddings. Try: the "
+                "tokenizer's files of the same checkpoint"
+            )
         embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
         return embedded
 

@@ -10,6 +10,7 @@ from vita_core.config.schema import PromptConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
 from vita_core.language.templates import chat_text
+from vita_core.plugins.discovery import describe
 
 __all__ = ["PICTURE_ID", "known_token", "leading_ids", "list_content", "prompt_ids"]
 
@@ -59,7 +60,7 @@ def prompt_ids(tokenizer: Any, prompt: PromptConfig, question: str, places: Sequ
         )
     ids = [] if chat else leading_ids(tokenizer)
     for index, segment in enumerate(text.replace(IMAGE, prompt.image_text).split(IMAGE)):
-        ids += [PICTURE_ID] * (index > 0) + tokenizer(segment, add_special_tokens=False).input_ids
+        ids += [PICTURE_ID] * (index > 0) + _ids(tokenizer, segment, special=False)
     return ids
 
 
@@ -74,10 +75,22 @@ def known_token(tokenizer: Any, stated: int | str, key: str) -> str:
     return token
 
 
+def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    """Return the token ids of a text. Raises CheckpointError for a tokenizer that cannot read it."""
+    try:
+        found: list[int] = tokenizer(text, add_special_tokens=special).input_ids
+    except Exception as error:  # the library raises `Exception` itself
+        raise CheckpointError(
+            f"llm.weights: the tokenizer does not accept the prompt: {describe(error).rstrip('.')}. Try: the tokenizer's files of "
+            "the same checkpoint"
+        ) from error
+    return found
+
+
 def _as_processor(tokenizer: Any, text: str, token: str, places: int) -> list[int]:
     """Return the ids of a whole prompt as transformers' processors make them: with BOS, unless the text begins with it."""
     begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    mark, ids = tokenizer.convert_tokens_to_ids(token), tokenizer(text, add_special_tokens=not begun).input_ids
+    mark, ids = tokenizer.convert_tokens_to_ids(token), _ids(tokenizer, text, special=not begun)
     if ids.count(mark) != places:
         raise VitaError(
             f"the prompt has {ids.count(mark)} tokens {token!r}, but the number of pictures is {places}. "
