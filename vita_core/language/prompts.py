@@ -81,8 +81,8 @@ def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
         found: list[int] = tokenizer(text, add_special_tokens=special).input_ids
     except Exception as error:  # the library raises `Exception` itself
         raise CheckpointError(
-            f"llm.weights: the tokenizer does not accept the prompt: {describe(error).rstrip('.')}. Try: the tokenizer's files of "
-            "the same checkpoint"
+            f"llm.weights: the tokenizer does not accept the prompt: {describe(error).rstrip('.')}. Try: the tokenizer's files "
+            "of the same checkpoint"
         ) from error
     return found
 
