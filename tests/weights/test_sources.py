@@ -119,6 +119,15 @@ def put(folder: Path, **files: bytes | Path) -> Path:
     return folder
 
 
+def test_a_hub_that_takes_no_connection_is_asked_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub would ask again and again for 23 seconds."""
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", lambda *_, **__: pytest.fail("asked again"))
+    hub.shutdown()
+    hub.server_close()
+    with pytest.raises(CheckpointError, match=r"cannot get some/clip from the hub: .*refused\. Try: check the network"):
+        build_tower({"weights": "some/clip"})
+
+
 def test_only_the_chosen_file_of_a_repository_is_fetched(hub: Hub, tmp_path: Path) -> None:
     clip = GOLDEN / "clip"
     files = {name: clip / name for name in ("config.json", "preprocessor_config.json", "model.safetensors")}
