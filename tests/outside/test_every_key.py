@@ -13,13 +13,13 @@ from inputs import VALUES, changed, keys
 from law import law
 
 pytestmark = pytest.mark.slow
-CONFIGS = ("clip", "siglip", "internvit", "internvit_6b", "open_clip", "timm", "transformers", "torchvision")
+CONFIGS = ("clip", "siglip", "eva_clip", "internvit", "internvit_6b", "open_clip", "timm", "transformers")
 PROCESSORS = ("clip", "siglip", "internvit")
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tower_examples: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A directory for each tower that a ``config.json`` describes; torchvision's states its image processor only."""
+    """A directory for each tower that a ``config.json`` describes. Torchvision's weights have none."""
     import timm
 
     folder = tmp_path_factory.mktemp("described")
@@ -27,7 +27,7 @@ def checkpoints(tower_examples: dict[str, dict[str, Any]], tmp_path_factory: pyt
         timm.create_model("vit_tiny_patch16_224", img_size=64, depth=1), folder / "timm", model_args={"img_size": 64, "depth": 1}
     )  # fmt: skip
     found = {name: Path(tower_examples[name]["weights"]) for name in ("open_clip", "transformers")}
-    found |= {name: GOLDEN / name for name in ("clip", "siglip", "internvit", "internvit_6b", "vita15")}
+    found |= {name: GOLDEN / name for name in ("clip", "siglip", "eva_clip", "internvit", "internvit_6b", "vita15")}
     return found | {"timm": folder / "timm"}
 
 
@@ -57,7 +57,7 @@ def faults(door: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "torchvision"])
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("value", faults("config.json of a checkpoint"))
 def test_each_key_of_a_config(name: str, value: Any, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     file = "open_clip_config.json" if name == "open_clip" else "config.json"
@@ -80,7 +80,7 @@ def test_each_key_of_a_whole_model(value: Any, vita15: Path, tmp_path: Path) -> 
 @pytest.mark.reliability(
     door="config.json of a checkpoint", fault="keys that nobody knows", expected="a result, as without them"
 )
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "torchvision"])
+@pytest.mark.parametrize("name", CONFIGS)
 def test_unknown_keys_do_no_harm(name: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     file = "open_clip_config.json" if name == "open_clip" else "config.json"
     work = Path(shutil.copytree(checkpoints[name], tmp_path / name))
