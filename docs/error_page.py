@@ -104,7 +104,7 @@ class Reader:
                 return " or ".join(dict.fromkeys(filter(None, either))) if all(either) else _placed(ANY)
             case ast.Call(func=func) if _name(func) in SUGGESTIONS:
                 return f" Did you mean {_placed(ANY)}?"
-            case ast.Call(func=ast.Attribute(attr="join"), args=[joined]):
+            case ast.Call(func=ast.Attribute(attr="join") | ast.Name("dotted"), args=[joined]):
                 return _placed(_named(joined))
             case ast.Name() if depth < DEPTH and len(texts := self._constant(node, depth)) == 1:
                 return texts[0]

@@ -21,6 +21,7 @@ __all__ = [
     "PluginError",
     "VitaError",
     "contents",
+    "dotted",
     "nearest",
     "nearest_path",
     "printable",
@@ -28,8 +29,8 @@ __all__ = [
 ]
 
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that move the cursor, or turn the direction in which a line is written."""
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that move the cursor, begin a line, or turn the direction in which a line is written."""
 
 
 SHOWN = 10
@@ -72,6 +73,11 @@ class AssetError(VitaError):
 def printable(text: str) -> str:
     """Return `text` with its control characters escaped, but for line feeds and tabs."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def dotted(keys: Iterable[object]) -> str:
+    """Return a key of a file as ``a.b.c``, on one line whatever characters a stranger has given it."""
+    return ".".join(printable(str(key)).replace("\n", "\\n") for key in keys)
 
 
 def nearest(wrong: str, choices: Iterable[str]) -> str:

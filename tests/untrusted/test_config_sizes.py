@@ -184,3 +184,13 @@ def test_the_name_of_a_model_is_a_text(golden: Path, tmp_path: Path, value: Any)
 def test_a_patch_of_no_size_under_another_name_is_refused(patch: Any) -> None:
     with pytest.raises(CheckpointError, match=r"a/config\.json: .*patch_size: "):
         check_sizes({"image_size": 56, "patch_size": patch}, "a/config.json")
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a\u2028b", "a\x1b[2Jb", "a\x85b"])
+def test_a_strangers_key_stays_on_one_line(key: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": "dinov2", "vision_config": {key: 10**9}}))
+    with pytest.raises(CheckpointError) as caught:
+        resolve_tower({"weights": str(tmp_path)})
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{file}: vision_config.{ascii(key)[1:-1]}: 1000000000 is not a number")

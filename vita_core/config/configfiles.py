@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_core.config.data import expand_data, expand_path
-from vita_core.errors import ConfigError, contents, nearest
+from vita_core.errors import ConfigError, contents, dotted, nearest
 from vita_core.untrusted.yamlfiles import Document, Key, Mark, parse_value, read_yaml
 from vita_core.weights.sources import expand
 
@@ -102,7 +102,7 @@ def _refuse_code(document: Document, own: Mapping[Key, Mark]) -> None:
             and value
             and document.marks[key] == own.get(key)
         ):
-            name = ".".join(map(str, key))
+            name = dotted(key)
             raise ConfigError(
                 f"{own[key]}: {name}: the config inside a model's directory cannot allow the model's code. "
                 f"Try: read that code, then `--set {name}=true`"
@@ -175,7 +175,7 @@ def _with_paths(value: Any, key: Key, base: Path, place: Callable[[Key], Mark]) 
     except (OSError, RuntimeError) as error:  # a name that is too long, an unknown user's home
         reason = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise ConfigError(
-            f"{place(key)}: {'.'.join(map(str, key))}: not a usable path: {reprlib.repr(value)}: {reason}. Try: check the path"
+            f"{place(key)}: {dotted(key)}: not a usable path: {reprlib.repr(value)}: {reason}. Try: check the path"
         ) from error
 
 
@@ -216,5 +216,5 @@ def _place_in(target: Any, word: str, key: Key) -> Any:
         return word
     if word.isascii() and word.isdigit() and int(word) < len(target):
         return int(word)
-    name, places = ".".join(map(str, key)), f"0..{len(target) - 1}" if target else "no place, because the list is empty"
+    name, places = dotted(key), f"0..{len(target) - 1}" if target else "no place, because the list is empty"
     raise ConfigError(f"--set {name}:1:1: not a place in the list: {word!r}. Try: {places}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import pydantic
 
-from vita_core.errors import ConfigError, nearest, split_advice
+from vita_core.errors import ConfigError, dotted, nearest, split_advice
 from vita_core.untrusted.yamlfiles import Key, Mark
 
 __all__ = ["Section", "validate", "written"]
@@ -97,9 +97,9 @@ def _problem(
     section: str,
 ) -> str:
     prefix = f"{marks[known]}: " if marks is not None else f"{section}: " if section else ""
-    names = ".".join(map(str, known or loc))
+    names = dotted(known or loc)
     named = f"{prefix}{names}: " if names else prefix
-    kind, message, owner = problem["type"], str(problem["msg"]), ".".join(map(str, loc[:-1]))
+    kind, message, owner = problem["type"], str(problem["msg"]), dotted(loc[:-1])
     if kind == "extra_forbidden":
         fields = _section(model, loc[:-1])
         keys = list(fields.model_fields) if fields else []
@@ -108,7 +108,7 @@ def _problem(
         return f"{prefix}unknown key: {loc[-1]!r}{where}.{nearest(str(loc[-1]), keys)} Try: {advice}"
     if kind == "missing":
         where = f" to section {owner or section!r}" if owner or section else ""
-        return f"{prefix}required key is missing: {'.'.join(map(str, loc))!r}. Try: add {loc[-1]!r}{where}"
+        return f"{prefix}required key is missing: {dotted(loc)!r}. Try: add {loc[-1]!r}{where}"
     if kind == "value_error":
         wrong, advice = split_advice(message.removeprefix("Value error, "))
         return f"{named}{wrong}. Try: {advice or 'another value, or leave the key out'}"

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vita_core.errors import CheckpointError, PluginError, VitaError
+from vita_core.errors import CheckpointError, PluginError, VitaError, dotted
 from vita_core.plugins.discovery import describe
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.libraries import failed_library, library_advice
@@ -105,4 +105,5 @@ def _unopened(error: Exception, library: str | None, spec: TowerSpec, owner: Own
 
 def _keys(source: Source) -> str:
     """Return which keys the config of a checkpoint has, for an error message."""
-    return f"it has only {', '.join(source.config)}" if source.config else "it is empty or does not exist"
+    names = ", ".join(dotted([key]) for key in source.config)
+    return f"it has only {names}" if names else "it is empty or does not exist"

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from vita_core.errors import CheckpointError
+from vita_core.errors import CheckpointError, dotted
 
 __all__ = ["Outside", "check_object", "checked"]
 
@@ -38,7 +38,7 @@ def checked(model: type[Model], data: Mapping[str, Any], file: str, inside: str 
             value = value[part]  # type: ignore[index]  # one of the two
         expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         raise CheckpointError(
-            f"{file}: {'.'.join(names)}: {reprlib.repr(value)} is not {expected}. Try: correct that key, or download the file "
+            f"{file}: {dotted(names)}: {reprlib.repr(value)} is not {expected}. Try: correct that key, or download the file "
             "again"
         ) from None
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vita_core.errors import CheckpointError
+from vita_core.errors import CheckpointError, dotted
 from vita_core.untrusted.jsonfiles import read_object
 from vita_core.untrusted.processors import check_preparation
 from vita_core.untrusted.schemas import check_object
@@ -124,7 +124,7 @@ def _check_mapping(config: Mapping[str, Any], file: str, inside: str) -> None:
             continue
         check_preparation(key, value, file)
         rule = next((rule for rule in BOUNDS if rule[0].fullmatch(str(key))), None)
-        _check(value, rule, file, f"{inside}{key}", str(key))
+        _check(value, rule, file, inside + dotted([key]), str(key))
     image, patch = (_least(config.get(key)) for key in ("image_size", "patch_size"))
     side = 0 if image is None or patch is None or patch < 1 else image // patch
     if image is not None and patch is not None and not 1 <= side <= math.isqrt(MOST_PATCHES):
