@@ -132,6 +132,8 @@ def test_a_crop_is_refused_where_pictures_are_not_cut(tmp_path: Path) -> None:
 
 def test_gemma_4s_limits_may_be_infinite_as_timm_makes_them(tmp_path: Path) -> None:
     """Its linear layers clip at saved limits, which are infinite until they are set; a weight never is."""
+    if not timm.is_model("gemma4_vit_167m"):
+        pytest.skip(f"timm {timm.__version__} has no gemma4_vit: a newer version has")
     model = saved(tmp_path, "gemma4_vit_167m", img_size=96, depth=1)
     pixels = torch.rand(1, 3, 96, 96)
     assert any(torch.isinf(buffer).any() for buffer in model.buffers())

@@ -31,7 +31,7 @@ def recognises(config: Mapping[str, Any]) -> bool:
 def processor(
     config: Mapping[str, Any],
     shape: Shape,
-    options: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
     preprocessor: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
     """Return timm's evaluation preprocessing: resize to size / crop_pct, then a centre crop.
@@ -40,7 +40,8 @@ def processor(
     the crop has a border of the mean color. For a NaFlex ViT, the picture keeps its aspect. A checkpoint that transformers
     saved has an image processor of its own, which is used as it is.
     """
-    asked = {key: options[key] for key in ("crop_pct", "crop_mode") if options.get(key) is not None}
+    given = options or {}
+    asked = {key: given[key] for key in ("crop_pct", "crop_mode") if given.get(key) is not None}
     if asked and (preprocessor or shape.native is not None):
         reason = (
             "has an image processor of its own" if preprocessor else "takes pictures of any size, which are not cut"
