@@ -221,6 +221,12 @@ def test_an_asset_in_the_cache_and_as_a_source(tmp_path: Path, monkeypatch: pyte
     assert not findings(place)
     (place / "config.json").write_text("[]")
     assert findings(saved) == [("asset:mobilenet-v2/config.json", "changed")]
+    here = {**record, "files": {"config.json": {"sha256": hashlib.sha256(b"[]").hexdigest(), "bytes": 2}}}
+    (place / RECORD).write_text(json.dumps(here))  # as another version of transformers writes it from the same wheel
+    assert not findings(saved)
+    (place / RECORD).write_text(json.dumps({**here, "wheel_sha256": "0" * 64}))
+    assert findings(saved) == [("asset:mobilenet-v2/config.json", "changed")]
+    (place / RECORD).write_text(json.dumps(record))
     (place / "more.bin").touch()
     assert findings(place) == [("config.json", "changed"), ("more.bin", "extra")]
 
