@@ -212,9 +212,8 @@ class VisionLanguageModel(PictureTokens):
 
     def _generation(self, max_new_tokens: int | None) -> GenerationConfig:
         if max_new_tokens is not None and (not isinstance(max_new_tokens, int) or max_new_tokens < 1):
-            raise VitaError(
-                f"max_new_tokens is not a whole number from 1: {max_new_tokens!r:.80}. Try: `generation.max_new_tokens`"
-            )
+            told = f"max_new_tokens: {max_new_tokens!r:.80} is not a whole number from 1. Try: a larger one, or None"
+            raise VitaError(told)
         stated = {"max_new_tokens": max_new_tokens} if max_new_tokens is not None else {}
         return self.settings.generation.model_copy(update=stated)
 

@@ -85,8 +85,7 @@ def train(
         _keep_words(vlm.projector)
         tell(f"training: {described(trained)}")
         training = CachedSamples(cache, rows, answers, settings.steps * settings.batch_size)
-        scores = run_alignment(vlm, trained, training, held_out, out)
-        scores |= {"samples": len(kept), "held_out": len(held)}
+        scores = run_alignment(vlm, trained, training, held_out, out) | {"samples": len(kept), "held_out": len(held)}
         write_text(out / HELD_OUT, "".join(_row(samples[i]) for i in held))
         write_results(resolved, vlm, trained, out, scores, sources_of(resolved, data, sets, licences))
         run.finish(scores)
