@@ -157,9 +157,10 @@ def test_a_training_saves_at_a_signal_and_stops_at_the_second(
     out = tmp_path / "out" / "trained"
     (tmp_path / "slow_disk.py").write_text(
         "import sys, time\n"
+        "slept = []\n"
         "def watch(event, args):\n"
-        "    if event == 'open' and 'checkpoint-' in str(args[0]) and 'optimizer' in str(args[0]):\n"
-        "        time.sleep(3)\n"
+        "    if not slept and event == 'open' and 'checkpoint-' in str(args[0]) and 'optimizer' in str(args[0]):\n"
+        "        slept.append(time.sleep(3))\n"
         "sys.addaudithook(watch)\n"
     )
     words = ["-p", "slow_disk", *lines(tiny_config, captioned, captioned, out.parent)["train"]]

@@ -167,6 +167,8 @@ def _watch(reading: int) -> None:
             if numbers and not seen:
                 _state.number = _state.number or numbers[0]
                 deadline = time.monotonic() + GRACE
+            elif numbers:  # who asks twice wants it now
+                deadline = min(deadline, time.monotonic() + GRACE / 2)
             seen += len(numbers)
         if seen and _state.patient and seen < 2:
             deadline = time.monotonic() + GRACE

@@ -53,10 +53,10 @@ def mlp_width(vision: Mapping[str, Any]) -> int:
 def shape(config: Mapping[str, Any], options: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Shape:
     """Return the shape from a config of the EVA02 generation, with RoPE, SwiGLU and sub-layer norms."""
     vision = vision_config(config)
+    width, mlp = vision["width"], mlp_width(vision)
     for key in ("layers", "head_width", "pt_hw_seq_len"):
         if type(vision[key]) is not int or vision[key] < 1:  # a bool is an int
             raise ValueError(f"vision_cfg.{key}: {vision[key]!r:.80} is not a whole number above 0")
-    width, mlp = vision["width"], mlp_width(vision)
     size, patch = vision["image_size"], vision["patch_size"]
     attention = 4 * width * width + 3 * width + 2 * width  # biases of q, v and the output, and the inner norm
     gated_mlp = 2 * (width * mlp + mlp) + 2 * mlp + mlp * width + width
