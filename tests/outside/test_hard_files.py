@@ -350,8 +350,21 @@ def other_columns(*, empty: bool = False) -> bytes:
     return bytes(sink.getvalue())
 
 
+def equal_rows() -> bytes:
+    """Five hundred rows with the same million letters, in some kilobytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink, rows = pa.BufferOutputStream(), pa.array([0] * 500, pa.int32())
+    texts = {"image": "a.png", "caption": "a" * 1_000_000}
+    columns = {name: pa.DictionaryArray.from_arrays(rows, [text]) for name, text in texts.items()}
+    pq.write_table(pa.table(columns), sink, store_schema=False)
+    return bytes(sink.getvalue())
+
+
 TABLES: dict[str, Callable[[], bytes]] = {
     "empty": lambda: b"",
+    "500 equal rows of a million letters": equal_rows,
     "its first four bytes only": lambda: b"PAR1",
     "its marks only": lambda: b"PAR1" + struct.pack("<I", 0) + b"PAR1",
     "cut short": lambda: samples.parquet()[:-100],

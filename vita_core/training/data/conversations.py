@@ -146,6 +146,8 @@ def _text(value: Any, what: str) -> str:
         raise SampleError(reason, f"{what} is missing or not a text: {reprlib.repr(value)}")
     if not value.strip():
         raise SampleError("empty text", f"{what} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):  # JSON can state them; no tokenizer takes them
-        raise SampleError("a text that is not valid Unicode", reprlib.repr(value))
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can state half of a character; no tokenizer takes it
+        raise SampleError("a text that is not valid Unicode", reprlib.repr(value)) from None
     return value.strip()

@@ -94,12 +94,21 @@ class ParquetSource:
             if kept[0] != number:
                 import pyarrow.parquet as pq
 
-                with pq.ParquetFile(file) as opened:
+                stored = pq.read_metadata(file)
+                repeated = _repeated(stored.row_group(group))
+                with pq.ParquetFile(file, metadata=stored, read_dictionary=repeated) as opened:
                     kept = self.kept = (number, opened.read_row_group(group))
             (row,) = kept[1].slice(place, 1).to_pylist()
         except DAMAGED as error:
             raise SampleError("a damaged table", f"group {group}: {_reason(error)}", where) from None
         return sample_of(row, where, self.root)
+
+
+def _repeated(group: Any) -> list[str]:
+    """Return the columns of a group whose equal texts are stored once. They stay so: a million equal ones fill no memory."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    texts = [column for column in columns if column.physical_type == "BYTE_ARRAY"]
+    return [column.path_in_schema for column in texts if any("DICTIONARY" in name for name in column.encodings)]
 
 
 def _groups(file: Path) -> list[int]:
