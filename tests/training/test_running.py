@@ -21,6 +21,7 @@ from vita_core.planning.resolution import resolve
 from vita_core.training import running
 from vita_core.training.data.mixing import Drawn
 from vita_core.training.joint import Joint, collate
+from vita_core.training.record import stage_record
 from vita_core.training.running import run_stages
 from vita_core.training.train import train
 from vita_core.weights.verifying import Verification
@@ -260,3 +261,12 @@ def test_reductions_are_trained_if_the_tower_has_any(
     rows = json.loads((tmp_path / "with" / "provenance.json").read_text())["results"]["align"]["parts"]
     assert [row["trained"] for row in rows if row["part"] == "reduce"] == [0]
     assert build_model(tmp_path / "with").tower.num_tokens > 0
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"scores": [], "parts": [], "unused": []}', '{"scores": {}, "parts": []}']
+)
+def test_a_record_of_a_stage_that_says_something_else_is_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text(content)
+    with pytest.raises(VitaError, match=r"scores\.json:.* not (a JSON object: a list|the record of a finished stage)\. Try: "):
+        stage_record(tmp_path)

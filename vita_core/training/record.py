@@ -17,13 +17,28 @@ from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import write_text
 from vita_core.weights.locks import alone
 
-__all__ = ["Run"]
+__all__ = ["Run", "stage_record"]
 
 REPLACED = (
     *("config.yaml", "provenance.json", "projector.safetensors", "reduce-*.safetensors", "tower", "llm", "*-adapter"),
     *("held_out.jsonl", "metrics.jsonl", "rejected.jsonl"),
 )
 """What a training writes to its directory in place of what is there."""
+
+
+def stage_record(folder: Path) -> dict[str, Any]:
+    """Return the scores of a finished stage, what it trained (`parts`), and what it froze because no feature depends on it.
+
+    Raises ConfigError if the file in the stage's folder says something else.
+    """
+    file = folder / "scores.json"
+    record = read_object(file, RECORD)
+    kinds = {"scores": dict, "parts": list, "unused": list}
+    if not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        raise ConfigError(
+            f"{file}: not the record of a finished stage. Try: delete its directory, to train the stage again"
+        )
+    return record
 
 
 class Run:

@@ -28,7 +28,7 @@ from vita_core.training.joint import Joint, collate
 from vita_core.training.making import SampleMaker
 from vita_core.training.parts import check_parts, freeze_unused, prepare_parts, table
 from vita_core.training.recomputing import recomputing
-from vita_core.training.record import Run
+from vita_core.training.record import Run, stage_record
 from vita_core.training.reporters import check_reporters, reporting
 from vita_core.training.reporting import Progress, show_table
 from vita_core.training.resumable import load_trained, write_tensors
@@ -37,8 +37,6 @@ from vita_core.training.stages import Stage, resolve_stages
 from vita_core.training.trainer import StageTrainer
 from vita_core.training.written import write_trained
 from vita_core.training.zero3 import Zero3Trainer, load_deepspeed
-from vita_core.untrusted.jsonfiles import read_json
-from vita_core.untrusted.limits import RECORD
 from vita_core.weights.files import write_text
 
 __all__ = ["built", "checked_stages", "prepared", "run_stages"]
@@ -175,7 +173,7 @@ def _run_stage(
 
 def _reopen(model: VisionLanguageModel, stage: Stage, folder: Path) -> dict[str, Any]:
     """Load the result of a finished stage into a model that has those of the stages before it. Return its scores."""
-    record: dict[str, Any] = read_json(folder / "scores.json", RECORD)
+    record = stage_record(folder)
     prepare_parts(model, stage.parts, stage.key)
     for name in record["unused"]:
         model.get_parameter(name.removeprefix("model.")).requires_grad_(False)

@@ -18,9 +18,8 @@ from vita_core.models.writing import write_model
 from vita_core.towers.devices import dtype_on
 from vita_core.towers.tower import BaseVisionTower
 from vita_core.training.parts import cast, encoders, roots
+from vita_core.training.record import stage_record
 from vita_core.training.stages import Stage
-from vita_core.untrusted.jsonfiles import read_json
-from vita_core.untrusted.limits import RECORD
 from vita_core.untrusted.tensorfiles import tensors_sha256
 from vita_core.weights.files import hashes, write_text, writing
 
@@ -59,7 +58,7 @@ def write_trained(
     record = {
         "made_by": made_by(model.resolved),
         "training": {"stages": [stage.settings.model_dump(mode="json", exclude_none=True) for stage in stages]},
-        "results": {stage.name: _result(out, stage) for stage in stages},
+        "results": {stage.name: stage_record(out / "work" / stage.name) for stage in stages},
         "data": list(data),
         "sources": sources(model.resolved),
         "tensors_sha256": {file.relative_to(made).as_posix(): tensors_sha256(file) for file in files},
@@ -78,8 +77,3 @@ def write_trained(
 def _dtype(tower: BaseVisionTower) -> torch.dtype:
     """Return the dtype of an encoder in its config. While it is trained, it has another one."""
     return dtype_on(tower.settings.dtype, tower.device)
-
-
-def _result(out: Path, stage: Stage) -> Any:
-    """Return the scores of a finished stage, what it trained, and what it froze because no feature depends on it."""
-    return read_json(out / "work" / stage.name / "scores.json", RECORD)
