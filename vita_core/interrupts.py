@@ -159,7 +159,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def _watch(reading: int) -> None:
-    """End the process a second after a signal, or after the second signal if it is given time for the first."""
+    """End the process a second after a signal, but if it is given time for that, only half a second after another one."""
     seen, deadline = 0, 0.0
     while True:
         if select.select([reading], [], [], 0.05 if seen else None)[0]:
