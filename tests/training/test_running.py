@@ -268,5 +268,7 @@ def test_reductions_are_trained_if_the_tower_has_any(
 )
 def test_a_record_of_a_stage_that_says_something_else_is_told(content: str, tmp_path: Path) -> None:
     (tmp_path / "scores.json").write_text(content)
-    with pytest.raises(VitaError, match=r"scores\.json:.* not (a JSON object: a list|the record of a finished stage)\. Try: "):
+    with pytest.raises(
+        VitaError, match=r"scores\.json:.* not (a JSON object: a list|the record of a finished stage)\. Try: "
+    ):
         stage_record(tmp_path)
