@@ -110,7 +110,7 @@ def test_a_tokenizer_of_another_model(shift: int | None, tiny_llm: Path, tmp_pat
     (copy / "tokenizer.json").write_text(json.dumps(stated))
     llm = LanguageModel(LLMConfig(weights=str(copy)), torch.device("cpu"))
     told = (
-        "tokenizer does not accept the prompt" if shift is None else r"token id 10\d\d, but the model has 28 embeddings"
+        "tokenizer does not accept the text" if shift is None else r"token id 10\d\d, but the model has 28 embeddings"
     )
     with pytest.raises(CheckpointError, match=told):
         merge([llm.prompt(PromptConfig(), QUESTION, 1)], pictures([4]), llm.embed)

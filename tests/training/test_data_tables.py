@@ -130,6 +130,22 @@ def test_damaged_tables(tmp_path: Path, name: str, message: str) -> None:
         opened(tmp_path / name)
 
 
+@pytest.mark.reliability(
+    door="Parquet table",
+    fault="a group of rows that is 100,000 times larger in memory",
+    expected="an error that names the file, before it is read",
+)
+def test_a_group_of_rows_that_explodes(tmp_path: Path) -> None:
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    table = pa.table({"image": [bytes(16 << 20)] * 17, "caption": ["red"] * 17})
+    parquet.write_table(table, tmp_path / "d.parquet", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "d.parquet").stat().st_size < 1 << 20
+    with pytest.raises(
+        ConfigError, match=r"d.parquet: a group of its rows would take 285 MB in memory, over 100 times"
+    ):
+        opened(tmp_path / "d.parquet")
+
+
 @pytest.mark.parametrize(("package", "name"), [("datasets", "saved"), ("pyarrow", "d.parquet")])
 def test_a_missing_package_is_told(
     table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str

@@ -15,7 +15,7 @@ from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.conversations import CONVERSATIONS
 from vita_core.language.decoding import check_generation, stop_token
 from vita_core.language.prompts import PICTURE_ID, known_token, prompt_ids
-from vita_core.language.tokenizing import checked_source, hub_options, part_tokenizer, place
+from vita_core.language.tokenizing import bounded, checked_source, hub_options, part_tokenizer, place
 from vita_core.loading import LoadReport, check_values, part_tensors
 from vita_core.planning.language import LanguagePart
 from vita_core.plugins.discovery import describe
@@ -137,7 +137,7 @@ def _pretrained(config: LLMConfig) -> tuple[Any, Any]:
 
     source = checked_source(config)
     where, options = place(source), hub_options(config, source)
-    tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    tokenizer = bounded(AutoTokenizer.from_pretrained(where, **options), config.weights)
     own: dict[str, Any] = {}
     if ((source.config or {}).get("quantization_config") or {}).get("quant_method") == "gguf":
         # a model that was once made from GGUF: its weights are plain tensors, but transformers would take them for packed

@@ -10,7 +10,7 @@ from vita_core.config.schema import PromptConfig
 from vita_core.errors import CheckpointError, ConfigError, VitaError
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
 from vita_core.language.templates import chat_text
-from vita_core.plugins.discovery import describe
+from vita_core.language.tokenizing import tokenized
 
 __all__ = ["PICTURE_ID", "known_token", "leading_ids", "list_content", "prompt_ids"]
 
@@ -77,13 +77,7 @@ def known_token(tokenizer: Any, stated: int | str, key: str) -> str:
 
 def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
     """Return the token ids of a text. Raises CheckpointError for a tokenizer that cannot read it."""
-    try:
-        found: list[int] = tokenizer(text, add_special_tokens=special).input_ids
-    except Exception as error:  # the library raises `Exception` itself
-        raise CheckpointError(
-            f"llm.weights: the tokenizer does not accept the prompt: {describe(error).rstrip('.')}. Try: the tokenizer's files "
-            "of the same checkpoint"
-        ) from error
+    found: list[int] = tokenized(tokenizer, text, add_special_tokens=special).input_ids
     return found
 
 
@@ -101,7 +95,7 @@ def _as_processor(tokenizer: Any, text: str, token: str, places: int) -> list[in
 
 def leading_ids(tokenizer: Any) -> list[int]:
     """Return the BOS token if the tokenizer begins every text with it. A chat template writes its own."""
-    first: list[int] = tokenizer("").input_ids[:1]
+    first = _ids(tokenizer, "", special=True)[:1]
     return first if first == [tokenizer.bos_token_id] else []
 
 

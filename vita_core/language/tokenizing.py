@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from vita_core.planning.language import LanguagePart, ResolvedLLM
 from vita_core.plugins.discovery import describe
 from vita_core.untrusted.jsonfiles import read_object
 from vita_core.untrusted.schemas import checked
+from vita_core.untrusted.tokenizers import check_growth
 from vita_core.weights.shards import check_shards
 from vita_core.weights.sources import Source, locate
 from vita_core.weights.stated import check_commit, check_own_code
 
-__all__ = ["checked_source", "hub_options", "open_tokenizer", "part_tokenizer", "place"]
+__all__ = ["bounded", "checked_source", "hub_options", "open_tokenizer", "part_tokenizer", "place", "tokenized"]
 
 
 SMALL = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
@@ -32,7 +34,7 @@ def open_tokenizer(resolved: ResolvedLLM) -> tuple[Any, int]:
         if part is None:
             source = checked_source(config)
             where, options = place(source), hub_options(config, source)
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            tokenizer = bounded(AutoTokenizer.from_pretrained(where, **options), config.weights)
         else:
             where, options, tokenizer = part.directory, {"local_files_only": True}, part_tokenizer(part)
     except (VitaError, MemoryError):
@@ -90,7 +92,31 @@ def part_tokenizer(part: LanguagePart) -> Any:
     older = part.directory / "chat_template.json"  # of the processor, which goes before the tokenizer's
     if older.is_file():
         tokenizer.chat_template = read_object(older).get("chat_template", tokenizer.chat_template)
+    return bounded(tokenizer, str(part.directory))
+
+
+def bounded(tokenizer: Any, where: str) -> Any:
+    """Return a tokenizer that was opened. Raises CheckpointError if its steps make a thousand letters of one."""
+    for kind in ("normalizer", "post_processor", "decoder"):
+        step = getattr(getattr(tokenizer, "backend_tokenizer", None), kind, None)
+        if step is not None:
+            check_growth(kind, json.loads(step.__getstate__()), f"{where}: tokenizer.json")
     return tokenizer
+
+
+def tokenized(tokenizer: Any, text: str, **options: Any) -> Any:
+    """Return what the tokenizer gives for a text. Raises CheckpointError for a tokenizer that cannot read it."""
+    try:
+        return tokenizer(text, **options)
+    except (
+        BaseException
+    ) as error:  # the library raises `Exception` itself, and its patterns a PanicException, which is none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(
+            f"llm.weights: the tokenizer does not accept the text: {describe(error).rstrip('.')}. Try: the tokenizer's files "
+            "of the same checkpoint"
+        ) from error
 
 
 def check_texts(directory: Path) -> None:

@@ -16,6 +16,7 @@ from vita_core.errors import ConfigError
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
 from vita_core.language.dialogues import Part, dialogue
 from vita_core.language.prompts import PICTURE_ID, known_token, leading_ids
+from vita_core.language.tokenizing import tokenized
 from vita_core.training.data.samples import VIDEO, Sample, SampleError, check_marks
 
 __all__ = ["IGNORE", "Labelled", "labelled"]
@@ -153,7 +154,7 @@ def _tokens(tokenizer: Any, parts: list[Part], *, special: bool) -> tuple[list[i
     text = "".join(part for part, _ in parts)
     if not getattr(tokenizer, "is_fast", False):  # it does not say which characters a token stands for
         return _apart(tokenizer, parts, special=special)
-    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    encoded = tokenized(tokenizer, text, add_special_tokens=special, return_offsets_mapping=True)
     spans, begin = [], 0
     for part, answer in parts:
         spans += [(begin, begin + len(part))] if answer and part else []
@@ -173,6 +174,6 @@ def _apart(tokenizer: Any, parts: list[Part], *, special: bool) -> tuple[list[in
     ids: list[int] = []
     labels: list[int] = []
     for index, (part, answer) in enumerate(parts):
-        found = tokenizer(part, add_special_tokens=special and not index).input_ids
+        found = tokenized(tokenizer, part, add_special_tokens=special and not index).input_ids
         ids, labels = ids + found, labels + (found if answer else [IGNORE] * len(found))
     return ids, labels

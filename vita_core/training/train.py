@@ -15,6 +15,7 @@ from torch import nn
 
 from vita_core.config.schema import Config, TrainingConfig
 from vita_core.errors import ConfigError
+from vita_core.language.tokenizing import tokenized
 from vita_core.models.building import build
 from vita_core.models.model import VisionLanguageModel
 from vita_core.models.saving_towers import reduction_file
@@ -167,7 +168,7 @@ def _split(count: int, settings: TrainingConfig) -> tuple[list[int], list[int]]:
 
 
 def _answer_ids(vlm: VisionLanguageModel, caption: str) -> torch.Tensor:
-    ids = vlm.llm.tokenizer(caption, add_special_tokens=False).input_ids
+    ids = tokenized(vlm.llm.tokenizer, caption, add_special_tokens=False).input_ids
     return torch.tensor([*ids, vlm.llm.stop_id])
 
 

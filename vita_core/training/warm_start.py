@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vita_core.language.tokenizing import tokenized
 from vita_core.models.model import VisionLanguageModel
 from vita_core.protocol import WordProjector
 from vita_core.training.align import IGNORE, CachedSamples, ProjectorTrainer, projected
@@ -70,7 +71,7 @@ class CaptionWords:
     @torch.no_grad()
     def embed(self, text: str) -> Tensor:
         """Return the mean embedding (D) of the tokens of a text, tokenized as inside a sentence."""
-        ids = self.vlm.llm.tokenizer(" " + text, add_special_tokens=False).input_ids
+        ids = tokenized(self.vlm.llm.tokenizer, " " + text, add_special_tokens=False).input_ids
         return self.vlm.llm.embed(torch.tensor(ids)).mean(0).float()
 
     def tell_projector(self) -> None:

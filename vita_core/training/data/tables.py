@@ -15,6 +15,8 @@ __all__ = ["DiskSource", "ParquetSource"]
 SPLIT = "train"
 DAMAGED = (OSError, ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError, MemoryError)
 """What pyarrow raises for files with a wrong number or name in them."""
+MOST_GROUP, MOST_RATIO = 256 << 20, 100
+"""A group of rows may be larger than so many bytes in memory only if its file is not so many times smaller."""
 
 
 def _missing(path: Path, package: str, error: ImportError) -> ConfigError:
@@ -122,8 +124,14 @@ def _groups(file: Path) -> list[int]:
         rows = [stored.row_group(number).num_rows for number in range(stored.num_row_groups)]
         if sum(rows) != stored.num_rows or min(rows, default=0) < 0:
             raise ValueError(f"it states {stored.num_rows} rows, and {sum(rows)} in its groups")
+        largest = max((stored.row_group(number).total_byte_size for number in range(len(rows))), default=0)
     except DAMAGED as error:
         raise ConfigError(f"{file}: not a Parquet file: {_reason(error)}. Try: download it again") from error
+    if largest > max(MOST_GROUP, MOST_RATIO * file.stat().st_size):
+        raise ConfigError(
+            f"{file}: a group of its rows would take {largest / 1e6:,.0f} MB in memory, over {MOST_RATIO} times the size of "
+            "the file. Try: check where it comes from, or write it again with smaller groups of rows"
+        )
     return rows
 
 
