@@ -30,6 +30,7 @@ MALFORMED, UNREACHED = pytest.StashKey[list[str]](), pytest.StashKey[list[str]](
 FOLDER = "VITA_TEST_MESSAGES"
 KINDS = ("VitaError", "ConfigError", "PluginError", "CheckpointError", "PictureError", "AssetError")
 QUOTED = re.compile(r"`([^`]+)`")
+VALUE = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 KEY = re.compile(r"(?:--set )?([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)(?:=|: ).*|([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+)")
 
 
@@ -84,10 +85,11 @@ def problems(message: str) -> list[str]:
     for line in message.splitlines():
         if line.startswith("  "):  # YAML to copy
             continue
-        if line.count("Try: ") != 1:
-            found.append(f"says `Try: ` {line.count('Try: ')} times: {line}")
+        own = VALUE.sub("", line)  # a stranger's value or key may hold one too
+        if own.count("Try: ") != 1:
+            found.append(f"says `Try: ` {own.count('Try: ')} times: {line}")
             continue
-        cure = line.partition("Try: ")[2]
+        cure = line.rpartition("Try: ")[2]
         if not cure.strip() or cure.endswith("."):
             found.append(f"`Try: ` is followed by nothing, or by a sentence that ends with a period: {line}")
         found += [f"{told}: {line}" for text in QUOTED.findall(cure) if (told := _misquoted(text))]

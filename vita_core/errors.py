@@ -24,6 +24,7 @@ __all__ = [
     "dotted",
     "nearest",
     "nearest_path",
+    "one_line",
     "printable",
     "split_advice",
 ]
@@ -42,12 +43,15 @@ MOST = 10_000
 class VitaError(ValueError):
     """A mistake that the user can correct. The CLI prints its message without a traceback and exits with code 2.
 
-    Secrets in the message are masked (`vita_core.masking`). Control characters, such as those of a stranger's file name that
-    would steer a terminal, are written as ``\\x1b``.
+    Its arguments are the lines of the message. Secrets in them are masked (`vita_core.masking`). Control characters, such as
+    those of a stranger's file name that would steer a terminal or begin a line, are written as ``\\x1b`` or ``\\n``.
     """
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*(printable(masked(one)) if isinstance(one, str) else one for one in arguments))
+    def __init__(self, *lines: object) -> None:
+        super().__init__(*(one_line(masked(str(line))) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class ConfigError(VitaError):
@@ -75,9 +79,15 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def one_line(text: str) -> str:
+    """Return `text` with its control characters and line feeds escaped."""
+    return printable(text).replace("\n", "\\n")
+
+
 def dotted(keys: Iterable[object]) -> str:
-    """Return a key of a file as ``a.b.c``, on one line whatever characters a stranger has given it."""
-    return ".".join(printable(str(key)).replace("\n", "\\n") for key in keys)
+    """Return a key of a file as ``a.b.c``, on one line. A part with spaces, such as a sentence of a stranger, is in quotes."""
+    parts = [one_line(str(key)) for key in keys]
+    return ".".join(f"'{part}'" if " " in part else part for part in parts)
 
 
 def nearest(wrong: str, choices: Iterable[str]) -> str:
@@ -103,6 +113,9 @@ def contents(directory: Path) -> str:
 
 
 def split_advice(message: str) -> tuple[str, str]:
-    """Split one line of a message at ``Try:``. Return what is wrong (without a final period) and the advice, or ""."""
-    wrong, _, advice = message.partition("Try: ")
-    return wrong.rstrip(" ."), advice
+    """Split one line of a message at its last ``Try:``. Return what is wrong (without a final period) and the advice, or "".
+
+    What a stranger wrote, which may hold a ``Try:`` too, stands before our own advice.
+    """
+    wrong, mark, advice = message.rpartition("Try: ")
+    return (wrong if mark else message).rstrip(" ."), advice if mark else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from vita_core import load_config
-from vita_core.cli import _failed, _report, app
+from vita_core.cli import _failed, _one_line, _report, app
 from vita_core.cli.exits import MISTAKE
-from vita_core.errors import ConfigError, PictureError, VitaError, contents, nearest, nearest_path
+from vita_core.errors import ConfigError, PictureError, VitaError, contents, dotted, nearest, nearest_path, split_advice
 from vita_core.masking import masked
 from vita_core.weights.assets import cache_dir
 
@@ -44,13 +45,25 @@ def test_a_question_may_be_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.reliability(
-    door="every message", fault="a file name that steers a terminal", expected="its control characters are escaped"
+    door="every message",
+    fault="a file name that steers a terminal or begins a line",
+    expected="its control characters are escaped",
 )
 def test_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    error = PictureError("a\x1b[31m\r\x07\x9b\u202eb\tc\n  d: is bad. Try: another")
-    assert str(error) == "a\\x1b[31m\\r\\x07\\x9b\\u202eb\tc\n  d: is bad. Try: another"
+    error = PictureError("a\x1b[31m\r\x07\x9b\u202eb\tc\nerror: d: is bad. Try: another", "  e: f\ng")
+    told = "a\\x1b[31m\\r\\x07\\x9b\\u202eb\tc\\nerror: d: is bad. Try: another\n  e: f\\ng"
+    assert str(error) == str(pickle.loads(pickle.dumps(error))) == told
+    assert _one_line(UserWarning("a\nb\x1b[31m")) == "warning: a b\\x1b[31m\n"
     _report("\x1b]0;title\x07: No such file. Try: another\n")
     assert capsys.readouterr().err == "error: \\x1b]0;title\\x07: No such file. Try: another\n"
+
+
+def test_the_advice_is_ours() -> None:
+    """A value may say `Try:` too, and it comes first."""
+    told = f"f.json: {dotted(['a', 'Try: b'])}: 'x. Try: c. Try: d' is not a number. Try: download it again"
+    assert told.startswith("f.json: a.'Try: b': ")
+    assert split_advice(told) == (told.rpartition(". Try")[0], "download it again")
+    assert split_advice("no advice.") == ("no advice", "")
 
 
 @pytest.mark.reliability(

@@ -99,6 +99,19 @@ def test_a_model_without_an_end() -> None:
 
 
 @pytest.mark.reliability(
+    door="config.json of a language model",
+    fault="a key with the name of a method, or a model with an encoder",
+    expected="an error that names the file and the key",
+)
+@pytest.mark.parametrize("key", ["validate", "save_pretrained", "_get_generation_parameters", "is_encoder_decoder"])
+def test_a_config_that_could_not_generate(key: str, tiny_llm: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_llm, tmp_path / "llm"))
+    (copy / "config.json").write_text(json.dumps({**json.loads((copy / "config.json").read_text()), key: True}))
+    with pytest.raises(CheckpointError, match=rf"llm/config\.json: {key}: "):
+        LanguageModel(LLMConfig(weights=str(copy)), torch.device("cpu"))
+
+
+@pytest.mark.reliability(
     door="tokenizer.json", fault="no words, or ids beyond the embeddings", expected="an error that names the tokenizer"
 )
 @pytest.mark.parametrize("shift", [None, 1000])

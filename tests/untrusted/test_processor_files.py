@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from vita_core import build_tower
 from vita_core.errors import CheckpointError
 from vita_core.planning.plan import make_plan
 from vita_core.planning.resolution import resolve
@@ -75,6 +76,17 @@ def test_a_wrong_value_names_file_key_and_value_before_a_weight_is_read(clip: Pa
     assert str(caught.value).startswith(f"{file}: {key}: ")
     assert ("null" if value is None else repr(value)[:8]) in str(caught.value)
     assert time.process_time() - start < 1
+
+
+@pytest.mark.reliability(
+    door="preprocessor_config.json", fault="a key with the name of a method", expected="an error that names the key"
+)
+@pytest.mark.parametrize("key", ["center_crop", "normalize", "preprocess", "to_dict"])
+def test_a_key_that_would_hide_a_method(clip: Path, key: str) -> None:
+    """transformers makes an attribute of every key, and would call `true` when a picture comes."""
+    (clip / "preprocessor_config.json").write_text(json.dumps({**GOOD, key: True}))
+    with pytest.raises(CheckpointError, match=rf"preprocessor_config\.json: {key}: it is the name of a method"):
+        _ = build_tower({"weights": str(clip)}).image_processor
 
 
 def test_the_plan_refuses_it_too(clip: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from vita_core.errors import VitaError, nearest
+from vita_core.errors import VitaError, nearest, split_advice
 from vita_core.untrusted.jsonfiles import read_json
 from vita_core.untrusted.limits import RECORD
 
@@ -154,4 +154,4 @@ def _reason(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     named = [line for line in lines if "Error: " in line]
     last = (named or lines or ["it printed nothing"])[-1]
-    return last.partition(" Try: ")[0].rstrip(" .")
+    return split_advice(last)[0]

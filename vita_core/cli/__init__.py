@@ -15,7 +15,7 @@ import typer
 from vita_core import interrupts
 from vita_core.cli.commands import CommandGroup, drop_output
 from vita_core.cli.exits import BUG, MISTAKE
-from vita_core.errors import PluginError, VitaError, printable
+from vita_core.errors import PluginError, VitaError, one_line, printable
 from vita_core.masking import masked, masked_logs
 
 __all__ = ["app", "main"]
@@ -68,11 +68,11 @@ def options(
     if selection().modules:  # as for `python -m`, the module may be in the working directory
         sys.path.append(str(Path.cwd()))
     if strict_plugins and (complaints := registry().complaints()):
-        raise PluginError("\n".join(complaints))
+        raise PluginError(*complaints)
 
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:
-    return f"warning: {masked(str(message))}\n"
+    return f"warning: {one_line(masked(' '.join(str(message).splitlines())))}\n"
 
 
 def _report(message: str) -> None:

@@ -40,7 +40,5 @@ def assets(
     wrong = [r for r in rows if r["status"] != "fetched"]
     if wrong:
         raise AssetError(
-            "\n".join(
-                f"asset {r['name']!r} is {r['status']}: {r['reason']}. Try: `vita assets {r['name']}`" for r in wrong
-            )
+            *(f"asset {r['name']!r} is {r['status']}: {r['reason']}. Try: `vita assets {r['name']}`" for r in wrong)
         )

@@ -104,9 +104,7 @@ def plan_configs(
     found = [_planned(one, tokens, steps) for one in asked]
     reasons = [(one, *reason) for one in found for reason in _reasons(one, found[0], found, tokens)]
     if reasons and not unequal:
-        raise ConfigError(
-            "\n".join(f"{one.name}: {what}. Try: {advice}, or `--unequal`" for one, what, advice in reasons)
-        )
+        raise ConfigError(*(f"{one.name}: {what}. Try: {advice}, or `--unequal`" for one, what, advice in reasons))
     return [replace(one, unequal=tuple(what for of, what, _ in reasons if of is one)) for one in found]
 
 
@@ -128,7 +126,7 @@ def _planned(asked: Asked, tokens: int | None, steps: int | None) -> Planned:
             resolved = resolve(fewer.place, fewer.overrides)
             return Planned(fewer, resolved, make_plan(resolved).tokens, before, grid)
     except VitaError as error:
-        raise type(error)(f"{asked.name}: {error}") from error
+        raise type(error)(*(f"{asked.name}: {line}" for line in str(error).split("\n"))) from error
     return Planned(own, resolved, before, before, grid)
 
 

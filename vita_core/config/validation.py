@@ -59,10 +59,10 @@ def validate(
             branch = len(loc) > len(known) and problem["type"] not in ("missing", "extra_forbidden")
             if branch and any(len(other) > len(known) and other[: len(known)] == known for _, other in places):
                 continue  # another type of the union takes such a value, but for a part of it
-            wrong, _, tried = _problem(model, problem, loc, known, marks, section).partition(" Try: ")
+            wrong, _, tried = _problem(model, problem, loc, known, marks, section).rpartition(" Try: ")
             advice.setdefault(next((told for told in advice if told.startswith(wrong)), wrong), []).append(tried)
         lines = [f"{wrong} Try: {' or '.join(dict.fromkeys(tried))}" for wrong, tried in advice.items()]
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError(*lines) from None
 
 
 def _stated(data: Any, keys: tuple[Any, ...]) -> bool:

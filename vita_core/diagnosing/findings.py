@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vita_core import interrupts
+from vita_core.errors import split_advice
 
 __all__ = ["Finding", "Status", "cure_of", "described", "guarded"]
 
@@ -27,15 +28,14 @@ class Finding:
 def described(error: BaseException) -> str:
     """Return the type and the first line of an error."""
     first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first.partition(' Try: ')[0]}".rstrip(": .")
+    return f"{type(error).__name__}: {split_advice(first)[0]}".rstrip(": .")
 
 
 def cure_of(error: BaseException) -> str:
     """Return what the user can do about a library that cannot be imported, or about another error."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"`pip install {error.name.partition('.')[0]}`"
-    advice = str(error).partition("Try: ")[2]
-    return advice or "install vita-core again: `pip install --force-reinstall vita-core`"
+    return split_advice(str(error))[1] or "install vita-core again: `pip install --force-reinstall vita-core`"
 
 
 def guarded(area: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from vita_core.language.tokenizing import bounded, checked_source, hub_options, 
 from vita_core.loading import LoadReport, check_values, part_tensors
 from vita_core.planning.language import LanguagePart
 from vita_core.plugins.discovery import describe
+from vita_core.untrusted.schemas import check_methods
 
 __all__ = ["PICTURE_ID", "LanguageModel"]
 
@@ -44,6 +45,12 @@ class LanguageModel(nn.Module):
                 f"llm.weights: cannot open {config.weights} as a causal language model: {first}. "
                 f"Try: {other if config.attention == 'auto' else '`llm.attention: auto`'}"
             ) from error
+        check_methods(vars(model.config), type(model.config), f"llm.weights: {config.weights}/config.json")
+        if model.config.is_encoder_decoder:
+            raise CheckpointError(
+                f"llm.weights: {config.weights}/config.json: is_encoder_decoder: true: not a causal language model. Try: a model "
+                "that only decodes, or remove that key"
+            )
         if getattr(model, "generation_config", None) is not None:
             check_generation(model.generation_config, config.weights)
         if config.adapter is not None:

@@ -14,6 +14,7 @@ from vita_core.errors import CheckpointError, nearest
 from vita_core.pixels.clips import clip_processor, takes_videos
 from vita_core.pixels.framing import centred, framed_size
 from vita_core.pixels.images import Resize, to_rgb
+from vita_core.untrusted.schemas import check_methods
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +40,8 @@ def image_processor(config: Mapping[str, Any], *, fast: bool = False) -> Any:
     `vita_core.pixels.framing`). `fill_color` is the color of the border of a picture that is smaller than `crop_size`, by
     default black; it needs `crop_offset: round`.
 
-    Raises `CheckpointError` for an `image_processor_type` without such a class, and for settings that the class refuses.
+    Raises `CheckpointError` for an `image_processor_type` without such a class, for settings that the class refuses, and for one
+    that has the name of a method.
     """
     keys = ("image_processor_type", "feature_extractor_type", "video_processor_type")  # the second one until 2022
     kind = next((config[key] for key in keys if config.get(key)), None)
@@ -50,8 +52,10 @@ def image_processor(config: Mapping[str, Any], *, fast: bool = False) -> Any:
         )
     names = (*keys, "processor_class", "_valid_processor_keys", "auto_map")
     settings = {key: value for key, value in config.items() if key not in names}
+    made_of = _processor_class(kind, fast)
+    check_methods(settings, made_of, "preprocessor_config.json")
     try:
-        made = _processor_class(kind, fast)(**settings)
+        made = made_of(**settings)
     except (TypeError, ValueError, KeyError) as error:
         if isinstance(error, CheckpointError):
             raise

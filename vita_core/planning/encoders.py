@@ -243,7 +243,6 @@ def _defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner, source: Sour
     try:
         validate(TowerConfig, {"weights": settings.weights, **merged(settings, stated)})
     except ConfigError as error:
-        raise PluginError(
-            f"plugin {owner.plugin} of {owner}: the defaults of its tower {spec.name!r} are not valid: {error}"
-        ) from error
+        start = f"plugin {owner.plugin} of {owner}: the defaults of its tower {spec.name!r} are not valid"
+        raise PluginError(*(f"{start}: {line}" for line in str(error).split("\n"))) from error
     return stated

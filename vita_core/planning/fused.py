@@ -79,7 +79,9 @@ def in_part(place: int) -> Iterator[None]:
     except VitaError as error:
         name = f"tower.towers.{place}"
         told = re.sub(r"(?<![\w.])tower\.(?=[a-z])", f"{name}.", str(error))
-        raise type(error)(told if told.startswith(name) else f"{name}: {told}") from error
+        raise type(error)(
+            *(line if line.startswith(name) else f"{name}: {line}" for line in told.split("\n"))
+        ) from error
 
 
 def resolve_fused(settings: TowerConfig, *, offline: bool, marks: Mapping[str, str]) -> ResolvedFused:

@@ -75,7 +75,9 @@ class ResolvedProjector:
             found = rule(rows, cols, **named)
         except VitaError as error:
             text = str(error)  # a rule may name the option that is wrong
-            raise ConfigError(text if text.startswith("projector.") else f"projector.type: {text}") from error
+            raise ConfigError(
+                *(text if text.startswith("projector.") else f"projector.type: {text}").split("\n")
+            ) from error
         except Exception as error:  # any error of the plugin's code
             raise self._wrong_rule(rows, cols, describe(error)) from error
         sides = (found,) if isinstance(found, int) else found

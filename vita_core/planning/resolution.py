@@ -71,8 +71,10 @@ class Resolved:
                 kind, source = self.tower.source.config.get("model_type"), self.tower.source.weights
                 raise ConfigError(
                     f"{self.name}: not run as a whole model: model_type {kind!r}. Its tower opens. Try: a config with these "
-                    "lines and `llm.weights: LLM`, or the tower alone with `vita encode DIR PICTURE --out OUT.safetensors`\n"
-                    f"  tower:\n    type: {self.tower.spec.name}\n    weights: {source}"
+                    "lines and `llm.weights: LLM`, or the tower alone with `vita encode DIR PICTURE --out OUT.safetensors`",
+                    "  tower:",
+                    f"    type: {self.tower.spec.name}",
+                    f"    weights: {source}",
                 )
             raise ConfigError(
                 f"{self.name}: the section 'llm' is missing: {purpose} needs a language model. Try: add `llm.weights: DIR`, "

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from vita_core.config.data import DataSetConfig
-from vita_core.errors import ConfigError, PictureError
+from vita_core.errors import ConfigError, PictureError, split_advice
 from vita_core.pixels.images import MAX_PIXELS, open_picture
 from vita_core.pixels.prefetching import prefetched
 from vita_core.probing.splits import difference_hash
@@ -146,7 +146,7 @@ def _seen(source: Source, max_pixels: int, index: int) -> _Seen | SampleError:
     except SampleError as error:
         return error.at(where)
     except (PictureError, OSError) as error:
-        return SampleError("a picture cannot be opened", str(error).partition(" Try: ")[0].rstrip("."), where)
+        return SampleError("a picture cannot be opened", split_advice(str(error))[0], where)
     return _Seen(index, hashlib.sha256(content).hexdigest(), difference_hash(shown), where, _labels(sample, ref))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita_core.config.prompts import PromptConfig
-from vita_core.errors import ConfigError
+from vita_core.errors import ConfigError, split_advice
 from vita_core.language.conversations import CONVERSATIONS, IMAGE
 from vita_core.language.dialogues import Part, dialogue
 from vita_core.language.prompts import PICTURE_ID, known_token, leading_ids
@@ -72,7 +72,7 @@ def labelled(
     except ConfigError as error:
         if prompt.template != "chat" or tokenizer.chat_template is None:
             raise
-        reason = str(error).partition(" Try: ")[0].removeprefix("prompt.template: ").rstrip(".")
+        reason = split_advice(str(error))[0].removeprefix("prompt.template: ")
         raise SampleError("the chat template does not take this sample", reason, sample.where) from error
     ids, labels = _encoded(tokenizer, prompt, parts)
     if not ended:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from vita_core.config.prompts import PromptConfig
-from vita_core.errors import PictureError
+from vita_core.errors import PictureError, split_advice
 from vita_core.interrupts import temporary_directory
 from vita_core.models.model import VisionLanguageModel
 from vita_core.models.pictures import Picture, prepare
@@ -121,7 +121,7 @@ def _read(ref: PictureRef, read: Callable[[Path], Read]) -> Read:
         with _file(ref) as path:
             return read(path)
     except (PictureError, OSError) as error:
-        raise SampleError("a video cannot be opened", str(error).partition(" Try: ")[0].rstrip(".")) from error
+        raise SampleError("a video cannot be opened", split_advice(str(error))[0]) from error
 
 
 @contextmanager

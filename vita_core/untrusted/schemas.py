@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import pydantic
 
 from vita_core.errors import CheckpointError, dotted
 
-__all__ = ["Outside", "check_object", "checked"]
+__all__ = ["Outside", "check_methods", "check_object", "checked"]
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
@@ -41,6 +41,13 @@ def checked(model: type[Model], data: Mapping[str, Any], file: str, inside: str 
             f"{file}: {dotted(names)}: {reprlib.repr(value)} is not {expected}. Try: correct that key, or download the file "
             "again"
         ) from None
+
+
+def check_methods(keys: Iterable[str], of: type, where: str) -> None:
+    """Raise CheckpointError for a key that is the name of a method: a library that makes attributes of keys would call it."""
+    for key in keys:
+        if callable(getattr(of, key, None)):
+            raise CheckpointError(f"{where}: {dotted([key])}: it is the name of a method. Try: remove that key")
 
 
 def check_object(value: object, file: str, key: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from vita_core.errors import CheckpointError, nearest_path
+from vita_core.errors import CheckpointError, nearest_path, split_advice
 from vita_core.untrusted.jsonfiles import read_object
 from vita_core.untrusted.tensorfiles import tensors_sha256
 from vita_core.weights.assets import ASSET_PREFIX, RECORD, cache_dir
@@ -60,7 +60,7 @@ class Check:
         try:
             found = tensors_sha256(self.file) if self.tensors else sha256(self.file, advance)
         except (OSError, CheckpointError) as error:
-            return Row(self.path, "changed", str(error).partition(" Try: ")[0].rstrip("."), self.part)
+            return Row(self.path, "changed", split_advice(str(error))[0], self.part)
         if self.tensors:
             advance(self.file.stat().st_size)
         if found == self.digest:

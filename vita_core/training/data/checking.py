@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from vita_core.errors import PictureError
+from vita_core.errors import PictureError, split_advice
 from vita_core.pixels.images import MAX_PIXELS, open_picture
 from vita_core.pixels.prefetching import prefetched
 from vita_core.training.counting import TokenCounter
@@ -145,7 +145,7 @@ def _picture(ref: PictureRef, max_pixels: int) -> tuple[Size, bytes]:
             content = file.read()
         picture: Image.Image = open_picture(io.BytesIO(content), max_pixels=max_pixels, name=ref.name)
     except (PictureError, OSError) as error:
-        raise SampleError("a picture cannot be opened", str(error).partition(" Try: ")[0].rstrip(".")) from error
+        raise SampleError("a picture cannot be opened", split_advice(str(error))[0]) from error
     return picture.size, hashlib.blake2b(content, digest_size=16).digest()
 
 

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vita_core.errors import ConfigError, PictureError
+from vita_core.errors import ConfigError, PictureError, split_advice
 from vita_core.training.data.rejecting import RejectedLog
 from vita_core.training.data.samples import Sample, SampleError, Source, located
 
@@ -46,7 +46,7 @@ def check_pictures(sets: Sequence[DataSet]) -> None:
             try:
                 sample = one.source.sample(index)
             except SampleError as error:
-                first, count = first or str(error).partition(". Try: ")[0], count + 1
+                first, count = first or split_advice(str(error))[0], count + 1
                 continue
             if sample.pictures or sample.videos:
                 return
@@ -188,7 +188,7 @@ class Drawn(Generic[Made]):
             except SampleError as error:
                 self.log.add(one.name, error.at(where))
             except PictureError as error:
-                reason = str(error).partition(" Try: ")[0].rstrip(".")
+                reason = split_advice(str(error))[0]
                 self.log.add(one.name, SampleError("a picture cannot be opened", reason, where))
         counted = ", ".join(f"{reason} ({count})" for reason, count in self.log.counts().items())
         raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from vita_core.errors import PictureError
+from vita_core.errors import PictureError, split_advice
 from vita_core.pixels.images import MAX_PIXELS, open_picture
 from vita_core.training.data.samples import PictureRef, SampleError
 
@@ -19,4 +19,4 @@ def picture_of(ref: PictureRef, max_pixels: int = MAX_PIXELS) -> Image.Image:
         with ref.opened() as file:
             return open_picture(file, max_pixels=max_pixels, name=ref.name)
     except (PictureError, OSError) as error:
-        raise SampleError("a picture cannot be opened", str(error).partition(" Try: ")[0].rstrip(".")) from error
+        raise SampleError("a picture cannot be opened", split_advice(str(error))[0]) from error

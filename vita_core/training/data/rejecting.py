@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from vita_core.errors import ConfigError
+from vita_core.errors import ConfigError, split_advice
 from vita_core.training.data.samples import SampleError
 from vita_core.untrusted.jsonfiles import decode
 from vita_core.weights.files import append_line
@@ -32,8 +32,8 @@ class RejectedLog:
     def add(self, data: str, error: SampleError) -> None:
         """Write a sample to the file, unless it is there. Raises ConfigError if `strict`."""
         if self.strict:
-            what, _, advice = str(error).partition(" Try: ")
-            raise ConfigError(f"data.{data}: {what} Try: {advice}, or train without --strict-data")
+            what, advice = split_advice(str(error))
+            raise ConfigError(f"data.{data}: {what}. Try: {advice}, or train without --strict-data")
         if (data, error.where) in self.seen:
             return
         self.seen.add((data, error.where))
