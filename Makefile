@@ -33,12 +33,11 @@ quick: lint  # while you work: what needs no process of its own
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
-# Tests that need heavy packages, and the oldest and newest versions of the others. Installs what it needs: run it as root
-# on Debian or Ubuntu, or install chromium yourself before.
+# Tests that need heavy packages or more than some ten seconds. Installs what it needs: run it as root on Debian or Ubuntu, or
+# install chromium yourself before.
 test-extras: $(VENV)/.extras chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m extras
 	$(MAKE) lmms-eval types
-	$(BIN)/python tools/compat.py
 
 $(VENV)/.extras: $(VENV)/.installed
 	.ci/install $(VENV) --constraint constraints.txt --editable '.[dev,extras]'

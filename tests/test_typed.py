@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from distributions import REPOSITORY, Environment, build_wheel
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.extras  # mypy reads torch and transformers
 
 PROGRAM = """\
 from torch import Tensor

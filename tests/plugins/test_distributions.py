@@ -104,7 +104,10 @@ SMALL = {"image_size": 32, "patch_size": 8, "num_layers": 3, "num_heads": 2, "hi
 EXISTING = ["--wrap", "torchvision.models:VisionTransformer", *(f"--arg={key}={value}" for key, value in SMALL.items())]
 
 
-@pytest.mark.parametrize(("more", "lines"), [([], 60), (EXISTING, 30)], ids=["sample", "existing class"])
+@pytest.mark.parametrize(
+    ("more", "lines"),
+    [pytest.param([], 60, id="sample"), pytest.param(EXISTING, 30, id="existing class", marks=pytest.mark.extras)],
+)
 def test_a_new_tower_is_installed_and_passes_its_own_tests(
     environment: Environment, tmp_path: Path, more: list[str], lines: int
 ) -> None:
@@ -126,7 +129,7 @@ def test_a_new_tower_is_installed_and_passes_its_own_tests(
     environment.pip("uninstall", "--yes", "vita-tower-my-vit")
 
 
-@pytest.mark.parametrize("kind", ["projector", "reduction"])
+@pytest.mark.parametrize("kind", [pytest.param("projector", marks=pytest.mark.extras), "reduction"])
 def test_a_new_part_is_installed_and_passes_its_own_tests(environment: Environment, tmp_path: Path, kind: str) -> None:
     package = tmp_path / "made" / f"vita-{kind}-halves"
     done = environment.vita(f"new-{kind}", "halves", "--at", package)

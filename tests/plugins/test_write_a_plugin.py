@@ -34,7 +34,7 @@ def followed(environment: Environment, page: Sequence[Block], folder: Path) -> s
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.extras  # it takes a minute; tests/plugins/test_distributions.py installs what the templates write
 def test_the_page_does_what_it_says(environment: Environment, tmp_path: Path) -> None:
     page = blocks_of(PAGE)
     parts = next(number for number, block in enumerate(page) if block.text.startswith("vita new-reduction "))

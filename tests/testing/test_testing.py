@@ -221,7 +221,10 @@ def test_mistakes_exit_with_2(arguments: list[str], message: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param([], id="alone"), pytest.param(["-n", "2"], id="xdist", marks=pytest.mark.extras)],
+)
 def test_pytest_runs_the_kit_where_there_are_no_tests(workers: list[str], tmp_path: Path) -> None:
     chosen = "empty_batch or list_gives_a_list"
     done = run_pytest(tmp_path / "empty", "--vita-tower", "clip", "-v", "-k", chosen, *workers)

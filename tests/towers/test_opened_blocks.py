@@ -192,7 +192,7 @@ def test_a_plugin_that_opens_its_blocks_says_where_their_parts_are(monkeypatch: 
         tower(pixels_of(tower))
 
 
-@pytest.mark.slow
+@pytest.mark.extras  # torch.compile takes its time
 @torch.no_grad()
 def test_pruning_behind_compiled_blocks(sections: dict[str, dict[str, Any]]) -> None:
     section = {**sections["clip"], "reduce": {"type": "prune", "keep": 4}}
