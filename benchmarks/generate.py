@@ -23,16 +23,17 @@ from vita_core.models.model import VisionLanguageModel
 from vita_core.pixels.prefetching import prefetched
 
 BATCHES = (8, 16, 32)
+ONE_SIZE = "tower={weights: asset:efficientnet-lite2, pool: 1, options: {class_scores: true, crop_pct: 1.0}}"
+"""The first of the quickstart's two encoders alone, so that all modules can be driven by hand."""
 
 
 def by_hand(model: VisionLanguageModel) -> Callable[[Path], str]:
-    """Return a function that asks about a picture with the same modules, called as one would with transformers alone."""
+    """Return a function that asks about a picture with the same modules, called as one would with transformers alone.
+
+    So is the image processor: the pixels are the same, and one picture at a time is prepared by its `preprocess`.
+    """
     tokenizer, llm = model.llm.tokenizer, model.llm.model
-    settings = model.tower.image_processor.to_dict()
-    processor = getattr(transformers, settings.pop("image_processor_type") + "Pil")(**settings)
-    offset, embed = model.tower.image_processor.crop_offset, llm.get_input_embeddings()
-    # a crop from 256 to 224 pixels leaves an even number of pixels, so transformers' own class crops alike
-    assert offset == "round"
+    processor, embed = model.tower.image_processor, llm.get_input_embeddings()
     question, limit = model.settings.prompt.question, model.settings.generation.max_new_tokens
 
     @torch.inference_mode()
@@ -84,7 +85,7 @@ def main() -> None:
     arguments = parser.parse_args()
     count, rounds, sizes = (4, 4, (4,)) if arguments.quick else (32, arguments.rounds, BATCHES)
     transformers.utils.logging.disable_progress_bar()
-    model = build_model(load_config("quickstart", ["device=cpu"]))
+    model = build_model(load_config("quickstart", ["device=cpu", ONE_SIZE]))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         paths = write_photos(Path(folder), count, (500,))

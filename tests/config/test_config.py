@@ -84,6 +84,19 @@ def test_extends_and_paths_are_relative_to_their_own_file(tmp_path: Path) -> Non
     assert config.llm.weights == "owner/name"
 
 
+def test_one_encoder_replaces_several_and_several_replace_one(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text("tower: {pool: 1, towers: [{weights: a/a}, {weights: b/b}]}\n")
+    (tmp_path / "one.yaml").write_text("extends: two.yaml\ntower: {weights: c/c}\ndevice: cpu\n")
+    (tmp_path / "again.yaml").write_text("extends: one.yaml\ntower: {towers: [{weights: a/a}, {weights: c/c}]}\n")
+    one, again = load_config(tmp_path / "one.yaml"), load_config(tmp_path / "again.yaml")
+    assert (one.tower.weights, one.tower.towers, one.tower.pool) == ("c/c", None, None)
+    assert [part.weights for part in again.tower.towers or ()] == ["a/a", "c/c"]
+    assert again.device == "cpu"
+    assert load_config(tmp_path / "two.yaml", ["tower={weights: c/c}"]).tower == one.tower
+    with pytest.raises(ConfigError, match=r"tower.weights: .* Try: .* for one encoder alone, `tower=\{weights: DIR\}`"):
+        load_config(tmp_path / "two.yaml", ["tower.weights=c/c"])
+
+
 def test_extends_names_a_shipped_config_unless_there_is_such_a_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     for name in shipped_configs():

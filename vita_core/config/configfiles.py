@@ -180,6 +180,9 @@ def _with_paths(value: Any, key: Key, base: Path, place: Callable[[Key], Mark]) 
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return `below` with the keys of `above`. One encoder replaces several of a section ``tower:``, and several replace one."""
+    if ("weights" in above and "towers" in below) or ("towers" in above and "weights" in below):
+        return above
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
