@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,10 @@ def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -
     known = known_towers()
     if given is not None and given != own.weights:
         published = _published(given, known) if whole and given in known else None
-        return published or FoundTower(_given(given), f"--tower-weights {given}")
+        found = published or FoundTower(_given(given), f"--tower-weights {given}")
+        if whole:
+            _refuse_another(layout, own, found.source)
+        return found
     inside = layout.tower_source(own)
     if inside is not None:
         return FoundTower(inside, "the checkpoint's own config.json")
@@ -59,6 +63,32 @@ def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -
     if name in known:
         return FoundTower(locate(name), f"mm_vision_tower {name!r}, a known hub id")
     return _not_found(own, name, places)
+
+
+def _refuse_another(layout: Layout, own: Source, given: Source) -> None:
+    """Raise CheckpointError for a tower that is not the checkpoint's: its weights would not be read, but the checkpoint's own."""
+    try:
+        stated = find_tower(layout, own, None, whole=True).source
+    except CheckpointError:
+        return  # `given` is where the config is
+    if stated.path is not None and given.path is not None and not _alike(stated, given):
+        raise CheckpointError(
+            f"tower.weights (--tower-weights): {given.weights} is not the tower of {own.weights}, {stated.weights}, whose "
+            "tensors that checkpoint holds: they would be loaded. Try: leave it out; to swap the tower, train a projector for "
+            "it with a config whose `llm.weights` is the language model alone"
+        )
+
+
+def _alike(one: Source, other: Source) -> bool:
+    """Whether two local towers have the same config and the same weights, byte for byte."""
+    assert one.path is not None
+    assert other.path is not None
+    if one.path.samefile(other.path):
+        return True
+    if one.config != other.config or not (one.path.is_dir() and other.path.is_dir()):
+        return False
+    names = {file.name for path in (one.path, other.path) for file in path.glob("*.safetensors")}
+    return filecmp.cmpfiles(one.path, other.path, names, shallow=False)[1:] == ([], [])
 
 
 def _given(weights: str) -> Source:
