@@ -15,8 +15,9 @@ from PIL import Image
 from vita_core import build_model
 from vita_core.cli.answers import answer_folder
 from vita_core.cli.run import run
-from vita_core.errors import ConfigError
+from vita_core.errors import ConfigError, VitaError
 from vita_core.planning.resolution import resolve
+from vita_core.weights.locks import alone
 
 QUESTION = "what is this ?"
 DEFAULTS = {"batch": 16, "system": None, "max_new_tokens": None}
@@ -125,9 +126,15 @@ def test_what_is_refused(tiny_config: Path, tmp_path: Path, folder: Path) -> Non
     ):
         with pytest.raises(ConfigError, match=message):
             answer_folder(settings, folder_, tmp_path / "o", QUESTION, **DEFAULTS)
-    alone = vita("run", tiny_config, "--images", folder)
-    assert alone.returncode == 2
-    assert "--images needs --jsonl" in alone.stderr
+    (taken := tmp_path / "taken.jsonl").touch()
+    with (
+        alone(taken, "x"),
+        pytest.raises(VitaError, match=r"taken\.jsonl: another process is writing to it, such as the same"),
+    ):
+        answer_folder(settings, folder, taken, QUESTION, **DEFAULTS)
+    bare = vita("run", tiny_config, "--images", folder)
+    assert bare.returncode == 2
+    assert "--images needs --jsonl" in bare.stderr
     nowhere = vita("run", tiny_config, "--images", folder, "--jsonl", tmp_path)
     assert nowhere.returncode == 2
     assert nowhere.stderr.startswith("error: cannot read")

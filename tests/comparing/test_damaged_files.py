@@ -73,7 +73,7 @@ def test_a_damaged_record_of_what_is_compared_is_an_error(flat: Compared, text: 
     expected="an error that names the directory; the first goes on",
 )
 def test_two_comparisons_do_not_write_to_one_directory(flat: Compared) -> None:
-    told = f"{flat.out}: another process is writing to this directory, such as the same `vita compare`"
+    told = f"{flat.out}: another process is writing to it, such as the same `vita compare`"
     with alone(flat.out, "vita compare"), pytest.raises(VitaError, match=told):
         compare(flat.asked, flat.data, flat.out, flat.options)
 

@@ -23,7 +23,7 @@ with alone(Path(sys.argv[1]), "vita train"):
     print("locked", flush=True)
     sys.stdin.read()
 """
-TAKEN = r"another process is writing to this directory, such as the same `vita train`\. Try: wait"
+TAKEN = r"another process is writing to it, such as the same `vita train`\. Try: wait"
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from vita_core.errors import ConfigError, PictureError, VitaError, nearest_path
 from vita_core.training.data import SUFFIXES
 from vita_core.untrusted.jsonfiles import BadJson, decode
 from vita_core.weights.files import append, write_whole
+from vita_core.weights.locks import alone
 
 if TYPE_CHECKING:
     from vita_core.models.model import VisionLanguageModel
@@ -26,6 +27,7 @@ __all__ = ["answer_folder"]
 
 ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 """Keeps file names that are not UTF-8 unchanged."""
+COMMAND = "vita run --images"
 
 
 def answer_folder(
@@ -44,13 +46,14 @@ def answer_folder(
     instead of ``"answer"``. `settings` is a hash of the config, `system` and `max_new_tokens`. Pictures with an answer in
     `out` are skipped; pictures with an error are tried again. The model is only opened if a picture is left. Returns the
     numbers of pictures ``answered``, ``skipped``, and with ``errors``. Raises ConfigError if the folder has no pictures,
-    or if `out` is damaged or has answers with other settings.
+    or if `out` is damaged or has answers with other settings, and VitaError if another process writes to it.
     """
     config, pictures = resolved.config, _pictures(folder)
     question = question or config.prompt.question
     stated = f"{config.model_dump_json()}{system!r}{max_new_tokens}"
     settings = hashlib.sha256(stated.encode()).hexdigest()[:12]
-    there = [row for row in _kept_rows(out) if row["question"] == question]
+    with alone(out, COMMAND):
+        there = [row for row in _kept_rows(out) if row["question"] == question]
     if other := sum(row.get("settings") != settings for row in there):
         raise ConfigError(
             f"--jsonl: {out} contains {other} answers to this question with another config, --system or --max-new-tokens. "
@@ -67,10 +70,11 @@ def answer_folder(
         answers = model.ask_each(pictures, question, system=system, max_new_tokens=max_new_tokens)
         return [answer.text for answer in answers]
 
-    for results in _asked(model, folder, left, ask, batch):
-        _append(out, [{"image": n, "question": question, "settings": settings, **result} for n, result in results])
-        for _, result in results:
-            counts["errors" if "error" in result else "answered"] += 1
+    with alone(out, COMMAND):  # it may be another file than before
+        for results in _asked(model, folder, left, ask, batch):
+            _append(out, [{"image": n, "question": question, "settings": settings, **result} for n, result in results])
+            for _, result in results:
+                counts["errors" if "error" in result else "answered"] += 1
     return counts
 
 

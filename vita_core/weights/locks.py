@@ -1,4 +1,4 @@
-"""Directories that one process has for itself. The lock ends with the process, however it ends."""
+"""Directories and files that one process has for itself. The lock ends with the process, however it ends."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ def locked(folder: Path) -> int | None:
 
 
 @contextmanager
-def alone(folder: Path, command: str) -> Iterator[None]:
-    """Keep a directory locked until the end of the block. Nothing is locked where the system or the disk has no locks.
+def alone(place: Path, command: str) -> Iterator[None]:
+    """Keep a directory or a file locked until the end of the block. Nothing is locked where the system or the disk has no locks.
 
     Raises VitaError if another process has it: `command` is what that may be.
     """
     try:
-        place = _lock(folder)
+        lock = _lock(place)
     except BlockingIOError:
         raise VitaError(
-            f"{folder}: another process is writing to this directory, such as the same `{command}`. Try: wait until it has "
-            "ended, or another directory"
+            f"{place}: another process is writing to it, such as the same `{command}`. Try: wait until it has ended, or another "
+            "place to write to"
         ) from None
     try:
         yield
     finally:
-        if place is not None:
-            os.close(place)
+        if lock is not None:
+            os.close(lock)
 
 
-def _lock(folder: Path) -> int | None:
-    """Return a descriptor of a locked directory, or None. Raises BlockingIOError if another process has it."""
+def _lock(path: Path) -> int | None:
+    """Return a descriptor of a locked directory or file, or None. Raises BlockingIOError if another process has it."""
     if fcntl is None:
         return None
     try:
-        place = os.open(folder, os.O_RDONLY)
+        place = os.open(path, os.O_RDONLY)
     except OSError:  # deleted by another process
         return None
     try:
