@@ -84,6 +84,13 @@ def test_extends_and_paths_are_relative_to_their_own_file(tmp_path: Path) -> Non
     assert config.llm.weights == "owner/name"
 
 
+@pytest.mark.parametrize("scale", ["0", "-1", "1e308"])
+def test_a_scale_that_leaves_no_features(scale: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(GOOD)
+    with pytest.raises(ConfigError, match=r"tower.feature_scale: .* (greater|less) than"):
+        load_config(tmp_path / "c.yaml", [f"tower.feature_scale={scale}"])
+
+
 def test_one_encoder_replaces_several_and_several_replace_one(tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text("tower: {pool: 1, towers: [{weights: a/a}, {weights: b/b}]}\n")
     (tmp_path / "one.yaml").write_text("extends: two.yaml\ntower: {weights: c/c}\ndevice: cpu\n")
@@ -187,8 +194,11 @@ def test_plan_tells_a_projector_of_another_width(tiny_config: Path, tmp_path: Pa
     with pytest.raises(VitaError, match=r"projector.weights: no such file"):
         make_plan(named)
     for widths, message in (
-        ({"in_features": "64"}, "trained for in_features 64, but the tower gives 32"),
-        ({"in_features": "32", "out_features": "9"}, "trained for out_features 9, but the language model takes 24"),
+        ({"in_features": "64"}, "trained for a tower of 64 channels, but this one gives 32"),
+        (
+            {"in_features": "32", "out_features": "9"},
+            "trained for a language model of 9 channels, but this one takes 24",
+        ),
     ):
         save_file({}, file, metadata=widths)
         with pytest.raises(VitaError, match=message):

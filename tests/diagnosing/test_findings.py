@@ -129,7 +129,11 @@ def test_plugins_that_work_and_plugins_that_fail(
 ) -> None:
     (tmp_path / "broken_plugin.py").write_text("import no_such_library\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    use_plugins(block=["clip"], modules=["broken_plugin"])
+    use_plugins(block=["clip", "siglib"], modules=["broken_plugin"])
+    with pytest.warns(
+        RuntimeWarning, match=r"--no-plugin: no such plugin: 'siglib'\. Did you mean 'siglip'\? Try: a name"
+    ):
+        registry()
     found = {finding.name: finding for finding in plugins()}
     [failed] = problems(plugins())
     assert failed.says.startswith("failed: ModuleNotFoundError: No module named 'no_such_library'")

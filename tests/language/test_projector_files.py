@@ -100,9 +100,12 @@ def test_every_type_is_read(tiny_config: Path, tmp_path: Path, kind: str, form: 
 @pytest.mark.parametrize("kind", [*JOINING, "layernorm_mlp"])
 def test_other_widths_of_every_type(tiny_config: Path, tmp_path: Path, kind: str) -> None:
     for widths, message in (
-        ((40, 24), "trained for in_features 40, but the tower gives 32"),
-        ((32, 16), "trained for out_features 16, but the language model takes 24"),
-        ((16, 48), "in_features 16, but the tower gives 32, and for out_features 48, but the language model takes 24"),
+        ((40, 24), "trained for a tower of 40 channels, but this one gives 32"),
+        ((32, 16), "trained for a language model of 16 channels, but this one takes 24"),
+        (
+            (16, 48),
+            "a tower of 16 channels, but this one gives 32, and for a language model of 48 channels, but this one takes 24",
+        ),
     ):
         file = pickled(tmp_path, prefixed(trained(kind, *widths).state_dict(), "model.mm_projector."))
         with pytest.raises(VitaError, match=message):
@@ -131,13 +134,13 @@ def test_a_linear_layer_has_the_keys_of_llava(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "widths", "message"),
     [
-        ("linear", (40, 24), r"was trained for in_features 40, but the tower gives 32\. Try"),
-        ("mlp2x_gelu", (40, 24), r"was trained for in_features 40, but the tower gives 32\. Try"),
-        ("mlp2x_gelu", (32, 16), r"was trained for out_features 16, but the language model takes 24\. Try"),
+        ("linear", (40, 24), r"was trained for a tower of 40 channels, but this one gives 32\. Try"),
+        ("mlp2x_gelu", (40, 24), r"was trained for a tower of 40 channels, but this one gives 32\. Try"),
+        ("mlp2x_gelu", (32, 16), r"was trained for a language model of 16 channels, but this one takes 24\. Try"),
         (
             "mlp3x_gelu",
             (64, 16),
-            r"in_features 64, but the tower gives 32, and for out_features 16, but the language model takes 24\. Try",
+            r"a tower of 64 channels, but this one gives 32, and for a language model of 16 channels, but this one takes 24\.",
         ),
     ],
 )

@@ -70,7 +70,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"1 unexpected tensors \(model\.new\.weight\)",
     ),
     "no tower tensor matches": (_other_tower_keys, r"tower .* does not fit: 0 tensors match; \d+ missing"),
-    "narrow projector": (_narrow_projector, r"projector was trained for in_features 64, but the tower gives 128"),
+    "narrow projector": (
+        _narrow_projector,
+        r"projector was trained for a tower of 64 channels, but this one gives 128",
+    ),
     "stated width": (lambda d: edit_config(d, mm_hidden_size=77), r"takes 77 channels .* gives 128"),
     "language model short": (_shorter, r"language model of .* does not fit: .*3 missing \(model\.layers\.1\.mlp"),
     "other vocabulary": (

@@ -89,7 +89,7 @@ def test_pictures_and_places_must_match(tiny_config: Path, golden: Path) -> None
 def test_widths_are_compared_before_weights_are_read(tiny_config: Path, tmp_path: Path) -> None:
     file = tmp_path / "p.safetensors"
     save_file({"0.weight": torch.zeros(24, 99)}, file, metadata={"in_features": "99", "out_features": "24"})
-    with pytest.raises(CheckpointError, match=r"trained for in_features 99, but the tower gives 32"):
+    with pytest.raises(CheckpointError, match=r"trained for a tower of 99 channels, but this one gives 32"):
         build_model(load_config(tiny_config, [f"projector.weights={file}"]))
     with pytest.raises(ConfigError, match="tower gives 32 channels and the language model takes 24"):
         build_model(load_config(tiny_config, ["projector.type=identity"]))

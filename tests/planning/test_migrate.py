@@ -181,11 +181,11 @@ def test_a_changed_tower_that_does_not_fit_the_checkpoints_projector(tmp_path: P
         assert resolve(place).tower.geometry.hidden_size == 16
         with pytest.raises(
             CheckpointError,
-            match=rf"{place.name}: its projector was trained for in_features 16, but the tower gives 48\. Try: the tower",
+            match=rf"{place.name}: its projector was trained for a tower of 16 channels, but this one gives 48\. Try: the tower",
         ):
             resolve(place, tower_weights=str(wide))
     file = tmp_path / "hf.yaml"
     file.write_text(migrate(tmp_path / "hf").text)
     assert make_plan(resolve(file)).stages[1].shape[-1] == 16
-    with pytest.raises(CheckpointError, match="in_features 16, but the tower gives 48"):
+    with pytest.raises(CheckpointError, match="a tower of 16 channels, but this one gives 48"):
         resolve(file, [f"tower.weights={wide}"])

@@ -110,7 +110,7 @@ class TowerConfig(Section):
     select_layer: int | Annotated[list[int], Field(min_length=1)] | None = None
     select_feature: Literal["patch", "cls_patch", "cls"] | None = None
     norm: bool = False
-    feature_scale: float | None = None
+    feature_scale: Annotated[float, Field(gt=0, le=1e6)] | None = None
     s2: S2Config | None = None
     pixel_shuffle: Annotated[float, Field(gt=0, le=1)] | Literal[False] | None = None
     pool: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None = None

@@ -159,7 +159,7 @@ def _trained_widths(resolved: ResolvedProjector, files: ProjectorFiles, widths: 
 
 def _other_widths(trained: Widths, widths: Widths) -> str:
     """Say for which widths a projector was trained where it should have others, or return an empty text."""
-    words = ("in_features {}, but the tower gives {}", "out_features {}, but the language model takes {}")
+    words = ("a tower of {} channels, but this one gives {}", "a language model of {} channels, but this one takes {}")
     pairs = zip(words, trained, widths, strict=True)
     return ", and for ".join(text.format(before, now) for text, before, now in pairs if before != now)
 

@@ -85,7 +85,10 @@ def installed(group: str) -> tuple[list[EntryPoint], list[Unreadable]]:
 
 def _scan(group: str) -> list[EntryPoint]:
     """Read the metadata folders on `sys.path`. Raise an error where they are not everything, or one cannot be read."""
-    if any(hasattr(finder, "find_distributions") and finder is not PathFinder for finder in sys.meta_path):
+    finders = [finder for finder in sys.meta_path if hasattr(finder, "find_distributions") and finder is not PathFinder]
+    if any(
+        type(finder).__module__ != "importlib_metadata" for finder in finders
+    ):  # the backport looks on the same path
         raise LookupError("a finder of another tool may know more distributions")
     points: list[EntryPoint] = []
     seen: set[str] = set()

@@ -12,7 +12,17 @@ from vita_core import interrupts
 from vita_core.errors import PluginError, nearest
 from vita_core.plugins import builtin
 from vita_core.plugins.choosing import MORE, Choice, Registered, Spec, choose
-from vita_core.plugins.discovery import AnySpec, Plugin, Selection, describe, discover, load_plugin, remedy, warn_notes
+from vita_core.plugins.discovery import (
+    AnySpec,
+    Plugin,
+    Selection,
+    describe,
+    discover,
+    load_plugin,
+    remedy,
+    warn_notes,
+    warn_unknown,
+)
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.reductions import ReductionSpec
 from vita_core.plugins.references import dangling
@@ -189,6 +199,7 @@ def selection() -> Selection:
 def registry() -> Registry:
     """Return the registry of this process. The first call discovers the plugins."""
     plugins = discover(selection())
+    warn_unknown(selection(), plugins)
     warn_notes(plugins)
     return Registry(plugins)
 
