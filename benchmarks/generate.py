@@ -1,4 +1,4 @@
-"""Time the quickstart's answers (SmolLM2-135M): in batches, one by one, and with the same modules driven by hand."""
+"""Time the quickstart's answers (SmolLM2-135M, one of its two encoders): in batches, one by one, and driven by hand."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ ONE_SIZE = "tower={weights: asset:efficientnet-lite2, pool: 1, options: {class_s
 
 
 def by_hand(model: VisionLanguageModel) -> Callable[[Path], str]:
-    """Return a function that asks about a picture with the same modules, called as one would with transformers alone.
+    """Return a function that asks about a picture with the same modules, called as one would without this package.
 
-    So is the image processor: the pixels are the same, and one picture at a time is prepared by its `preprocess`.
+    The image processor is the model's own, called for one picture at a time.
     """
     tokenizer, llm = model.llm.tokenizer, model.llm.model
     processor, embed = model.tower.image_processor, llm.get_input_embeddings()

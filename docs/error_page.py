@@ -63,7 +63,11 @@ class Reader:
         """Yield the class and the text of each message."""
         for call in self.calls:
             for text in self._texts(call.args[0], 0) if call.args else []:
-                yield _name(call.func), text
+                lines = [self._text(line, 0) for line in call.args[1:]]
+                yield (
+                    _name(call.func),
+                    "".join([text, *(line for line in lines if line.startswith("  "))]),
+                )  # YAML to copy
 
     def _texts(self, node: ast.expr, depth: int) -> list[str]:
         """Return the texts that an expression may be: one, or several of a variable or a function of this file."""
@@ -73,8 +77,13 @@ class Reader:
         if isinstance(node, ast.Call) and (function := self.functions.get(_name(node.func))) and depth < DEPTH:
             returned = [part.value for part in ast.walk(function) if isinstance(part, ast.Return) and part.value]
             return [text for value in returned for text in self._texts(value, depth + 1)]
-        if isinstance(node, ast.IfExp):
-            return [*self._texts(node.body, depth), *self._texts(node.orelse, depth)]
+        match node:
+            case ast.IfExp(body=body, orelse=orelse):
+                return [*self._texts(body, depth), *self._texts(orelse, depth)]
+            case ast.Starred(value=ast.GeneratorExp(elt=line) | ast.ListComp(elt=line)):
+                return self._texts(line, depth)
+            case ast.Starred(value=ast.Call(func=ast.Attribute(attr="within"), args=[place])):
+                return [f"{self._text(place, depth)}: {_placed('error')}"]
         return [self._text(node, depth)]
 
     def _text(self, node: ast.expr, depth: int) -> str:
@@ -150,6 +159,8 @@ def _named(node: ast.expr) -> str:
             return _named(last)
         case ast.Call(func=ast.Attribute(value=value, attr="strip" | "rstrip" | "as_posix" | "items" | "absolute")):
             return _named(value)
+        case ast.Subscript(slice=ast.Constant(value=str(key))):
+            return key.replace("_", " ")
         case ast.Subscript(value=value) | ast.Starred(value=value) | ast.FormattedValue(value=value):
             return _named(value)
     return ANY

@@ -53,6 +53,10 @@ class VitaError(ValueError):
     def __str__(self) -> str:
         return "\n".join(self.args)
 
+    def within(self, place: str) -> list[str]:
+        """Return the lines of the message, each behind a place: the lines of an error that says where this one was met."""
+        return [f"{place}: {line}" for line in self.args]
+
 
 class ConfigError(VitaError):
     """A YAML file, a ``--set`` option or a mapping that is not a valid config."""
@@ -87,7 +91,7 @@ def one_line(text: str) -> str:
 def dotted(keys: Iterable[object]) -> str:
     """Return a key of a file as ``a.b.c``, on one line. A part with spaces, such as a sentence of a stranger, is in quotes."""
     parts = [one_line(str(key)) for key in keys]
-    return ".".join(f"'{part}'" if " " in part else part for part in parts)
+    return ".".join(repr(part) if " " in part else part for part in parts)
 
 
 def nearest(wrong: str, choices: Iterable[str]) -> str:
@@ -113,9 +117,10 @@ def contents(directory: Path) -> str:
 
 
 def split_advice(message: str) -> tuple[str, str]:
-    """Split one line of a message at its last ``Try:``. Return what is wrong (without a final period) and the advice, or "".
+    """Split the first line of a message at its last ``Try:``. Return what is wrong, without a final period, and the advice or "".
 
     What a stranger wrote, which may hold a ``Try:`` too, stands before our own advice.
     """
-    wrong, mark, advice = message.rpartition("Try: ")
-    return (wrong if mark else message).rstrip(" ."), advice if mark else ""
+    line = message.partition("\n")[0]
+    wrong, mark, advice = line.rpartition("Try: ")
+    return (wrong if mark else line).rstrip(" ."), advice if mark else ""

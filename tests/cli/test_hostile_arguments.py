@@ -64,6 +64,9 @@ def test_the_advice_is_ours() -> None:
     assert told.startswith("f.json: a.'Try: b': ")
     assert split_advice(told) == (told.rpartition(". Try")[0], "download it again")
     assert split_advice("no advice.") == ("no advice", "")
+    several = ConfigError("a: bad. Try: first", "b: bad. Try: second")
+    assert split_advice(str(several)) == ("a: bad", "first")
+    assert str(ConfigError(*several.within("c"))) == "c: a: bad. Try: first\nc: b: bad. Try: second"
 
 
 @pytest.mark.reliability(

@@ -100,7 +100,12 @@ def test_one_encoder_replaces_several_and_several_replace_one(tmp_path: Path) ->
     assert [part.weights for part in again.tower.towers or ()] == ["a/a", "c/c"]
     assert again.device == "cpu"
     assert load_config(tmp_path / "two.yaml", ["tower={weights: c/c}"]).tower == one.tower
-    with pytest.raises(ConfigError, match=r"tower.weights: .* Try: .* for one encoder alone, `tower=\{weights: DIR\}`"):
+    (tmp_path / "data.yaml").write_text("extends: two.yaml\ndata: {weights: {path: a}, more: {path: b}}\n")
+    (tmp_path / "more.yaml").write_text("extends: data.yaml\ndata: {towers: {path: c}}\n")
+    assert set(load_config(tmp_path / "more.yaml").data) == {"weights", "more", "towers"}
+    with pytest.raises(
+        ConfigError, match=r"tower.weights: .* Try: .* for one encoder alone, `--set 'tower=\{weights: DIR\}'`"
+    ):
         load_config(tmp_path / "two.yaml", ["tower.weights=c/c"])
 
 

@@ -192,4 +192,4 @@ def _placed(*questions: Question) -> Iterator[None]:
         yield
     except VitaError as error:
         others = f" (and {len(questions) - 1} in the same batch)" if len(questions) > 1 else ""
-        raise VitaError(f"{questions[0].place}{others}: {error}") from error
+        raise VitaError(*error.within(f"{questions[0].place}{others}")) from error

@@ -15,7 +15,7 @@ import typer
 from vita_core import interrupts
 from vita_core.cli.commands import CommandGroup, drop_output
 from vita_core.cli.exits import BUG, MISTAKE
-from vita_core.errors import PluginError, VitaError, one_line, printable
+from vita_core.errors import PluginError, VitaError, printable
 from vita_core.masking import masked, masked_logs
 
 __all__ = ["app", "main"]
@@ -72,7 +72,7 @@ def options(
 
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:
-    return f"warning: {one_line(masked(' '.join(str(message).splitlines())))}\n"
+    return f"warning: {printable(masked(' '.join(str(message).splitlines())))}\n"
 
 
 def _report(message: str) -> None:

@@ -53,24 +53,25 @@ def answer_folder(
     stated = f"{config.model_dump_json()}{system!r}{max_new_tokens}"
     settings = hashlib.sha256(stated.encode()).hexdigest()[:12]
     with alone(out, COMMAND):
+        _kept_rows(out)  # it may replace the file, and a lock stays with the old one
+    with alone(out, COMMAND):
         there = [row for row in _kept_rows(out) if row["question"] == question]
-    if other := sum(row.get("settings") != settings for row in there):
-        raise ConfigError(
-            f"--jsonl: {out} contains {other} answers to this question with another config, --system or --max-new-tokens. "
-            "Try: another file"
-        )
-    done = {row["image"] for row in there}
-    left = [name for name in pictures if name not in done]
-    counts = {"answered": 0, "skipped": len(pictures) - len(left), "errors": 0}
-    if not left:
-        return counts
-    model = open_model(resolved)
+        if other := sum(row.get("settings") != settings for row in there):
+            raise ConfigError(
+                f"--jsonl: {out} contains {other} answers to this question with another config, --system or --max-new-tokens. "
+                "Try: another file"
+            )
+        done = {row["image"] for row in there}
+        left = [name for name in pictures if name not in done]
+        counts = {"answered": 0, "skipped": len(pictures) - len(left), "errors": 0}
+        if not left:
+            return counts
+        model = open_model(resolved)
 
-    def ask(pictures: Sequence[Prepared]) -> list[str]:
-        answers = model.ask_each(pictures, question, system=system, max_new_tokens=max_new_tokens)
-        return [answer.text for answer in answers]
+        def ask(pictures: Sequence[Prepared]) -> list[str]:
+            answers = model.ask_each(pictures, question, system=system, max_new_tokens=max_new_tokens)
+            return [answer.text for answer in answers]
 
-    with alone(out, COMMAND):  # it may be another file than before
         for results in _asked(model, folder, left, ask, batch):
             _append(out, [{"image": n, "question": question, "settings": settings, **result} for n, result in results])
             for _, result in results:

@@ -68,7 +68,9 @@ def token_rows(counter: TokenCounter, counted: Counted) -> list[dict[str, Any]]:
 
 def _text(tokenizer: Any, token: int) -> str:
     """Return what a token stands for, with its space; or its own name if it is no whole character."""
-    piece, text = tokenizer.convert_ids_to_tokens(token), tokenizer.decode([token])
+    from vita_core.language.tokenizing import decoded
+
+    piece, text = tokenizer.convert_ids_to_tokens(token), decoded(tokenizer, [token])
     if "\ufffd" in text or not text:
         return str(piece)
     return f" {text}" if piece[:1] in ("\u2581", "\u0120") and not text.startswith(" ") else str(text)

@@ -126,7 +126,7 @@ def _planned(asked: Asked, tokens: int | None, steps: int | None) -> Planned:
             resolved = resolve(fewer.place, fewer.overrides)
             return Planned(fewer, resolved, make_plan(resolved).tokens, before, grid)
     except VitaError as error:
-        raise type(error)(*(f"{asked.name}: {line}" for line in str(error).split("\n"))) from error
+        raise type(error)(*error.within(asked.name)) from error
     return Planned(own, resolved, before, before, grid)
 
 

@@ -139,6 +139,8 @@ def _read(file: Path, chain: tuple[Path, ...]) -> Document:
         return Document(data, marks)
     parent = _parent(data.pop("extends"), file.parent, marks[("extends",)])
     base = _read(parent, (*chain, file))
+    if _is_other(base.data.get("tower"), data.get("tower")):
+        del base.data["tower"]
     return Document(_merge(base.data, data), {**base.marks, **marks})
 
 
@@ -179,10 +181,14 @@ def _with_paths(value: Any, key: Key, base: Path, place: Callable[[Key], Mark]) 
         ) from error
 
 
+def _is_other(below: Any, above: Any) -> bool:
+    """Whether a section ``tower:`` names one encoder where the other names several, so that nothing of the other fits it."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return False
+    return ("weights" in above and "towers" in below) or ("towers" in above and "weights" in below)
+
+
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return `below` with the keys of `above`. One encoder replaces several of a section ``tower:``, and several replace one."""
-    if ("weights" in above and "towers" in below) or ("towers" in above and "weights" in below):
-        return above
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)

@@ -57,7 +57,11 @@ def _of_several(values: Mapping[str, Any], towers: Sequence[BaseModel]) -> Told:
             f"{values['type']!r} is the type of one encoder, not of several. Try: write it into a part of `towers`",
         )
     for key in [key for key in values if key not in WHOLE]:
-        other = "; or for one encoder alone, `tower={weights: DIR}`" if key == "weights" else ""
+        other = (
+            "; or for one encoder alone, `--set 'tower={weights: DIR}'`, or leave out `towers`"
+            if key == "weights"
+            else ""
+        )
         yield (
             (key,),
             f"it describes one encoder, but `towers` are several. Try: write it into a part of `towers`{other}",

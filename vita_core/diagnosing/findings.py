@@ -27,8 +27,7 @@ class Finding:
 
 def described(error: BaseException) -> str:
     """Return the type and the first line of an error."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {split_advice(first)[0]}".rstrip(": .")
+    return f"{type(error).__name__}: {split_advice(str(error).strip())[0]}".rstrip(": .")
 
 
 def cure_of(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from vita_core.errors import CheckpointError, VitaError
 from vita_core.language.conversations import CONVERSATIONS
 from vita_core.language.decoding import check_generation, stop_token
 from vita_core.language.prompts import PICTURE_ID, known_token, prompt_ids
-from vita_core.language.tokenizing import bounded, checked_source, hub_options, part_tokenizer, place
+from vita_core.language.tokenizing import decoded, part_tokenizer, pretrained_tokenizer
 from vita_core.loading import LoadReport, check_values, part_tensors
 from vita_core.planning.language import LanguagePart
 from vita_core.plugins.discovery import describe
@@ -45,7 +45,8 @@ class LanguageModel(nn.Module):
                 f"llm.weights: cannot open {config.weights} as a causal language model: {first}. "
                 f"Try: {other if config.attention == 'auto' else '`llm.attention: auto`'}"
             ) from error
-        check_methods(vars(model.config), type(model.config), f"llm.weights: {config.weights}/config.json")
+        for own in (model.config, model.config.get_text_config()):
+            check_methods(vars(own), type(own), f"llm.weights: {config.weights}/config.json")
         if model.config.is_encoder_decoder:
             raise CheckpointError(
                 f"llm.weights: {config.weights}/config.json: is_encoder_decoder: true: not a causal language model. Try: a model "
@@ -127,6 +128,10 @@ class LanguageModel(nn.Module):
         """Return whether the prompt format has one ``<image>`` per tile instead of one per picture."""
         return prompt.template in CONVERSATIONS and CONVERSATIONS[prompt.template].per_tile
 
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of an answer. Raises CheckpointError for a tokenizer that cannot write it."""
+        return decoded(self.tokenizer, ids, skip_special_tokens=True).strip()
+
     def streamer(self, on_text: Callable[[str], None]) -> Any:
         """Return a streamer for ``generate`` that calls `on_text` with each finished piece of the answer."""
         from transformers import TextStreamer
@@ -140,11 +145,9 @@ class LanguageModel(nn.Module):
 
 def _pretrained(config: LLMConfig) -> tuple[Any, Any]:
     """Return the tokenizer and the model of a directory or hub id."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    source = checked_source(config)
-    where, options = place(source), hub_options(config, source)
-    tokenizer = bounded(AutoTokenizer.from_pretrained(where, **options), config.weights)
+    tokenizer, where, options, source = pretrained_tokenizer(config)
     own: dict[str, Any] = {}
     if ((source.config or {}).get("quantization_config") or {}).get("quant_method") == "gguf":
         # a model that was once made from GGUF: its weights are plain tensors, but transformers would take them for packed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from vita_core.planning.language import LanguagePart, ResolvedLLM
 from vita_core.plugins.discovery import describe
 from vita_core.untrusted.jsonfiles import read_object
 from vita_core.untrusted.schemas import checked
-from vita_core.untrusted.tokenizers import check_growth
+from vita_core.untrusted.tokenizers import check_steps
 from vita_core.weights.shards import check_shards
 from vita_core.weights.sources import Source, locate
 from vita_core.weights.stated import check_commit, check_own_code
 
-__all__ = ["bounded", "checked_source", "hub_options", "open_tokenizer", "part_tokenizer", "place", "tokenized"]
+__all__ = ["checked_source", "decoded", "open_tokenizer", "part_tokenizer", "pretrained_tokenizer", "tokenized"]
 
 
 SMALL = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
@@ -27,14 +27,12 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 
 def open_tokenizer(resolved: ResolvedLLM) -> tuple[Any, int]:
     """Return the tokenizer, and the id of the token that ends an answer. Raises CheckpointError if there is no tokenizer."""
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
     config, part = resolved.settings, resolved.part
     try:
         if part is None:
-            source = checked_source(config)
-            where, options = place(source), hub_options(config, source)
-            tokenizer = bounded(AutoTokenizer.from_pretrained(where, **options), config.weights)
+            tokenizer, where, options, _ = pretrained_tokenizer(config)
         else:
             where, options, tokenizer = part.directory, {"local_files_only": True}, part_tokenizer(part)
     except (VitaError, MemoryError):
@@ -49,6 +47,26 @@ def open_tokenizer(resolved: ResolvedLLM) -> tuple[Any, int]:
     except OSError:  # a checkpoint may have none: transformers then takes the one in its config.json
         stop = resolved.checkpoint_config.get("eos_token_id")
     return tokenizer, stop_token(stop, tokenizer.eos_token_id)
+
+
+def pretrained_tokenizer(config: LLMConfig) -> tuple[Any, Path | str, dict[str, Any], Source]:
+    """Return the tokenizer of a directory or hub id, how ``from_pretrained`` opens the rest of it, and its source."""
+    from huggingface_hub import try_to_load_from_cache
+    from transformers import AutoTokenizer
+
+    source = checked_source(config)
+    where = _place(source)
+    options = {
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "local_files_only": source.path is not None,
+    }
+    tokenizer = _unpanicked(lambda: AutoTokenizer.from_pretrained(where, **options))
+    if source.hub_id is not None:  # it was downloaded just now
+        file = try_to_load_from_cache(source.hub_id, "tokenizer.json", revision=config.revision)
+        if isinstance(file, str):
+            check_steps(Path(file))
+    return tokenizer, where, options, source
 
 
 def checked_source(config: LLMConfig) -> Source:
@@ -66,15 +84,6 @@ def checked_source(config: LLMConfig) -> Source:
     return source
 
 
-def hub_options(config: LLMConfig, source: Source) -> dict[str, Any]:
-    """Return the options of ``from_pretrained`` that say where files may come from."""
-    return {
-        "revision": config.revision,
-        "trust_remote_code": config.trust_remote_code,
-        "local_files_only": source.path is not None,
-    }
-
-
 def part_tokenizer(part: LanguagePart) -> Any:
     """Return the tokenizer of a language model inside a larger checkpoint. Raises CheckpointError if there is none."""
     from transformers import AutoConfig, AutoTokenizer
@@ -86,41 +95,48 @@ def part_tokenizer(part: LanguagePart) -> Any:
     check_texts(part.directory)
     settings = dict(part.config)
     decoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    tokenizer = AutoTokenizer.from_pretrained(  # without an answer about code, transformers would ask on the terminal
-        part.directory, config=decoder, local_files_only=True, trust_remote_code=False
-    )
+    # without an answer about code, transformers would ask on the terminal
+    options = {"config": decoder, "local_files_only": True, "trust_remote_code": False}
+    tokenizer = _unpanicked(lambda: AutoTokenizer.from_pretrained(part.directory, **options))
     older = part.directory / "chat_template.json"  # of the processor, which goes before the tokenizer's
     if older.is_file():
         tokenizer.chat_template = read_object(older).get("chat_template", tokenizer.chat_template)
-    return bounded(tokenizer, str(part.directory))
-
-
-def bounded(tokenizer: Any, where: str) -> Any:
-    """Return a tokenizer that was opened. Raises CheckpointError if its steps make a thousand letters of one."""
-    for kind in ("normalizer", "post_processor", "decoder"):
-        step = getattr(getattr(tokenizer, "backend_tokenizer", None), kind, None)
-        if step is not None:
-            check_growth(kind, json.loads(step.__getstate__()), f"{where}: tokenizer.json")
     return tokenizer
 
 
 def tokenized(tokenizer: Any, text: str, **options: Any) -> Any:
     """Return what the tokenizer gives for a text. Raises CheckpointError for a tokenizer that cannot read it."""
+    return _told("the tokenizer does not accept the text", lambda: tokenizer(text, **options))
+
+
+def decoded(tokenizer: Any, ids: Sequence[int], **options: Any) -> str:
+    """Return the text of token ids. Raises CheckpointError for a tokenizer that cannot write it."""
+    return str(_told("the tokenizer cannot write the answer", lambda: tokenizer.decode(ids, **options)))
+
+
+def _unpanicked(call: Callable[[], Any]) -> Any:
+    """Return what a call of the library `tokenizers` returns. Its patterns raise a PanicException, which is no `Exception`."""
     try:
-        return tokenizer(text, **options)
-    except (
-        BaseException
-    ) as error:  # the library raises `Exception` itself, and its patterns a PanicException, which is none
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        return call()
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
             raise
+        raise RuntimeError(str(error)) from None
+
+
+def _told(wrong: str, call: Callable[[], Any]) -> Any:
+    try:
+        return _unpanicked(call)
+    except Exception as error:  # the library raises `Exception` itself
         raise CheckpointError(
-            f"llm.weights: the tokenizer does not accept the text: {describe(error).rstrip('.')}. Try: the tokenizer's files "
-            "of the same checkpoint"
+            f"llm.weights: {wrong}: {describe(error).rstrip('.')}. Try: the tokenizer's files of the same checkpoint"
         ) from error
 
 
 def check_texts(directory: Path) -> None:
-    """Raise CheckpointError for a small JSON file beside a language model that transformers cannot parse safely."""
+    """Raise CheckpointError for a JSON file beside a language model that its libraries cannot read safely."""
+    if (directory / "tokenizer.json").is_file():
+        check_steps(directory / "tokenizer.json")
     for name in SMALL:
         if (directory / name).is_file():
             checked(Generation, read_object(directory / name), str(directory / name))
@@ -133,7 +149,7 @@ def _known() -> Any:
     return CONFIG_MAPPING
 
 
-def place(source: Source) -> Path | str:
+def _place(source: Source) -> Path | str:
     """Return the directory or the hub id that transformers opens. Raises CheckpointError for a file."""
     if source.path is None:
         assert source.hub_id is not None

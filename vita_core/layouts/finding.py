@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,12 @@ from typing import Any
 from vita_core.errors import CheckpointError
 from vita_core.layouts.layout import Layout
 from vita_core.plugins.registry import known_towers
+from vita_core.untrusted.files import read_tail
 from vita_core.weights.sources import CONFIG_FILES, Source, locate
 
-__all__ = ["FoundTower", "find_tower"]
+__all__ = ["FoundTower", "find_tower", "refuse_another"]
+
+TAIL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,7 @@ def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -
     known = known_towers()
     if given is not None and given != own.weights:
         published = _published(given, known) if whole and given in known else None
-        found = published or FoundTower(_given(given), f"--tower-weights {given}")
-        if whole:
-            _refuse_another(layout, own, found.source)
-        return found
+        return published or FoundTower(_given(given), f"--tower-weights {given}")
     inside = layout.tower_source(own)
     if inside is not None:
         return FoundTower(inside, "the checkpoint's own config.json")
@@ -65,8 +64,11 @@ def find_tower(layout: Layout, own: Source, given: str | None, *, whole: bool) -
     return _not_found(own, name, places)
 
 
-def _refuse_another(layout: Layout, own: Source, given: Source) -> None:
-    """Raise CheckpointError for a tower that is not the checkpoint's: its weights would not be read, but the checkpoint's own."""
+def refuse_another(layout: Layout, own: Source, given: Source) -> None:
+    """Raise CheckpointError for a local tower that is not that of a checkpoint which holds the tensors of its own.
+
+    Only those would be loaded. Nothing is refused if the checkpoint's own is not found on this disk.
+    """
     try:
         stated = find_tower(layout, own, None, whole=True).source
     except CheckpointError:
@@ -80,22 +82,26 @@ def _refuse_another(layout: Layout, own: Source, given: Source) -> None:
 
 
 def _alike(one: Source, other: Source) -> bool:
-    """Whether two local towers have the same config and the same weights, byte for byte."""
+    """Whether two local towers are one directory, or have the same config and, where both have any, the same weights."""
     assert one.path is not None
     assert other.path is not None
     if one.path.samefile(other.path):
         return True
-    if one.config != other.config or not (one.path.is_dir() and other.path.is_dir()):
-        return False
-    names = {file.name for path in (one.path, other.path) for file in path.glob("*.safetensors")}
-    return filecmp.cmpfiles(one.path, other.path, names, shallow=False)[1:] == ([], [])
+    weights = [_weights(path) for path in (one.path, other.path)]
+    return one.config == other.config and (not all(weights) or weights[0] == weights[1])
+
+
+def _weights(path: Path) -> dict[str, tuple[int, bytes]]:
+    """Return the size of each weight file and its last bytes, which two trainings do not share. Nothing else is read."""
+    files = [*path.glob("*.safetensors"), *path.glob("*.bin")] if path.is_dir() else [path]
+    return {file.name if path.is_dir() else "": (file.stat().st_size, read_tail(file, TAIL)) for file in files}
 
 
 def _given(weights: str) -> Source:
     try:
         source = locate(weights)
     except CheckpointError as error:
-        raise CheckpointError(f"--tower-weights: {error}") from error
+        raise CheckpointError(*error.within("--tower-weights")) from error
     if not source.config:
         raise CheckpointError(
             f"--tower-weights: no {' or '.join(CONFIG_FILES)} in {weights}. Try: the directory of a tower with its config.json"

@@ -239,7 +239,7 @@ class VisionLanguageModel(PictureTokens):
         self, ids: list[int], tiles: list[int], visual_tokens: int, prompt_tokens: int, timings: dict[str, float]
     ) -> Answer:
         return Answer(
-            text=self.llm.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            text=self.llm.text(ids),
             token_ids=ids,
             tower=self.tower.resolved.spec.name,
             llm=self.llm.name,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vita_core.config.schema import Config, config_from
 from vita_core.errors import CheckpointError, PluginError
-from vita_core.layouts.finding import FoundTower, find_tower
+from vita_core.layouts.finding import FoundTower, find_tower, refuse_another
 from vita_core.layouts.known import LAYOUTS, is_adapter, read_config, recognise
 from vita_core.layouts.layout import Layout, OldConfig, Stage
 from vita_core.layouts.parts import NON_LORA, Part, survey, unwrapped
@@ -73,6 +73,8 @@ class Checkpoint:
         """Find the config and the preprocessor config of the tower. Raises CheckpointError if there are none."""
         inside = self.counts["tower"] > 0
         found = find_tower(self.layout, self.source, given, whole=inside)
+        if inside and given is not None:
+            refuse_another(self.layout, self.source, found.source)
         if not inside and found.source.path is None and found.source.hub_id is None:
             raise CheckpointError(
                 f"{self.source.weights} contains no tensor of its tower. Try: `--tower-weights DIR` with the tower that it "

@@ -244,5 +244,5 @@ def _defaults(settings: TowerConfig, spec: TowerSpec, owner: Owner, source: Sour
         validate(TowerConfig, {"weights": settings.weights, **merged(settings, stated)})
     except ConfigError as error:
         start = f"plugin {owner.plugin} of {owner}: the defaults of its tower {spec.name!r} are not valid"
-        raise PluginError(*(f"{start}: {line}" for line in str(error).split("\n"))) from error
+        raise PluginError(*error.within(start)) from error
     return stated

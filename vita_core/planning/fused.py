@@ -78,10 +78,8 @@ def in_part(place: int) -> Iterator[None]:
         yield
     except VitaError as error:
         name = f"tower.towers.{place}"
-        told = re.sub(r"(?<![\w.])tower\.(?=[a-z])", f"{name}.", str(error))
-        raise type(error)(
-            *(line if line.startswith(name) else f"{name}: {line}" for line in told.split("\n"))
-        ) from error
+        lines = [re.sub(r"(?<![\w.])tower\.(?=[a-z])", f"{name}.", line) for line in error.args]
+        raise type(error)(*(line if line.startswith(name) else f"{name}: {line}" for line in lines)) from error
 
 
 def resolve_fused(settings: TowerConfig, *, offline: bool, marks: Mapping[str, str]) -> ResolvedFused:

@@ -190,7 +190,7 @@ def _s2(scales: Sequence[int], shape: Shape) -> tuple[tuple[int, int], int]:
     try:
         sides = s2_sides(scales)
     except VitaError as error:
-        raise ConfigError(f"tower.s2.scales: {error}") from None
+        raise ConfigError(*error.within("tower.s2.scales")) from None
     return (max(scales), max(scales)), sum(side * side for side in sides)
 
 

@@ -65,7 +65,7 @@ def projector_files(weights: str) -> ProjectorFiles:
         said = stated(files)
         widths = {key: int(said[key]) for key in STATED if said.get(key, "").isdecimal()}
     except CheckpointError as error:
-        raise CheckpointError(f"projector.weights: {error}") from error
+        raise CheckpointError(*error.within("projector.weights")) from error
     prefixed = any(map(_is_projector, found))
     stored = ProjectorFiles(str(path), tuple(files), prefixed, found, widths)
     own = {own: shape for key, shape in found.items() if (own := stored.own_key(key)) is not None}

@@ -74,10 +74,8 @@ class ResolvedProjector:
         try:
             found = rule(rows, cols, **named)
         except VitaError as error:
-            text = str(error)  # a rule may name the option that is wrong
-            raise ConfigError(
-                *(text if text.startswith("projector.") else f"projector.type: {text}").split("\n")
-            ) from error
+            named_key = error.args[0].startswith("projector.")  # a rule may name the option that is wrong
+            raise ConfigError(*(error.args if named_key else error.within("projector.type"))) from error
         except Exception as error:  # any error of the plugin's code
             raise self._wrong_rule(rows, cols, describe(error)) from error
         sides = (found,) if isinstance(found, int) else found

@@ -58,7 +58,7 @@ def reduction_files(step: ResolvedReduction) -> list[Path]:
     try:
         return named_files(str(step.settings.weights), WEIGHT_FILES, needed, advice)
     except CheckpointError as error:
-        raise CheckpointError(f"{step.key}.weights: {error}") from error
+        raise CheckpointError(*error.within(f"{step.key}.weights")) from error
 
 
 def check_trained(tower: ResolvedTower) -> None:
@@ -103,7 +103,7 @@ def _check_weights(step: ResolvedReduction) -> None:
     try:
         told, stored = stated(files), dict(tensor_shapes(files))
     except CheckpointError as error:
-        raise CheckpointError(f"{step.key}.weights: {error}") from error
+        raise CheckpointError(*error.within(f"{step.key}.weights")) from error
     own = stated_in_file(step)
     saved = told if own.keys() <= told.keys() else own
     if saved["type"] != own["type"]:

@@ -59,7 +59,7 @@ class ResolvedReduction:
         try:
             after = self.spec.sizes(sizes, self.options)
         except VitaError as error:
-            raise ConfigError(f"{self.key}: {error}") from None
+            raise ConfigError(*error.within(self.key)) from None
         except Exception as error:  # any error of the plugin's code
             raise PluginError(
                 f"plugin {self.owner.plugin} of {self.owner}: the sizes of its reduction {self.spec.name!r} failed for "
@@ -105,7 +105,7 @@ def stated_steps(config: TowerConfig) -> list[ResolvedReduction]:
         try:
             spec = registry().find(ReductionSpec, settings.type)
         except PluginError as error:
-            raise PluginError(f"{key}.type: {error}") from error
+            raise PluginError(*error.within(f"{key}.type")) from error
         options = validated_options(key, spec.spec, spec.owner, settings.options)
         found.append(ResolvedReduction(spec.spec, spec.owner, key, settings, options, (), ()))
         _check(found[-1], config.select_feature)

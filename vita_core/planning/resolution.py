@@ -170,7 +170,7 @@ def _with_language(resolved: Resolved, llm_config: LLMConfig, *, offline: bool) 
         stated = None if checkpoint is None else checkpoint.old_config.get("mm_projector_type")
         if checkpoint is None or str(stated) != resolved.config.projector.type:
             raise
-        raise PluginError(f"{checkpoint.source.weights}: mm_projector_type: {error}") from error
+        raise PluginError(*error.within(f"{checkpoint.source.weights}: mm_projector_type")) from error
     if checkpoint is not None and projector.unread:
         check_projector(checkpoint)
         check_projector_widths(projector, checkpoint.projector, checkpoint.source.weights)

@@ -239,18 +239,6 @@ def remedy(error: BaseException, owner: Owner, module: str) -> str:
     return f"give the dotted name of a module in the working directory or on PYTHONPATH, not {path!r}"
 
 
-def warn_unknown(selection: Selection, plugins: Sequence[Plugin]) -> None:
-    """Warn of a name in `selection` that no plugin has: a typing error would block nothing."""
-    known = {name for plugin in plugins for name in (plugin.owner.plugin, plugin.owner.selector)}
-    for name in sorted((selection.block | (selection.only or frozenset())) - known):
-        warnings.warn(
-            f"VITA_PLUGINS_BLOCK, VITA_PLUGINS_ONLY or --no-plugin: no such plugin: {name!r}.{nearest(name, known)} "
-            "Try: a name that `vita plugins` lists",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-
-
 def warn_notes(plugins: Iterable[Plugin]) -> None:
     """Issue the notes of plugins as Python warnings."""
     for plugin in plugins:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vita_core import interrupts
@@ -21,7 +22,6 @@ from vita_core.plugins.discovery import (
     load_plugin,
     remedy,
     warn_notes,
-    warn_unknown,
 )
 from vita_core.plugins.installed import Owner
 from vita_core.plugins.reductions import ReductionSpec
@@ -199,9 +199,21 @@ def selection() -> Selection:
 def registry() -> Registry:
     """Return the registry of this process. The first call discovers the plugins."""
     plugins = discover(selection())
-    warn_unknown(selection(), plugins)
+    _warn_unknown(selection(), plugins)
     warn_notes(plugins)
     return Registry(plugins)
+
+
+def _warn_unknown(selection: Selection, plugins: Sequence[Plugin]) -> None:
+    """Warn of a name in `selection` that no plugin has: a typing error would block nothing."""
+    known = {name for plugin in plugins for name in (plugin.owner.plugin, plugin.owner.selector)}
+    for name in sorted((selection.block | (selection.only or frozenset())) - known):
+        warnings.warn(
+            f"VITA_PLUGINS_BLOCK, VITA_PLUGINS_ONLY or --no-plugin: no such plugin: {name!r}.{nearest(name, known)} "
+            "Try: a name that `vita plugins` lists",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def use_plugins(*, block: Iterable[str] = (), modules: Iterable[str] = ()) -> None:

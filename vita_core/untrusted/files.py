@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
 from vita_core.errors import CheckpointError
 
-__all__ = ["TooLargeError", "check_name", "inside", "read_bytes"]
+__all__ = ["TooLargeError", "check_name", "inside", "read_bytes", "read_tail"]
 
 LONGEST = 255
 """The most bytes of a file's name."""
@@ -27,6 +28,13 @@ def read_bytes(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise TooLargeError(f"it has more than {most:,} bytes")
     return content
+
+
+def read_tail(path: Path, most: int) -> bytes:
+    """Return the last bytes of a file, `most` of them or all. Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, most), os.SEEK_END)
+        return file.read(most)
 
 
 def check_name(name: object, where: str) -> None:

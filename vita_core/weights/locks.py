@@ -50,15 +50,15 @@ def _lock(path: Path) -> int | None:
     if fcntl is None:
         return None
     try:
-        place = os.open(path, os.O_RDONLY)
+        lock = os.open(path, os.O_RDONLY)
     except OSError:  # deleted by another process
         return None
     try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(place)
+        os.close(lock)
         raise
     except OSError:  # a disk without locks
-        os.close(place)
+        os.close(lock)
         return None
-    return place
+    return lock

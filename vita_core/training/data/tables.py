@@ -16,7 +16,7 @@ SPLIT = "train"
 DAMAGED = (OSError, ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError, MemoryError)
 """What pyarrow raises for files with a wrong number or name in them."""
 MOST_GROUP, MOST_RATIO = 256 << 20, 100
-"""A group of rows may be larger than so many bytes in memory only if its file is not so many times smaller."""
+"""A group of rows of over `MOST_GROUP` bytes is refused if it is over `MOST_RATIO` times as large as its file."""
 
 
 def _missing(path: Path, package: str, error: ImportError) -> ConfigError:
