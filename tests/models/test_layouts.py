@@ -99,15 +99,6 @@ def test_the_tower_is_looked_for_in_order(
     with pytest.raises(CheckpointError, match=r"--tower-weights: no config\.json .* in "):
         resolve(vita15, tower_weights=str(tmp_path))
     assert "as it is" in resolve(vita15).notes[0]
-    file = tmp_path / "internvit" / "model.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    for other in (file.parent, golden / "clip"):  # it holds its tower's tensors, which would be loaded in their place
-        with pytest.raises(
-            CheckpointError, match=r"is not the tower of .*vita15.* Try: leave it out; to swap the tower, "
-        ):
-            resolve(vita15, tower_weights=str(other))
     edit_config(vita15, mm_vision_tower="inside")
     shutil.copytree(elsewhere, vita15 / "inside")
     assert "relative to the checkpoint" in resolve(vita15).notes[0]

@@ -189,3 +189,24 @@ def test_a_changed_tower_that_does_not_fit_the_checkpoints_projector(tmp_path: P
     assert make_plan(resolve(file)).stages[1].shape[-1] == 16
     with pytest.raises(CheckpointError, match="a tower of 16 channels, but this one gives 48"):
         resolve(file, [f"tower.weights={wide}"])
+
+
+def test_another_tower_is_refused_where_the_checkpoints_own_would_be_loaded(golden: Path, tmp_path: Path) -> None:
+    file, other = tmp_path / "mine.yaml", Path(shutil.copytree(golden / "internvit", tmp_path / "internvit"))
+    file.write_text(migrate(golden / "vita15").text)
+    assert resolve(file, [f"tower.weights={other}"]).notes  # a copy is the same tower
+    weights = other / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    refused = r"tower.weights: .* is not the tower of .*vita15.* Try: leave it out; to swap the tower, "
+    for changed in ([f"tower.weights={other}"], [f"tower.weights={golden / 'clip'}", "tower.type=clip"]):
+        with pytest.raises(CheckpointError, match=refused):
+            resolve(file, changed)
+
+
+def test_a_checkpoint_without_a_tower_may_get_another(tmp_path: Path, tiny_llm: Path) -> None:
+    theirs = llava.converted(tmp_path / "hf", tiny_llm, next_=False)
+    beside = llava.original(tmp_path, theirs, tiny_llm, tower_inside=False)
+    other = Path(shutil.copytree(tmp_path / "clip", tmp_path / "other"))
+    file = tmp_path / "mine.yaml"
+    file.write_text(migrate(beside, tower_weights=str(other)).text)
+    assert str(other) in resolve(file).tower.source.weights

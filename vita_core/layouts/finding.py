@@ -75,7 +75,7 @@ def refuse_another(layout: Layout, own: Source, given: Source) -> None:
         return  # `given` is where the config is
     if stated.path is not None and given.path is not None and not _alike(stated, given):
         raise CheckpointError(
-            f"tower.weights (--tower-weights): {given.weights} is not the tower of {own.weights}, {stated.weights}, whose "
+            f"tower.weights: {given.weights} is not the tower of {own.weights}, {stated.weights}, whose "
             "tensors that checkpoint holds: they would be loaded. Try: leave it out; to swap the tower, train a projector for "
             "it with a config whose `llm.weights` is the language model alone"
         )

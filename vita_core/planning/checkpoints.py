@@ -69,11 +69,14 @@ class Checkpoint:
             part = Part(tuple(base.files(WEIGHT_FILES)), "llm")
         return LanguagePart(self.layout.decoder(own.config), Path((base or own).weights), part, self.adapter)
 
-    def find_tower(self, given: str | None) -> FoundTower:
-        """Find the config and the preprocessor config of the tower. Raises CheckpointError if there are none."""
+    def find_tower(self, given: str | None, *, swap: bool = False) -> FoundTower:
+        """Find the config and the preprocessor config of the tower. Raises CheckpointError if there are none.
+
+        With `swap`, whoever gave another tower wants its weights: it is refused if the checkpoint's own would be loaded.
+        """
         inside = self.counts["tower"] > 0
         found = find_tower(self.layout, self.source, given, whole=inside)
-        if inside and given is not None:
+        if inside and swap:
             refuse_another(self.layout, self.source, found.source)
         if not inside and found.source.path is None and found.source.hub_id is None:
             raise CheckpointError(

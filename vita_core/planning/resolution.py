@@ -124,7 +124,8 @@ def resolve(
         if config.llm is not None and is_known(config.llm.weights):
             _refuse_several(config, config.llm)
             checkpoint = open_checkpoint(config.llm.weights)
-            resolved = _of_checkpoint(name, checkpoint, checkpoint.find_tower(config.tower.weights), config, marks)
+            found = checkpoint.find_tower(config.tower.weights, swap=True)
+            resolved = _of_checkpoint(name, checkpoint, found, config, marks)
         else:
             resolved = Resolved(name, config, resolve_tower(config.tower, offline=offline, marks=marks))
     resolved = _sized(resolved)
