@@ -350,6 +350,14 @@ def other_columns(*, empty: bool = False) -> bytes:
     return bytes(sink.getvalue())
 
 
+def columns_of_booleans() -> bytes:
+    """Texts that the schema in the footer says are booleans. Where pyarrow returns such a column, it ends the process."""
+    whole = samples.parquet()
+    start = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
+    texts, booleans = b"\x15\x0c", b"\x15\x00"  # the first field of a column: its type
+    return whole[:start] + whole[start:].replace(texts, booleans, 3)
+
+
 def equal_rows() -> bytes:
     """Five hundred rows with the same million letters, in some kilobytes."""
     import pyarrow as pa
@@ -373,6 +381,7 @@ TABLES: dict[str, Callable[[], bytes]] = {
     "a footer of zeros": lambda: b"PAR1" + bytes(1000) + struct.pack("<I", 1000) + b"PAR1",
     "zeros in a page": lambda: samples.parquet()[:60] + bytes(60) + samples.parquet()[120:],
     "columns of other types": other_columns,
+    "texts that are said to be booleans": columns_of_booleans,
     "no columns": lambda: other_columns(empty=True),
     "text": lambda: b"image,caption\na.png,a .\n",
 }

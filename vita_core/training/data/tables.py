@@ -97,6 +97,9 @@ class ParquetSource:
                 import pyarrow.parquet as pq
 
                 stored = pq.read_metadata(file)
+                with pq.ParquetFile(file, metadata=stored) as opened:
+                    # it raises an error for the damaged columns at which `_repeated` would end the process
+                    next(opened.iter_batches(1, row_groups=[group]), None)
                 repeated = _repeated(stored.row_group(group))
                 with pq.ParquetFile(file, metadata=stored, read_dictionary=repeated) as opened:
                     kept = self.kept = (number, opened.read_row_group(group))
