@@ -105,7 +105,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.slow
+@pytest.mark.extras
 @pytest.mark.reliability(
     door="a release",
     fault="the wheel in a fresh environment",

@@ -84,7 +84,14 @@ ENCODERS = {
 }
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+LATER = {"transformers/dinov3", "transformers/beit", "transformers/aimv2", "transformers/convnextv2", "timm/eva02",
+         "timm/efficientnet", "open_clip/resnet", "open_clip/convnext"}  # fmt: skip
+"""What differs little from the others: `make test-extras` tests it."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.extras] if name in LATER else []) for name in ENCODERS]
+)
 def test_only_the_weights_change(name: str, golden: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights, config, out = tmp_path / "weights", tmp_path / "tower.yaml", tmp_path / "features.safetensors"

@@ -219,7 +219,9 @@ print(peak - base, sum(p.numel() * p.element_size() for p in model.parameters())
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own account")
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 0.2), (torch.float16, 1.2)])
+@pytest.mark.parametrize(
+    ("dtype", "most"), [pytest.param(torch.float32, 0.2, marks=pytest.mark.extras), (torch.float16, 1.2)]
+)
 def test_peak_memory(vita15: Path, golden: Path, dtype: torch.dtype, most: float) -> None:
     """In the dtype it was saved in, the checkpoint stays mapped to its files; in another, one copy is made."""
     width = 60_000

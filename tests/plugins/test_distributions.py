@@ -93,6 +93,7 @@ def hidden_states(weights: Path, picture: Path, layer: int) -> torch.Tensor:
         return model(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
 
 
+@pytest.mark.extras
 def test_the_example_passes_its_own_tests(environment: Environment, tmp_path: Path) -> None:
     environment.install(build_wheel(EXAMPLE, tmp_path / "dist"))
     done = environment.run("pytest", "-q", EXAMPLE / "tests", "--rootdir", tmp_path, "-p", "no:cacheprovider")

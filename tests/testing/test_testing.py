@@ -236,6 +236,7 @@ def test_pytest_runs_the_kit_where_there_are_no_tests(workers: list[str], tmp_pa
     assert workers or f"collected {len(CHECKS)} items / {len(CHECKS) - 2} deselected" in done.stdout
 
 
+@pytest.mark.extras  # tests/testing/test_modules.py runs pytest on one that is not an encoder
 def test_pytest_tells_the_contract(tmp_path: Path, broken_plugin: dict[str, str]) -> None:
     config = config_of(GOLDEN / "siglip", tmp_path)
     towers = ["--vita-tower", "ListStacked", "--vita-tower", config]

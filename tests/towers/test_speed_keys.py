@@ -194,7 +194,7 @@ def test_quick_gelu_in_one_buffer_is_the_same_to_the_bit() -> None:
         activation()(x).sum().backward()
 
 
-@pytest.mark.slow
+@pytest.mark.extras  # torch.compile takes its time
 def test_compiled_blocks_are_trained_as_plain_ones() -> None:
     pixels = load_file(GOLDEN / "clip" / "expected.safetensors")["pixel_values"]
     gradients = []

@@ -137,7 +137,15 @@ def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
-@pytest.mark.parametrize(("tower", "train"), CASES.values(), ids=list(CASES))
+LATER = {"several, layers", "several, adapters in one", "several, a reduction of the whole", "naflex, layers", "naflex, adapters",
+         "pixtral, layers", "qwen, layers", "batch norms, layers", "maps of tiles", "decoder, layers"}  # fmt: skip
+"""What the other cases have in parts: `make test-extras` tests them."""
+
+
+@pytest.mark.parametrize(
+    ("tower", "train"),
+    [pytest.param(*case, id=name, marks=[pytest.mark.extras] if name in LATER else []) for name, case in CASES.items()],
+)
 def test_it_opens_with_the_same_logits(
     tower: dict[str, Any],
     train: dict[str, Any],

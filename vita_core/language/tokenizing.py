@@ -18,7 +18,15 @@ from vita_core.weights.shards import check_shards
 from vita_core.weights.sources import Source, locate
 from vita_core.weights.stated import check_commit, check_own_code
 
-__all__ = ["checked_source", "decoded", "open_tokenizer", "part_tokenizer", "pretrained_tokenizer", "tokenized"]
+__all__ = [
+    "checked_source",
+    "decoded",
+    "open_tokenizer",
+    "part_tokenizer",
+    "place",
+    "pretrained_tokenizer",
+    "tokenized",
+]
 
 
 SMALL = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
@@ -55,7 +63,7 @@ def pretrained_tokenizer(config: LLMConfig) -> tuple[Any, Path | str, dict[str, 
     from transformers import AutoTokenizer
 
     source = checked_source(config)
-    where = _place(source)
+    where = place(source)
     options = {
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
@@ -149,7 +157,7 @@ def _known() -> Any:
     return CONFIG_MAPPING
 
 
-def _place(source: Source) -> Path | str:
+def place(source: Source) -> Path | str:
     """Return the directory or the hub id that transformers opens. Raises CheckpointError for a file."""
     if source.path is None:
         assert source.hub_id is not None
