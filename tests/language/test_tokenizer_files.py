@@ -135,3 +135,7 @@ def test_a_pattern_that_takes_for_ever(tiny_llm: Path, tmp_path: Path) -> None:
     llm.tokenizer.add_tokens(["a" * 40 + "b"])
     with pytest.raises(CheckpointError, match=r"the tokenizer cannot write the answer: RuntimeError: Onig.*retry"):
         decoded(llm.tokenizer, [len(llm.tokenizer) - 1])
+    pieces: list[str] = []
+    streamer = llm.streamer(pieces.append)
+    with pytest.raises(CheckpointError, match="the tokenizer cannot write the answer"):
+        streamer.put(torch.tensor([len(llm.tokenizer) - 1]))

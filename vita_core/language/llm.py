@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -140,7 +142,7 @@ class LanguageModel(nn.Module):
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
                 on_text(text)
 
-        return Pieces(self.tokenizer, skip_special_tokens=True)
+        return Pieces(SimpleNamespace(decode=partial(decoded, self.tokenizer)), skip_special_tokens=True)
 
 
 def _pretrained(config: LLMConfig) -> tuple[Any, Any]:
