@@ -59,7 +59,7 @@ def changed(tiny_llm: Path, folder: Path, **keys: Any) -> LanguageModel:
 
 @pytest.mark.reliability(
     door="tokenizer.json",
-    fault="steps that make over a thousand letters or tokens of one",
+    fault="steps that make over 10,000 letters or tokens of one",
     expected="an error that names the step, before the library opens the file",
 )
 @pytest.mark.parametrize(("key", "step"), EXPLODING)

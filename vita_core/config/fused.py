@@ -57,15 +57,10 @@ def _of_several(values: Mapping[str, Any], towers: Sequence[BaseModel]) -> Told:
             f"{values['type']!r} is the type of one encoder, not of several. Try: write it into a part of `towers`",
         )
     for key in [key for key in values if key not in WHOLE]:
-        other = (
-            "; or for one encoder alone, `--set 'tower={weights: DIR}'`, or leave out `towers`"
-            if key == "weights"
-            else ""
-        )
-        yield (
-            (key,),
-            f"it describes one encoder, but `towers` are several. Try: write it into a part of `towers`{other}",
-        )
+        advice = "write it into a part of `towers`"
+        if key == "weights":
+            advice += "; or for one encoder alone, `--set 'tower={weights: DIR}'`, or leave out `towers`"
+        yield (key,), f"it describes one encoder, but `towers` are several. Try: {advice}"
     for place, part in enumerate(towers):
         if getattr(part, "towers", None) is not None:
             yield ("towers", place, "towers"), "a part has none of its own. Try: put all encoders into one list"

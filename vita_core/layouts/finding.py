@@ -16,6 +16,7 @@ from vita_core.weights.sources import CONFIG_FILES, Source, locate
 __all__ = ["FoundTower", "find_tower", "refuse_another"]
 
 TAIL = 1 << 16
+"""How many bytes at the end of two weight files are compared."""
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,8 @@ def installed(group: str) -> tuple[list[EntryPoint], list[Unreadable]]:
 def _scan(group: str) -> list[EntryPoint]:
     """Read the metadata folders on `sys.path`. Raise an error where they are not everything, or one cannot be read."""
     finders = [finder for finder in sys.meta_path if hasattr(finder, "find_distributions") and finder is not PathFinder]
-    if any(
-        type(finder).__module__ != "importlib_metadata" for finder in finders
-    ):  # the backport looks on the same path
+    # that of the backport `importlib_metadata` looks on the same path
+    if any(type(finder).__module__ != "importlib_metadata" for finder in finders):
         raise LookupError("a finder of another tool may know more distributions")
     points: list[EntryPoint] = []
     seen: set[str] = set()
